@@ -1,0 +1,50 @@
+"""The values that flow between the parts. B utterances, T frames, S samples at 16 kHz."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SAMPLE_RATE = 16_000  # Hz, of all audio past k2distil.data
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One entry of an audio list; nothing is read from `wav` yet."""
+
+    key: str  # unique in a list; the h5 dataset name
+    wav: str  # path of the audio file, or of the tar it lies in
+    start: float | None = None  # seconds; None: from the beginning
+    end: float | None = None  # seconds; None: to the end
+    text: str | None = None  # transcript, where the list has one
+    tar_offset: int | None = None  # byte where the audio file starts in the tar `wav`; None: no tar
+    tar_size: int | None = None  # bytes of the audio file in the tar
+
+
+@dataclass(frozen=True)
+class AudioBatch:
+    """samples: (B, max_samples) float32 in [-1, 1], 16 kHz, zeros beyond; num_samples: (B,) int64."""
+
+    keys: list[str]
+    samples: Tensor
+    num_samples: Tensor
+
+
+@dataclass(frozen=True)
+class EmbeddingBatch:
+    """embedding: (B, T, dim), zeros beyond; num_frames: (B,) int64, the frames that are not padding."""
+
+    keys: list[str]
+    embedding: Tensor
+    num_frames: Tensor
+
+    def unpadded(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield (key, frames), with frames: (num_frames, dim)."""
+        for key, frames, num_frames in zip(
+            self.keys, self.embedding, self.num_frames.tolist(), strict=True
+        ):
+            yield key, frames[:num_frames]
