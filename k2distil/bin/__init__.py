@@ -1,1 +1,1 @@
-"""k2distil.bin."""
+"""The command line: one file per command."""

@@ -1,1 +1,19 @@
-"""k2distil.config."""
+"""conf/*.yaml and flags -> one frozen dataclass per command. No torch here: --help is instant."""
+
+from k2distil.config.fields import (
+    AudioOptions,
+    SaveCodebookConfig,
+    SaveEmbeddingConfig,
+    TeacherOptions,
+    TrainQuantizerConfig,
+)
+from k2distil.config.load import load_config
+
+__all__ = [
+    "AudioOptions",
+    "SaveCodebookConfig",
+    "SaveEmbeddingConfig",
+    "TeacherOptions",
+    "TrainQuantizerConfig",
+    "load_config",
+]

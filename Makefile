@@ -1,0 +1,44 @@
+# `make demo` and `make test` set up what they need; a second call installs nothing.
+PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_FLAGS ?= -n auto
+
+.PHONY: venv demo test style types tests test-oldest bench coverage
+
+venv: $(VENV)/.done
+
+$(VENV)/.done: setup.py $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "error: $(PYTHON) is older than 3.10; run: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || $(PYTHON) -m virtualenv $(VENV) \
+	  || { echo "error: $(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv"; exit 2; }
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) torch
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
+	@touch $@
+
+demo: venv
+	@examples/digits/run.sh
+
+test: style types tests
+
+style: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	for script in *.sh examples/*/*.sh .ci/run; do bash -n $$script || exit 1; done
+
+types: venv
+	$(BIN)/mypy
+
+tests: venv
+	$(BIN)/python -m pytest -m "not network" $(PYTEST_FLAGS)
+
+coverage: venv
+	$(BIN)/python -m pytest -m "not network" $(PYTEST_FLAGS) --cov --cov-report=term
+
+# The same suite in a copy of its own, whose .venv holds the oldest versions setup.py allows.
+test-oldest:
+	rm -rf build/oldest && git clone --quiet . build/oldest
+	K2DISTIL_DATA=$${K2DISTIL_DATA:-$(CURDIR)/../shared/data} \
+	  $(MAKE) -C build/oldest tests CONSTRAINTS=constraints-oldest.txt

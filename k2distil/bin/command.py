@@ -1,0 +1,128 @@
+"""Argparse, logging, signals and exit status, once for all commands."""
+
+import argparse
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from types import FrameType, NoneType
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+from k2distil.config.load import load_config, nearest, option_types
+from k2distil.errors import K2DistilError
+
+EXIT_OK, EXIT_SOME_FAILED, EXIT_USER_ERROR = 0, 1, 2
+EXIT_SIGINT, EXIT_SIGTERM = 130, 143  # 128 + signal number, as shells report it
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors as one line, like every other error of ours."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and leave with status 2."""
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+
+
+def run(kind: Any, target: str, argv: Sequence[str] | None = None) -> int:
+    """Parse flags and yaml into a `kind`, call `target`(config), return the exit status.
+
+    Args:
+        kind: a config dataclass; its docstring is "name: what it does".
+        target: "module:function", imported only after the flags are known to be right; it returns
+            an object with `num_failed`, the utterances that failed.
+        argv: the flags; None: those of the process.
+    """
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr
+    )
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        config = parse(kind, argv)
+        module, _, function = target.partition(":")
+        result = getattr(importlib.import_module(module), function)(config)
+    except K2DistilError as error:
+        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to resume", file=sys.stderr)
+        return EXIT_SIGINT
+    return EXIT_SOME_FAILED if result.num_failed else EXIT_OK
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    print("terminated; run the same command again to resume", file=sys.stderr)
+    sys.exit(EXIT_SIGTERM)
+
+
+def parse(kind: Any, argv: Sequence[str] | None = None) -> Any:
+    """One --flag per field of `kind`; a flag that is not given leaves the yaml value alone."""
+    name, _, what = (kind.__doc__ or "").partition(": ")
+    parser = Parser(
+        prog=os.environ.get("K2DISTIL_PROG", name),
+        usage="%(prog)s [--config YAML] [--FLAG VALUE ...]",
+        description=what,
+        allow_abbrev=False,
+        formatter_class=_wide,
+    )
+    parser.add_argument("--config", type=Path, help="yaml of these options; or WeNet's train.yaml")
+    parser.add_argument(
+        "--override_config",
+        action="append",
+        default=[],
+        metavar='"KEY VALUE"',
+        help="set one key of the yaml; may be repeated",
+    )
+    hints = option_types(kind)
+    options = {each.name: each for each in fields(kind) if each.name in hints}
+    for owner in kind.__mro__[:-1]:  # the command's own options first, then the shared groups
+        title = "output" if owner is kind else owner.__name__.removesuffix("Options").lower()
+        group = parser.add_argument_group(title)
+        for name in [name for name in vars(owner).get("__annotations__", {}) if name in options]:
+            each = options.pop(name)
+            text = each.metadata["help"].replace("%", "%%") + _default_text(each, kind.required)
+            group.add_argument(
+                f"--{name}", default=argparse.SUPPRESS, help=text, **_argument(hints[name])
+            )
+    known, unknown = parser.parse_known_args(argv)
+    if unknown:
+        flags_known = [f"--{name}" for name in (*hints, "config", "override_config")]
+        flag = next((text for text in unknown if text.startswith("-")), None)
+        if flag is None:
+            parser.error(f"{unknown[0]}: not a flag; each value follows its --flag")
+        parser.error(f"{flag}: unknown flag{nearest(flag.partition('=')[0], flags_known)}")
+    flags = vars(known)
+    return load_config(kind, flags.pop("config"), flags.pop("override_config"), flags)
+
+
+def _wide(prog: str) -> argparse.HelpFormatter:
+    return argparse.HelpFormatter(prog, max_help_position=34, width=100)
+
+
+def _argument(hint: Any) -> dict[str, Any]:
+    """How argparse reads a field of this type; `int | None` reads an int."""
+    kind = next(k for k in get_args(hint) or (hint,) if k is not NoneType)
+    if get_origin(hint) is Literal or get_origin(kind) is Literal:
+        choices = get_args(hint if get_origin(hint) is Literal else kind)
+        return {"type": str, "metavar": "{" + ",".join(choices) + "}"}  # load_config checks
+    if kind is bool:
+        return {"type": _yes_or_no, "nargs": "?", "const": True, "metavar": "true|false"}
+    return {"type": kind, "metavar": kind.__name__.upper()}
+
+
+def _default_text(each: Any, required: tuple[str, ...]) -> str:
+    if each.name in required:
+        return " (required)"
+    if each.default in (None, MISSING):
+        return ""
+    return f" (default: {str(each.default).lower() if each.default is False else each.default})"
+
+
+def _yes_or_no(text: str) -> bool:
+    if text.lower() not in {"true", "false"}:
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+    return text.lower() == "true"

@@ -1,0 +1,33 @@
+"""k2distil COMMAND: the same commands as the scripts, for an installed package."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from k2distil import __version__
+
+COMMANDS = {
+    "save_embedding": "teacher embeddings of some utterances -> h5",
+    "train_quantizer": "embeddings, or audio, -> a quantizer",
+    "save_codebook": "codes of all utterances -> h5",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; without one, list them."""
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in {"-h", "--help"}:
+        rows = "\n".join(f"  {each:17} {what}" for each, what in COMMANDS.items())
+        print(f"usage: k2distil COMMAND [FLAGS]\n\ncommands:\n{rows}\n\nk2distil COMMAND --help")
+        return 0
+    if name == "--version":
+        print(__version__)
+        return 0
+    if name not in COMMANDS:
+        print(f"error: {name}: unknown command; known: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return importlib.import_module(f"k2distil.bin.{name}").main(rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""Every option of every command: yaml key = --flag = field, its type, default and help."""
+
+from dataclasses import MISSING, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+EncoderType = Literal["wenet-whisper", "huggingface-whisper", "hubert"]
+
+
+def option(help: str, default: Any = MISSING, *, minimum: float | None = None) -> Any:
+    """A field with the help text that --help shows, and the least value it takes."""
+    return field(default=default, metadata={"help": help, "minimum": minimum})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherOptions:
+    """Which teacher, and which of its outputs."""
+
+    encoder_type: EncoderType | None = option(
+        "kind of teacher; an openai-whisper .pt serves as either whisper kind", None
+    )
+    checkpoint: str | None = option(
+        "teacher: a WeNet or openai .pt, a Hugging Face folder or hub id, a fairseq .pt", None
+    )
+    middle_layer: int = option("layer to take, 1 to L; -1: the last, final norm included", -1)
+    middle_layer_norm: Literal["none", "final"] = option(
+        "final: apply the encoder's final norm after a middle layer too", "none"
+    )
+    whisper_padding: Literal["none", "30s"] | None = option(
+        "whisper input: as long as the audio (none) or padded to 30 s as in pretraining; "
+        "not given: as the WeNet yaml says, else none",
+        None,
+    )
+    do_normalize: bool | None = option(
+        "hubert: scale each waveform to zero mean and unit variance; "
+        "not given: as preprocessor_config.json says",
+        None,
+    )
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = option(
+        "the teacher computes in this; auto: float32 on the CPU, float16 on a GPU", "auto"
+    )
+    wenet_yaml: dict[str, Any] | None = field(default=None, metadata={"internal": True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioOptions:
+    """Which audio, and how it is read."""
+
+    train_data: Path | None = option("audio list (data.list), or list of shards", None)
+    data_type: Literal["auto", "raw", "shard"] = option("kind of list", "auto")
+    num_audio: int | None = option("number of utterances; not given: all", None, minimum=1)
+    num_audio_from: Literal["random", "first"] = option(
+        "num_audio are a seeded random sample, or the first of the list", "random"
+    )
+    channel: int = option("audio channel, 0: the first", 0, minimum=0)
+    long_audio: Literal["error", "skip", "chunk"] = option(
+        "audio longer than the teacher takes: fail the utterance, drop it, or embed pieces", "error"
+    )
+    num_workers: int | None = option(
+        "decoding processes; 0: none; not given: one per core but one, at most 8", None, minimum=0
+    )
+    batch_seconds: float = option(
+        "seconds of audio per batch, padding included", 120.0, minimum=0.1
+    )
+    part_utterances: int = option(
+        "utterances per part: what a crash can lose at most", 256, minimum=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How to run."""
+
+    gpu: str | None = option(
+        "CUDA device index, or cpu; not given: 0, or the CPU without one", None
+    )
+    seed: int = option("random seed", 0)
+    force: bool = option(
+        "start over an output made with other settings; "
+        "accept a quantizer made for another layer, padding or dtype",
+        False,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveEmbeddingConfig(TeacherOptions, AudioOptions, RunOptions):
+    """save_embedding.sh: the teacher's embeddings of num_audio utterances -> h5."""
+
+    save_path: Path | None = option("h5 file to write", None)
+    num_audio: int | None = option("number of utterances", 1000, minimum=1)
+    embedding_dtype: Literal["float16", "float32"] = option("dtype in the h5", "float16")
+
+    required = ("encoder_type", "checkpoint", "train_data", "save_path")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainQuantizerConfig(TeacherOptions, AudioOptions, RunOptions):
+    """train_quantizer_offline.sh: embeddings (or audio) -> a quantizer."""
+
+    save_path: Path | None = option("quantizer file, or a folder to get quantizer.pt", None)
+    embedding_path: Path | None = option("embeddings from save_embedding.sh", None)
+    train_quantizer_online: bool = option(
+        "take the frames from audio and teacher, with nothing on disk between", False
+    )
+    num_audio: int | None = option("number of utterances when online", 1000, minimum=1)
+    quantizer_type: Literal["product", "additive"] = option(
+        "product: predictable codes, fast; additive: less error, slower", "product"
+    )
+    quantizer_in_dim: int | None = option(
+        "the embedding's dimension (1280 for whisper-large); not given: taken from the data", None
+    )
+    quantizer_out_dim: int = option("number of codebooks: bytes per frame", 8, minimum=1)
+    quantizer_codebook_size: int = option("entries per codebook", 256, minimum=2)
+    quantizer_batch_size: int = option("frames per training step", 512, minimum=1)
+    reservoir_frames: int = option(
+        "frames kept in memory to train on, a uniform sample if there are more", 500_000, minimum=1
+    )
+
+    required = ("save_path",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveCodebookConfig(TeacherOptions, AudioOptions, RunOptions):
+    """save_codebook.sh: the codes (or embeddings) of all utterances -> h5."""
+
+    save_path: Path | None = option("h5 file to write", None)
+    save_codebook: bool = option("write codes; without it, embeddings", False)
+    quantizer_path: Path | None = option("quantizer from train_quantizer_offline.sh", None)
+    quantizer_in_dim: int | None = option("must be the quantizer's, if given", None)
+    quantizer_out_dim: int | None = option("must be the quantizer's, if given", None)
+    quantizer_codebook_size: int | None = option("must be the quantizer's, if given", None)
+    embedding_dtype: Literal["float16", "float32"] = option(
+        "dtype of embeddings in the h5", "float16"
+    )
+
+    required = ("encoder_type", "checkpoint", "train_data", "save_path")

@@ -1,0 +1,170 @@
+"""Merge defaults < yaml < --override_config < flags into a checked dataclass."""
+
+import difflib
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from k2distil.config import fields as all_fields
+from k2distil.config.wenet_yaml import is_wenet_yaml
+from k2distil.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def load_config(
+    kind: type[T],
+    path: Path | None = None,
+    overrides: Iterable[str] = (),
+    flags: Mapping[str, Any] | None = None,
+) -> T:
+    """Build a `kind` from the yaml at `path`, with `overrides` and then `flags` on top.
+
+    Args:
+        kind: one of the dataclasses of k2distil.config.
+        path: a yaml of our keys, or WeNet's own train.yaml, which describes the teacher only.
+        overrides: "key value" or, in a WeNet yaml, "section.key value".
+        flags: what the user gave on the command line, by field name.
+
+    Raises:
+        ConfigError: every wrong, unknown or missing key, all at once.
+    """
+    hints = option_types(kind)
+    known = hints.keys() | _keys_of_all_commands()
+    tree = read_yaml(path) if path else {}
+    wenet = tree if is_wenet_yaml(tree) else None
+    values = (
+        {} if wenet is not None else {key: (value, f"{path}: {key}") for key, value in tree.items()}
+    )
+    errors = []
+    for text in overrides:
+        key, _, value = text.strip().partition(" ")
+        parsed = yaml.safe_load(value)
+        if key in known:
+            values[key] = (parsed, f"--override_config {key}")
+        elif wenet is None or not _set_nested(wenet, key, parsed):
+            errors.append(f"--override_config {text!r}: {_unknown(key, known)}")
+    values |= {key: (value, f"--{key}") for key, value in (flags or {}).items()}
+
+    checked: dict[str, Any] = {}
+    for key, (value, origin) in values.items():
+        if key in hints:
+            try:
+                checked[key] = convert(hints[key], value)
+                _check_minimum(kind, key, checked[key])
+            except ValueError as error:
+                errors.append(f"{origin}: {error}")
+        elif key not in known:
+            errors.append(f"{origin}: {_unknown(key, known)}")
+    for key in getattr(kind, "required", ()):
+        if checked.get(key) is None and key not in values:
+            errors.append(f"--{key}: missing; add it to the command or to the yaml")
+    if errors:
+        raise ConfigError("\n".join(errors))
+    if wenet is not None:
+        checked["wenet_yaml"] = wenet
+        logger.info(
+            "%s: a WeNet yaml; it describes the teacher, its training settings are ignored", path
+        )
+    return kind(**checked)
+
+
+def option_types(kind: type) -> dict[str, Any]:
+    """Type of every option of a config dataclass, by name."""
+    hints = get_type_hints(kind)
+    return {each.name: hints[each.name] for each in fields(kind) if "help" in each.metadata}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a yaml file."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; see conf/ for examples") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a yaml file: {error}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+        raise ConfigError(f"{path}: expected `key: value` lines; see conf/ for examples")
+    return tree
+
+
+def convert(hint: Any, value: Any) -> Any:
+    """Check `value` against a field's type; ints become floats, texts become paths.
+
+    >>> convert(float | None, 3), convert(Literal["a", "b"], "a")
+    (3.0, 'a')
+
+    Raises:
+        ValueError: another type, or not one of the choices.
+    """
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    for kind in kinds:
+        if get_origin(kind) is Literal:
+            choices = get_args(kind)
+            if value in choices:
+                return value
+            if isinstance(value, str):
+                near = difflib.get_close_matches(value, choices, 1)
+                hint_text = f"; did you mean {near[0]}?" if near else ""
+                raise ValueError(f"expected {', '.join(choices)}, got {value!r}{hint_text}")
+        elif type(value) is kind:
+            return value
+        elif kind is Path and isinstance(value, str | Path) and str(value):
+            return Path(value)
+        elif kind is float and type(value) is int:
+            return float(value)
+        elif kind is str and type(value) is int:  # gpu: 0 in a yaml
+            return str(value)
+    names = [_type_name(kind) for kind in kinds if kind is not NoneType]
+    raise ValueError(f"expected {' or '.join(names)}, got {value!r}")
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """A hint at the known name closest to `key`, or nothing."""
+    near = difflib.get_close_matches(key, list(known), 1)
+    return f"; did you mean {near[0]}?" if near else "; --help lists the known ones"
+
+
+def _check_minimum(kind: type, key: str, value: Any) -> None:
+    (minimum,) = [each.metadata["minimum"] for each in fields(kind) if each.name == key]
+    if minimum is not None and value is not None and value < minimum:
+        raise ValueError(f"expected at least {minimum}, got {value}")
+
+
+def _unknown(key: str, known: Iterable[str]) -> str:
+    return f"unknown key{nearest(key, known)}"
+
+
+def _type_name(kind: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
+    if get_origin(kind) is Literal:
+        return ", ".join(get_args(kind))
+    return names.get(kind, "a text")
+
+
+def _keys_of_all_commands() -> set[str]:
+    """One yaml may serve the whole chain, so another command's key is no typo."""
+    kinds = [each for each in vars(all_fields).values() if hasattr(each, "required")]
+    return {key for kind in kinds for key in option_types(kind)}
+
+
+def _set_nested(tree: dict[str, Any], dotted: str, value: Any) -> bool:
+    """Set tree[a][b] for "a.b"; False where the tree has no such section."""
+    *sections, last = dotted.split(".")
+    for section in sections:
+        tree = tree.get(section)  # type: ignore[assignment]
+        if not isinstance(tree, dict):
+            return False
+    if not sections and last not in tree:
+        return False
+    tree[last] = value
+    return True

@@ -1,0 +1,84 @@
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from k2distil.bin.command import parse
+from k2distil.config import SaveEmbeddingConfig, TrainQuantizerConfig
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ["save_embedding.sh", "train_quantizer_offline.sh", "save_codebook.sh"]
+NEEDED = ["--encoder_type", "hubert", "--checkpoint", "c", "--train_data", "d", "--save_path", "s"]
+
+
+def test_flags_and_yaml_meet_in_one_config(tmp_path):
+    yaml = tmp_path / "a.yaml"
+    yaml.write_text("middle_layer: 12\nnum_audio: 5\n")
+    argv = [*NEEDED, "--config", str(yaml), "--num_audio", "7", "--override_config", "seed 9"]
+    config = parse(SaveEmbeddingConfig, argv)
+    assert (config.num_audio, config.middle_layer, config.seed) == (7, 12, 9)
+
+
+def test_a_switch_is_bare_or_true_or_false():
+    for argv, value in [([], False), (["--train_quantizer_online"], True)]:
+        assert (
+            parse(TrainQuantizerConfig, ["--save_path", "q", *argv]).train_quantizer_online is value
+        )
+    argv = ["--save_path", "q", "--train_quantizer_online", "false"]
+    assert parse(TrainQuantizerConfig, argv).train_quantizer_online is False
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            ["--midle_layer", "3"],
+            "error: --midle_layer: unknown flag; did you mean --middle_layer?",
+        ),
+        (["--middle", "3"], "error: --middle: unknown flag"),  # no silent abbreviations
+        (["seven"], "error: seven: not a flag"),
+        (["--num_audio", "x"], "error: argument --num_audio: invalid int value: 'x'"),
+        (["--force", "maybe"], "expected true or false, got 'maybe'"),
+    ],
+)
+def test_a_wrong_flag_is_one_line_and_exit_status_2(argv, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse(SaveEmbeddingConfig, [*NEEDED, *argv])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_imports_no_torch_and_names_every_flag_of_the_contract(script):
+    environment = os.environ | {"PYTHONPROFILEIMPORTTIME": "1"}
+    done = subprocess.run(
+        [ROOT / script, "--help"], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0
+    assert not re.search(r"\| +(torch|transformers|h5py|numpy)$", done.stderr, re.MULTILINE)
+    for flag in ["--checkpoint", "--encoder_type", "--middle_layer", "--save_path", "--config"]:
+        assert flag in done.stdout
+    assert f"usage: {script}" in done.stdout
+
+
+def test_a_script_works_from_another_directory_and_through_a_symlink(tmp_path):
+    link = tmp_path / "link.sh"
+    link.symlink_to(ROOT / "save_embedding.sh")
+    done = subprocess.run([link, "--bogus"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: --bogus: unknown flag")
+
+
+def test_k2distil_lists_its_commands_and_refuses_others():
+    run = [sys.executable, "-m", "k2distil.bin.main"]
+    listed = subprocess.run(run, capture_output=True, text=True, cwd=ROOT)
+    assert listed.returncode == 0
+    assert "save_codebook" in listed.stdout
+    refused = subprocess.run([*run, "save_codes"], capture_output=True, text=True, cwd=ROOT)
+    assert refused.returncode == 2
+    assert "save_codes: unknown command; known: save_embedding" in refused.stderr

@@ -1,0 +1,118 @@
+from pathlib import Path
+
+import pytest
+
+from k2distil.config import SaveCodebookConfig, SaveEmbeddingConfig, load_config
+from k2distil.errors import ConfigError
+
+GOOD = """
+encoder_type: hubert
+checkpoint: /m/hubert
+middle_layer: 12
+train_data: data.list
+save_path: out.h5
+batch_seconds: 90
+"""
+
+WENET = """
+accum_grad: 4
+dtype: bf16
+encoder: transformer
+encoder_conf: {attention_heads: 4, input_layer: conv1d2, dropout_rate: 0.1}
+dataset_conf: {filter_conf: {max_length: 3000, min_length: 10}, spec_aug: true}
+"""
+
+FLAGS = {
+    "encoder_type": "wenet-whisper",
+    "checkpoint": "a.pt",
+    "train_data": Path("data.list"),
+    "save_path": Path("x.h5"),
+}
+
+
+@pytest.fixture
+def conf(tmp_path):
+    def write(text: str) -> Path:
+        path = tmp_path / "a.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_flags_win_over_overrides_and_those_over_yaml_and_that_over_defaults(conf):
+    config = load_config(
+        SaveEmbeddingConfig,
+        conf(GOOD + "seed: 1\nchannel: 1\n"),
+        ["seed 2", "num_audio 5"],
+        {"seed": 3},
+    )
+    assert (config.seed, config.num_audio, config.channel, config.part_utterances) == (3, 5, 1, 256)
+    assert (config.middle_layer, config.batch_seconds) == (12, 90.0)
+
+
+def test_all_errors_are_reported_together_with_file_and_key(conf):
+    text = GOOD.replace("middle_layer", "midle_layer") + "num_audio: many\nchannel: -1\n"
+    with pytest.raises(ConfigError) as caught:
+        load_config(SaveEmbeddingConfig, conf(text))
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    assert "a.yaml: midle_layer: unknown key; did you mean middle_layer?" in lines[0]
+    assert "a.yaml: num_audio: expected a whole number, got 'many'" in lines[1]
+    assert "a.yaml: channel: expected at least 0, got -1" in lines[2]
+
+
+def test_a_missing_key_is_named_with_its_flag(conf):
+    with pytest.raises(ConfigError, match="--save_path: missing; add it"):
+        load_config(SaveEmbeddingConfig, conf(GOOD.replace("save_path: out.h5\n", "")))
+
+
+def test_a_bool_is_not_an_int_and_a_number_is_a_gpu(conf):
+    with pytest.raises(ConfigError, match="seed: expected a whole number, got True"):
+        load_config(SaveEmbeddingConfig, conf(GOOD + "seed: true\n"))
+    assert load_config(SaveEmbeddingConfig, conf(GOOD + "gpu: 1\n")).gpu == "1"
+
+
+def test_one_yaml_may_hold_the_keys_of_every_command(conf):
+    config = load_config(SaveEmbeddingConfig, conf(GOOD + "quantizer_out_dim: 4\n"))
+    assert not hasattr(config, "quantizer_out_dim")
+    config = load_config(SaveCodebookConfig, conf(GOOD + "quantizer_out_dim: 4\n"))
+    assert config.quantizer_out_dim == 4
+
+
+def test_a_wenet_yaml_describes_the_teacher_and_sets_no_option_of_ours(conf):
+    config = load_config(SaveEmbeddingConfig, conf(WENET), (), FLAGS)
+    assert config.dtype == "auto"
+    assert config.wenet_yaml["encoder_conf"]["attention_heads"] == 4
+
+
+def test_an_override_reaches_into_a_wenet_yaml(conf):
+    overrides = ["encoder_conf.attention_heads 8", "batch_seconds 10"]
+    config = load_config(SaveEmbeddingConfig, conf(WENET), overrides, FLAGS)
+    assert config.wenet_yaml["encoder_conf"]["attention_heads"] == 8
+    assert config.batch_seconds == 10.0
+
+
+def test_a_typo_in_an_override_does_not_pass(conf):
+    for yaml_text in (WENET, GOOD):
+        with pytest.raises(ConfigError, match=r"batch_secnds.*did you mean batch_seconds"):
+            load_config(SaveEmbeddingConfig, conf(yaml_text), ["batch_secnds 3"], FLAGS)
+
+
+@pytest.mark.parametrize("text", ["- a\n", "a: [", "1: 2\n"])
+def test_what_is_no_mapping_is_refused_with_its_path(conf, text):
+    with pytest.raises(ConfigError, match=r"a\.yaml: "):
+        load_config(SaveEmbeddingConfig, conf(text), (), FLAGS)
+
+
+def test_an_empty_yaml_changes_nothing_and_a_missing_one_is_named(conf, tmp_path):
+    assert load_config(SaveEmbeddingConfig, conf(""), (), FLAGS).num_audio == 1000
+    with pytest.raises(ConfigError, match=r"none\.yaml: No such file or directory; see conf/"):
+        load_config(SaveEmbeddingConfig, tmp_path / "none.yaml", (), FLAGS)
+
+
+def test_the_yaml_files_in_conf_are_valid():
+    paths = sorted((Path(__file__).parents[2] / "conf").glob("*.yaml"))
+    assert len(paths) >= 4
+    for path in paths:
+        load_config(SaveCodebookConfig, path, (), FLAGS)
