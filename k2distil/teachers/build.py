@@ -1,0 +1,152 @@
+"""From `--encoder_type` and `--checkpoint` to a teacher, whatever format the checkpoint has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from k2distil.errors import CheckpointError, ConfigError
+from k2distil.teachers.base import MIDDLE_LAYER_NORMS, Choice, Teacher
+from k2distil.teachers.fairseq_hubert import read_fairseq_hubert
+from k2distil.teachers.hf_hubert import read_hf_hubert
+from k2distil.teachers.hf_source import HfSource
+from k2distil.teachers.hf_whisper import read_hf_whisper
+from k2distil.teachers.hubert import hubert_teacher
+from k2distil.teachers.openai_whisper import read_openai_whisper
+from k2distil.teachers.pickle_file import load_pickle
+from k2distil.teachers.tensors import refuse_lora
+from k2distil.teachers.wenet_whisper import read_wenet_config, read_wenet_whisper, wenet_padding
+from k2distil.teachers.whisper_teacher import PADDINGS, whisper_teacher
+
+ENCODER_TYPES = ("wenet-whisper", "huggingface-whisper", "hubert")
+HUB_ID = r"[\w.-]+(/[\w.-]+)?"
+FILE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of checkpoint, and the encoder types it may be given as."""
+
+    title: str
+    encoder_types: tuple[str, ...]
+
+
+OPENAI = Format("an openai-whisper checkpoint", ("wenet-whisper", "huggingface-whisper"))
+WENET = Format("a WeNet checkpoint", ("wenet-whisper",))
+FAIRSEQ = Format("a fairseq HuBERT checkpoint", ("hubert",))
+HF_WHISPER = Format("a Hugging Face Whisper", ("huggingface-whisper",))
+HF_HUBERT = Format("a Hugging Face HuBERT", ("hubert",))
+
+
+def build_teacher(
+    encoder_type: str,
+    checkpoint: str,
+    *,
+    middle_layer: int = -1,
+    middle_layer_norm: str = "none",
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    whisper_padding: str | None = None,
+    wenet_config: Mapping[str, Any] | None = None,
+    do_normalize: bool | None = None,
+) -> Teacher:
+    """Read a checkpoint and put its encoder on a device.
+
+    Args:
+        encoder_type: one of ENCODER_TYPES.
+        checkpoint: a file, a Hugging Face folder, or a hub id.
+        middle_layer: -1 or L, the number of blocks: the encoder's final output, final norm
+            included. 1..L-1: the raw output of that block; later blocks are neither run nor kept.
+        middle_layer_norm: "final" applies the final norm after a middle block too.
+        device: where `embed` computes.
+        dtype: what it computes in; a checkpoint of another dtype is converted.
+        whisper_padding: "none" or "30s" (what openai-whisper and transformers do); None: what
+            the WeNet yaml says, else "none".
+        wenet_config: the parsed train.yaml; None: train.yaml beside the checkpoint.
+        do_normalize: HuBERT only, where the checkpoint does not say it.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be used, or not as this encoder type.
+        ConfigError: a setting is wrong, or contradicts the checkpoint.
+    """
+    _require_choice("--encoder_type", encoder_type, ENCODER_TYPES)
+    _require_choice("--middle_layer_norm", middle_layer_norm, MIDDLE_LAYER_NORMS)
+    if whisper_padding is not None:
+        _require_choice("--whisper_padding", whisper_padding, tuple(PADDINGS))
+    if encoder_type == "hubert" and whisper_padding not in (None, "none"):
+        raise ConfigError("--whisper_padding: HuBERT takes audio of any length; leave it out")
+    if encoder_type != "hubert" and do_normalize is not None:
+        raise ConfigError(f"--do_normalize: {encoder_type} has no such setting; leave it out")
+
+    kind, content = _open(checkpoint, encoder_type)
+    if encoder_type not in kind.encoder_types:
+        raise CheckpointError(
+            f"{checkpoint}: this is {kind.title}, not for --encoder_type {encoder_type}; "
+            f"use --encoder_type {' or '.join(kind.encoder_types)}"
+        )
+    choice = Choice(middle_layer, middle_layer_norm, torch.device(device), dtype)
+    if kind in (HF_HUBERT, FAIRSEQ):
+        if kind is HF_HUBERT:
+            hubert = read_hf_hubert(content, do_normalize)
+        else:
+            hubert = read_fairseq_hubert(content, checkpoint, do_normalize)
+        return hubert_teacher(checkpoint, hubert, choice)
+    if kind is WENET:
+        wenet_config = wenet_config or read_wenet_config(Path(checkpoint))
+        whisper = read_wenet_whisper(content, wenet_config, checkpoint)
+    elif kind is OPENAI:
+        whisper = read_openai_whisper(content, checkpoint)
+    else:
+        whisper = read_hf_whisper(content)
+    padding = PADDINGS[whisper_padding or "none"]
+    if whisper_padding is None and encoder_type == "wenet-whisper" and wenet_config:
+        padding = wenet_padding(wenet_config)
+    return whisper_teacher(checkpoint, whisper, padding, choice)
+
+
+def _open(checkpoint: str, encoder_type: str) -> tuple[Format, Any]:
+    """The format, and a file's content or an HfSource."""
+    path = Path(checkpoint)
+    if path.is_file():
+        content = load_pickle(path)
+        return _format_of(content, checkpoint), content
+    may_be_hub_id = encoder_type != "wenet-whisper" and re.fullmatch(HUB_ID, checkpoint)
+    if not path.is_dir() and (not may_be_hub_id or path.suffix in FILE_SUFFIXES):
+        raise CheckpointError(f"{checkpoint}: no such file or folder; check --checkpoint")
+    source = HfSource(checkpoint)
+    model_type = source.config.get("model_type")
+    kinds = {"whisper": HF_WHISPER, "hubert": HF_HUBERT}
+    if model_type not in kinds:
+        raise CheckpointError(
+            f"{checkpoint}/config.json: model_type {model_type}; a teacher is a Whisper "
+            "(--encoder_type huggingface-whisper) or a HuBERT (--encoder_type hubert)"
+        )
+    return kinds[model_type], source
+
+
+def _format_of(content: Any, checkpoint: str) -> Format:
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{checkpoint}: holds a {type(content).__name__}, not named tensors")
+    if "dims" in content:
+        return OPENAI
+    model = content.get("model")
+    if isinstance(model, Mapping) and any("feature_extractor.conv_layers." in n for n in model):
+        return FAIRSEQ
+    refuse_lora(content, checkpoint)
+    if any(name.startswith(("encoder.encoders.", "encoder.embed.")) for name in content):
+        return WENET
+    raise CheckpointError(
+        f"{checkpoint}: not a checkpoint of openai-whisper, WeNet or fairseq's HuBERT "
+        f"(it holds {', '.join(map(str, list(content)[:3])) or 'nothing'}); "
+        "of a Hugging Face model give the folder"
+    )
+
+
+def _require_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{flag} {value}: expected one of {', '.join(choices)}")

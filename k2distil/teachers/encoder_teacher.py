@@ -1,0 +1,62 @@
+"""The one teacher class: a front end, an encoder, and the figures that describe them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from k2distil.batch import SAMPLE_RATE, AudioBatch, EmbeddingBatch
+from k2distil.errors import DataError
+from k2distil.teachers.lengths import valid_positions
+from k2distil.teachers.precision import FiniteEncoder
+
+# samples (B, S) float32 on the device, samples of each -> features, lengths, for the encoder
+FrontEnd = Callable[[Tensor, Sequence[int]], tuple[Tensor, list[int]]]
+
+
+@dataclass(frozen=True)
+class EncoderTeacher:
+    """Implements `Teacher` for every encoder type."""
+
+    name: str
+    dim: int
+    num_layers: int
+    layer: int
+    frame_shift: float
+    digest: str
+    padding: str
+    min_samples: int
+    max_samples: int | None
+    num_frames: Callable[[int], int]
+    front_end: FrontEnd
+    encoder: FiniteEncoder
+
+    @torch.inference_mode()
+    def embed(self, batch: AudioBatch) -> EmbeddingBatch:
+        """See `Teacher.embed`."""
+        lengths: list[int] = batch.num_samples.tolist()
+        for key, length in zip(batch.keys, lengths, strict=True):
+            self._require_length(key, length)
+        samples = batch.samples.to(self.encoder.device, torch.float32, non_blocking=True)
+        frames = self.encoder(*self.front_end(samples, lengths))
+        num_frames = [self.num_frames(length) for length in lengths]
+        valid = valid_positions(num_frames, max(num_frames), frames.device)
+        frames = frames[:, : max(num_frames)].masked_fill(~valid[..., None], 0.0)
+        return EmbeddingBatch(batch.keys, frames, torch.tensor(num_frames))
+
+    def _require_length(self, key: str, length: int) -> None:
+        if length < self.min_samples:
+            raise DataError(
+                f"{key}: {length / SAMPLE_RATE:.4f} s of audio is too short for the teacher "
+                f"{self.name}, which needs {self.min_samples / SAMPLE_RATE:.4f} s; "
+                "remove it from the list"
+            )
+        if self.max_samples is not None and length > self.max_samples:
+            raise DataError(
+                f"{key}: {length / SAMPLE_RATE:.2f} s of audio is too long for the teacher "
+                f"{self.name}, which takes {self.max_samples / SAMPLE_RATE:.2f} s; "
+                "cut it, or use --long_audio chunk"
+            )

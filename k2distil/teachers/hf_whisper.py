@@ -1,0 +1,58 @@
+"""Whisper as transformers saves it. We read the tensors; transformers' encoder cannot mask."""
+
+from __future__ import annotations
+
+import torch
+
+from k2distil.errors import CheckpointError
+from k2distil.teachers.hf_source import HfSource
+from k2distil.teachers.tensors import fill, refuse_lora, select
+from k2distil.teachers.torchaudio_guard import hide_broken_torchaudio
+from k2distil.teachers.whisper_encoder import WhisperDims, WhisperEncoder
+from k2distil.teachers.whisper_teacher import WhisperWeights
+
+PREFIX = r"(model\.)?encoder\."
+NAMES = {  # ours -> transformers'
+    r"^blocks": "layers",
+    r"\.attn_ln": ".self_attn_layer_norm",
+    r"\.attn\.query": ".self_attn.q_proj",
+    r"\.attn\.key": ".self_attn.k_proj",
+    r"\.attn\.value": ".self_attn.v_proj",
+    r"\.attn\.out": ".self_attn.out_proj",
+    r"\.mlp_ln": ".final_layer_norm",
+    r"\.mlp\.0": ".fc1",
+    r"\.mlp\.2": ".fc2",
+    r"^ln_post": "layer_norm",
+    r"^positional_embedding": "embed_positions.weight",
+}
+
+
+def read_hf_whisper(source: HfSource) -> WhisperWeights:
+    """The encoder of a Hugging Face Whisper; decoder and heads are left out.
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected, or contradicts config.json.
+    """
+    hide_broken_torchaudio()
+    from transformers import WhisperConfig
+
+    config = WhisperConfig.from_dict(source.config)  # fills in what config.json leaves at default
+    if config.activation_function != "gelu":
+        raise CheckpointError(
+            f"{source.checkpoint}/config.json: activation_function {config.activation_function}; "
+            "only gelu, Whisper's own, is supported"
+        )
+    tensors = source.tensors()
+    refuse_lora(tensors, source.checkpoint)
+    dims = WhisperDims(
+        num_mels=config.num_mel_bins,
+        dim=config.d_model,
+        num_heads=config.encoder_attention_heads,
+        num_layers=config.encoder_layers,
+        ffn_dim=config.encoder_ffn_dim,
+        num_positions=config.max_source_positions,
+    )
+    with torch.device("meta"):
+        encoder = WhisperEncoder(dims)
+    found = select(tensors, PREFIX)
+    return WhisperWeights(dims, fill(encoder, found, NAMES, source.checkpoint))

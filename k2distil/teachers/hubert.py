@@ -1,0 +1,159 @@
+"""HuBERT (Hsu et al. 2021, arXiv 2106.07447) as a teacher, run by transformers' modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.rnn import pad_sequence
+
+from k2distil.batch import SAMPLE_RATE
+from k2distil.errors import CheckpointError, ConfigError
+from k2distil.teachers.base import Choice, resolve_layer
+from k2distil.teachers.encoder_teacher import EncoderTeacher
+from k2distil.teachers.lengths import all_equal, valid_positions
+from k2distil.teachers.precision import FiniteEncoder
+from k2distil.teachers.tensors import digest, fill, load_float32
+from k2distil.teachers.torchaudio_guard import hide_broken_torchaudio
+
+CONV_KERNEL = (10, 3, 3, 3, 3, 2, 2)
+CONV_STRIDE = (5, 2, 2, 2, 2, 2, 2)
+WINDOW = 400  # samples, 25 ms: what one frame of those convolutions sees
+HOP = 320  # samples, 20 ms
+WEIGHT_NORM = {  # transformers before torch 2.0's parametrizations
+    r"\.weight_g$": ".parametrizations.weight.original0",
+    r"\.weight_v$": ".parametrizations.weight.original1",
+}
+
+
+@dataclass(frozen=True)
+class HubertWeights:
+    """What a format's reader gives: transformers' HubertConfig fields, and the tensors."""
+
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]  # under the checkpoint's names
+    names: Mapping[str, str]  # rules from transformers' names to the checkpoint's
+    do_normalize: bool  # audio to zero mean and unit variance, per utterance
+
+
+class HubertEncoder(nn.Module):
+    """Samples -> frames. Lengths are in samples."""
+
+    def __init__(self, config: Any):
+        super().__init__()
+        from transformers import HubertModel
+
+        model = HubertModel(config)
+        self.feature_extractor = model.feature_extractor
+        self.feature_projection = model.feature_projection
+        self.encoder = model.encoder
+
+    def forward(self, samples: Tensor, lengths: Sequence[int]) -> Tensor:
+        """samples: (B, S) -> (B, T, dim); what is beyond an utterance is undefined."""
+        samples = samples.to(next(self.parameters()).dtype)
+        # One utterance at a time: the group norm of the first convolution takes its statistics
+        # over time, padding included; and the convolutions' memory stays small.
+        features = pad_sequence(
+            [
+                self.feature_extractor(audio[None, :length])[0].T
+                for audio, length in zip(samples, lengths, strict=True)
+            ],
+            batch_first=True,
+        )
+        num_frames = [num_hubert_frames(length) for length in lengths]
+        mask = None
+        if not all_equal(num_frames):
+            mask = valid_positions(num_frames, features.shape[1], features.device)
+        return self.encoder(self.feature_projection(features), mask).last_hidden_state
+
+
+def num_hubert_frames(num_samples: int) -> int:
+    """Frames of so many samples; 0: too short."""
+    return max(0, (num_samples - WINDOW) // HOP + 1)
+
+
+def normalize(samples: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Each utterance to zero mean and unit variance; (B, S) -> (B, S), zeros beyond."""
+    normalized = torch.zeros_like(samples)
+    for row, audio, length in zip(normalized, samples, lengths, strict=True):
+        variance, mean = torch.var_mean(audio[:length], correction=0)
+        row[:length] = (audio[:length] - mean) / torch.sqrt(variance + 1e-7)
+    return normalized
+
+
+def choose_do_normalize(saved: bool | None, given: bool | None, checkpoint: str) -> bool:
+    """What the checkpoint says, or the flag where it says nothing; never a guess."""
+    if saved is None and given is None:
+        raise ConfigError(
+            f"{checkpoint}: nothing there says whether this HuBERT wants normalized audio "
+            "(do_normalize of preprocessor_config.json, task.normalize of a fairseq file); give "
+            "--do_normalize true (as a rule the large models) or false (base)"
+        )
+    if saved is not None and given is not None and saved != given:
+        raise ConfigError(
+            f"--do_normalize {str(given).lower()}: {checkpoint} says {str(saved).lower()}; "
+            "leave the flag out"
+        )
+    return bool(given if saved is None else saved)
+
+
+def hubert_teacher(name: str, weights: HubertWeights, choice: Choice) -> EncoderTeacher:
+    """Cut the encoder after the chosen layer and put it on the device; see `build_teacher`."""
+    hide_broken_torchaudio()
+    from transformers import HubertConfig
+
+    # Without masking in training there is no masked_spec_embed among the tensors.
+    config = HubertConfig.from_dict(
+        weights.config | {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
+    )
+    if (tuple(config.conv_kernel), tuple(config.conv_stride)) != (CONV_KERNEL, CONV_STRIDE):
+        raise CheckpointError(
+            f"{name}: convolutions of kernel {config.conv_kernel} and stride {config.conv_stride}; "
+            f"only HuBERT's own {CONV_KERNEL} and {CONV_STRIDE} are supported"
+        )
+    layer = resolve_layer(choice.middle_layer, config.num_hidden_layers)
+    with torch.device("meta"):
+        encoder = HubertEncoder(config)
+    tensors = fill(encoder, weights.tensors, weights.names, name)
+    _cut_after(encoder, layer, config, choice)
+    load_float32(encoder, tensors)
+    conv = encoder.encoder.pos_conv_embed.conv
+    if parametrize.is_parametrized(conv):  # multiply the weight norm out once, not per batch
+        parametrize.remove_parametrizations(conv, "weight")
+
+    def front_end(samples: Tensor, lengths: Sequence[int]) -> tuple[Tensor, list[int]]:
+        return (normalize(samples, lengths) if weights.do_normalize else samples), list(lengths)
+
+    return EncoderTeacher(
+        name=name,
+        dim=config.hidden_size,
+        num_layers=config.num_hidden_layers,
+        layer=layer,
+        frame_shift=HOP / SAMPLE_RATE,
+        digest=digest(encoder),
+        padding="n/a",
+        min_samples=WINDOW,
+        max_samples=None,
+        num_frames=num_hubert_frames,
+        front_end=front_end,
+        encoder=FiniteEncoder(encoder, choice.device, choice.dtype),
+    )
+
+
+def _cut_after(encoder: HubertEncoder, layer: int, config: Any, choice: Choice) -> None:
+    """Drop the blocks after `layer`, and the final norm unless it is asked for."""
+    encoder.encoder.layers = encoder.encoder.layers[:layer]
+    final_norm = choice.final_norm(layer, config.num_hidden_layers)
+    if config.do_stable_layer_norm:
+        if not final_norm:
+            encoder.encoder.layer_norm = nn.Identity()
+    elif final_norm and layer < config.num_hidden_layers:
+        # Here the encoder's layer_norm stands before the first block.
+        raise ConfigError(
+            "--middle_layer_norm final: this HuBERT has no norm after its last block, as each "
+            "block ends with its own; use none"
+        )

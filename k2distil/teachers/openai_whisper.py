@@ -1,0 +1,45 @@
+"""openai-whisper's `.pt`: {"dims": ..., "model_state_dict": ...}."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from k2distil.errors import CheckpointError
+from k2distil.teachers.tensors import fill, refuse_lora, select
+from k2distil.teachers.whisper_encoder import WhisperDims, WhisperEncoder
+from k2distil.teachers.whisper_teacher import WhisperWeights
+
+
+def read_openai_whisper(content: Mapping[str, Any], checkpoint: str) -> WhisperWeights:
+    """The encoder of a loaded `.pt`; the decoder may be there or not.
+
+    Raises:
+        CheckpointError: a dimension or tensor is missing, or they contradict each other.
+    """
+    tensors = content.get("model_state_dict")
+    if not isinstance(tensors, Mapping):
+        raise CheckpointError(f"{checkpoint}: `dims` without `model_state_dict`; download it again")
+    refuse_lora(tensors, checkpoint)
+    try:
+        given = {name: int(content["dims"][name]) for name in _DIMS}
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{checkpoint}: `dims` lacks a usable {error}; download it again"
+        ) from None
+    dims = WhisperDims(
+        num_mels=given["n_mels"],
+        dim=given["n_audio_state"],
+        num_heads=given["n_audio_head"],
+        num_layers=given["n_audio_layer"],
+        ffn_dim=4 * given["n_audio_state"],
+        num_positions=given["n_audio_ctx"],
+    )
+    with torch.device("meta"):
+        encoder = WhisperEncoder(dims)
+    return WhisperWeights(dims, fill(encoder, select(tensors, r"encoder\."), {}, checkpoint))
+
+
+_DIMS = ("n_mels", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer")

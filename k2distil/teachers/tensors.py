@@ -1,0 +1,104 @@
+"""Named tensors of a checkpoint: names translated, set and shapes checked, digest taken."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from k2distil.errors import CheckpointError
+
+MAX_NAMES = 5  # of each kind in an error message
+
+
+def translate(name: str, rules: Mapping[str, str]) -> str:
+    """Rewrite `name` by each regular expression in turn."""
+    for pattern, replacement in rules.items():
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def select(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names match the regular expression `prefix`, without it."""
+    return {
+        name[match.end() :]: tensor
+        for name, tensor in tensors.items()
+        if (match := re.match(prefix, name))
+    }
+
+
+def refuse_lora(names: Mapping[str, object], checkpoint: str) -> None:
+    """Raise where an adapter was not merged: its base weights alone are another teacher."""
+    lora = [name for name in names if "lora_" in name]
+    if lora:
+        raise CheckpointError(
+            f"{checkpoint}: holds LoRA tensors ({lora[0]}, {len(lora)} in all); "
+            "merge the adapter into the weights first"
+        )
+
+
+def fill(
+    encoder: nn.Module, found: Mapping[str, Tensor], rules: Mapping[str, str], checkpoint: str
+) -> dict[str, Tensor]:
+    """Check that `found` is exactly what the encoder needs, and give it the encoder's names.
+
+    Args:
+        encoder: may lie on the meta device; only its names and shapes are read.
+        found: the checkpoint's encoder tensors, under the checkpoint's names.
+        rules: from the encoder's names to the checkpoint's, for `translate`.
+        checkpoint: for messages.
+
+    Returns:
+        The encoder's names -> tensors, views of the checkpoint's.
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected, or of another shape.
+    """
+    needed = encoder.state_dict()
+    theirs = {name: translate(name, rules) for name in needed}
+    missing = [name for name in theirs.values() if name not in found]
+    unexpected = sorted(set(found) - set(theirs.values()))
+    misshapen = [
+        f"{name} is {tuple(found[name].shape)}, expected {tuple(needed[ours].shape)}"
+        for ours, name in theirs.items()
+        if name in found and found[name].shape != needed[ours].shape
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "of the wrong shape": misshapen}
+    problems = [
+        f"{len(names)} {kind} ({'; '.join(names[:MAX_NAMES])})"
+        for kind, names in kinds.items()
+        if names
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{checkpoint}: the encoder's tensors do not fit its settings: "
+            f"{', '.join(problems)}; the checkpoint is incomplete or of another model"
+        )
+    return {ours: found[name] for ours, name in theirs.items()}
+
+
+def load_float32(encoder: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Give an encoder on the meta device its tensors, copied to float32, and set eval mode.
+
+    Tensors the encoder no longer has (blocks that were cut off) are left out.
+    """
+    copies = {
+        name: tensors[name].to(torch.float32, copy=True)
+        if tensors[name].is_floating_point()
+        else tensors[name]
+        for name in encoder.state_dict()
+    }
+    encoder.load_state_dict(copies, assign=True)
+    return encoder.eval().requires_grad_(False)
+
+
+def digest(encoder: nn.Module) -> str:
+    """sha256 (hex) of an encoder's names, shapes and values; the encoder lies on the CPU."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        sha.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        sha.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()

@@ -1,0 +1,85 @@
+"""A Whisper encoder of whatever format, as a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from k2distil.batch import SAMPLE_RATE
+from k2distil.errors import ConfigError
+from k2distil.teachers.base import Choice, resolve_layer
+from k2distil.teachers.encoder_teacher import EncoderTeacher
+from k2distil.teachers.log_mel import HOP, MIN_SAMPLES, log_mel, mel_filters, num_mel_frames
+from k2distil.teachers.precision import FiniteEncoder
+from k2distil.teachers.tensors import digest, load_float32
+from k2distil.teachers.whisper_encoder import CONV2D, WhisperDims, WhisperEncoder
+
+MAX_SAMPLES = 30 * SAMPLE_RATE  # what Whisper was trained on
+CONV2D_MIN_SAMPLES = 7 * HOP  # mel frames that leave one encoder frame
+
+
+@dataclass(frozen=True)
+class WhisperWeights:
+    """What a format's reader gives: the shape, and the encoder's tensors under our names."""
+
+    dims: WhisperDims
+    tensors: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Padding:
+    """Zeros put behind the audio, which the encoder then attends to. Samples at 16 kHz."""
+
+    extra: int = 0  # so many more
+    total: int = 0  # and then up to this many
+
+    def __str__(self) -> str:
+        if self.total:
+            return f"{self.total // SAMPLE_RATE}s"
+        return f"{self.extra} samples" if self.extra else "none"
+
+
+PADDINGS = {"none": Padding(), "30s": Padding(total=MAX_SAMPLES)}
+
+
+def whisper_teacher(
+    name: str, weights: WhisperWeights, padding: Padding, choice: Choice
+) -> EncoderTeacher:
+    """Cut the encoder after the chosen layer and put it on the device; see `build_teacher`."""
+    dims = weights.dims
+    longest = min(MAX_SAMPLES, dims.num_positions * 2 * HOP)
+    if padding.total > longest:
+        raise ConfigError(
+            f"--whisper_padding {padding}: {name} has {dims.num_positions} positions, "
+            f"{longest / SAMPLE_RATE:g} s; use --whisper_padding none"
+        )
+    layer = resolve_layer(choice.middle_layer, dims.num_layers)
+    with torch.device("meta"):
+        encoder = WhisperEncoder(dims)
+    encoder.cut_after(layer, choice.final_norm(layer, dims.num_layers))
+    load_float32(encoder, weights.tensors)
+    filters = mel_filters(dims.num_mels).to(choice.device)
+
+    def front_end(samples: Tensor, lengths: Sequence[int]) -> tuple[Tensor, list[int]]:
+        padded = [max(length + padding.extra, padding.total) for length in lengths]
+        samples = F.pad(samples, (0, max(0, max(padded) - samples.shape[1])))
+        return log_mel(samples, padded, filters), [num_mel_frames(length) for length in padded]
+
+    return EncoderTeacher(
+        name=name,
+        dim=dims.dim,
+        num_layers=dims.num_layers,
+        layer=layer,
+        frame_shift=(4 if dims.subsampling == CONV2D else 2) * HOP / SAMPLE_RATE,
+        digest=digest(encoder),
+        padding=str(padding),
+        min_samples=CONV2D_MIN_SAMPLES if dims.subsampling == CONV2D else MIN_SAMPLES,
+        max_samples=longest - padding.extra,
+        num_frames=lambda num_samples: dims.num_frames(num_mel_frames(num_samples)),
+        front_end=front_end,
+        encoder=FiniteEncoder(encoder, choice.device, choice.dtype),
+    )
