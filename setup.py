@@ -35,8 +35,8 @@ setup(
         "torchaudio>=2.6",  # only for what soundfile cannot decode; may be broken, see docs
         "h5py>=3.11",
         "numpy>=1.26",
-        "openai-whisper>=20240930",
-        "transformers>=4.57,<6",
+        "openai-whisper>=20250625",  # older ones no longer build
+        "transformers>=4.57.1,<6",
         "safetensors>=0.4.3",
         "pyyaml>=6.0",
         "tqdm>=4.66",
