@@ -77,6 +77,8 @@ def speak(
     in 10 ms. Raises ValueError for a voice that espeak-ng does not have.
     """
     loader = _loader()
+    if voice.partition("+")[2] not in variants():  # which espeak-ng would replace silently
+        raise ValueError(f"espeak-ng has no voice {voice!r}")
     library = ctypes.CDLL(loader.get_library_path())
     pieces: list[np.ndarray] = []
     phones: list[tuple[float, str]] = []
@@ -96,6 +98,7 @@ def speak(
         native_rate = library.espeak_Initialize(
             _SYNCHRONOUS, 0, loader.get_data_path().encode(), _PHONEME_EVENTS | _DONT_EXIT
         )
+        library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # breath; by default the time of day
         callback = _Callback(receive)
         library.espeak_SetSynthCallback(callback)
         if library.espeak_SetVoiceByName(voice.encode()):
