@@ -13,7 +13,7 @@ from k2distil.errors import DataError
 from k2distil.teachers.lengths import valid_positions
 from k2distil.teachers.precision import FiniteEncoder
 
-# samples (B, S) float32 on the device, samples of each -> features, lengths, for the encoder
+# samples (B, S) float32, samples of each -> features on the device, lengths, for the encoder
 FrontEnd = Callable[[Tensor, Sequence[int]], tuple[Tensor, list[int]]]
 
 
@@ -40,8 +40,7 @@ class EncoderTeacher:
         lengths: list[int] = batch.num_samples.tolist()
         for key, length in zip(batch.keys, lengths, strict=True):
             self._require_length(key, length)
-        samples = batch.samples.to(self.encoder.device, torch.float32, non_blocking=True)
-        frames = self.encoder(*self.front_end(samples, lengths))
+        frames = self.encoder(*self.front_end(batch.samples, lengths))
         num_frames = [self.num_frames(length) for length in lengths]
         valid = valid_positions(num_frames, max(num_frames), frames.device)
         frames = frames[:, : max(num_frames)].masked_fill(~valid[..., None], 0.0)

@@ -33,7 +33,7 @@ def load_pickle(path: Path) -> Any:
         with torch.serialization.safe_globals(_stand_ins(path) if is_zip else []):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("WeightsUnpickler error: ")[-1].split(". ")[0].strip()
+        reason = str(error).split("WeightsUnpickler error: ")[-1].split(". ")[0].splitlines()[0]
         raise CheckpointError(
             f"{path}: refused, as it is no checkpoint or holds more than tensors and plain values, "
             f"which could run code ({reason}); save its state_dict alone with torch.save"

@@ -1,0 +1,85 @@
+import json
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+
+from k2distil.errors import CheckpointError
+from k2distil.teachers import build_teacher
+from tests.teachers.tiny import make_hf_hubert, make_hf_whisper
+
+HF = "huggingface-whisper"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub cache that nothing is fetched into."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def snapshot_of(hub_id: str) -> Path:
+        repo = tmp_path / "hub" / f"models--{hub_id.replace('/', '--')}"
+        (repo / "refs").mkdir(parents=True)
+        (repo / "refs" / "main").write_text("abc")
+        return repo / "snapshots" / "abc"
+
+    return snapshot_of
+
+
+@pytest.mark.parametrize("max_shard_size", ["5GB", "100KB"])
+def test_a_hub_id_is_the_same_as_its_folder(hub, tmp_path, max_shard_size):
+    make_hf_whisper(hub("some-org/whisper-nano"), max_shard_size=max_shard_size)
+    folder = make_hf_whisper(tmp_path / "folder")
+    teacher = build_teacher(HF, "some-org/whisper-nano")
+    assert teacher.name == "some-org/whisper-nano"
+    assert teacher.digest == build_teacher(HF, folder).digest
+
+
+def test_a_hubert_by_hub_id_finds_its_do_normalize(hub):
+    make_hf_hubert(hub("some-org/hubert-nano"), "layer")
+    assert build_teacher("hubert", "some-org/hubert-nano").num_layers == 3
+
+
+@pytest.mark.parametrize("checkpoint", ["some-org/not-there", "exp/no such folder", "no/way.pt"])
+@pytest.mark.parametrize("encoder_type", [HF, "wenet-whisper"])
+def test_what_is_neither_there_nor_on_the_hub_is_named(hub, encoder_type, checkpoint):
+    with pytest.raises(CheckpointError, match=f"^{checkpoint}: no such file or folder"):
+        build_teacher(encoder_type, checkpoint)
+
+
+def test_a_folder_with_an_adapter_only_is_refused(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="merge_and_unload"):
+        build_teacher(HF, str(tmp_path))
+
+
+def test_incomplete_folders_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        build_teacher(HF, str(tmp_path))
+    folder = Path(make_hf_whisper(tmp_path / "shards", max_shard_size="100KB"))
+    shard = sorted(folder.glob("model-*.safetensors"))[1]
+    content = shard.read_bytes()
+    shard.write_bytes(content[:100])
+    with pytest.raises(CheckpointError, match=f"{shard}: not readable as safetensors"):
+        build_teacher(HF, str(folder))
+    shard.unlink()
+    with pytest.raises(CheckpointError, match=f"shard {shard.name} is named in the index"):
+        build_teacher(HF, str(folder))
+    (folder / "model.safetensors.index.json").unlink()
+    with pytest.raises(CheckpointError, match=r"none of model\.safetensors, pytorch_model\.bin"):
+        build_teacher(HF, str(folder))
+    for broken in ("{", "[]"):
+        (folder / "config.json").write_text(broken)
+        with pytest.raises(CheckpointError, match=r"config\.json.*download it again"):
+            build_teacher(HF, str(folder))
+
+
+def test_a_config_that_contradicts_the_weights_names_the_tensors(tmp_path):
+    folder = make_hf_whisper(tmp_path / "whisper")
+    path = Path(folder, "config.json")
+    config = json.loads(path.read_text()) | {"encoder_layers": 4, "num_mel_bins": 128}
+    path.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError) as caught:
+        build_teacher(HF, folder)
+    assert "missing (layers.3." in str(caught.value)
+    assert "conv1.weight is (64, 80, 3), expected (64, 128, 3)" in str(caught.value)

@@ -1,0 +1,138 @@
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from k2distil.errors import CheckpointError, ConfigError
+from k2distil.teachers import build_teacher
+from tests.teachers.oracles import difference, embed_alone, hubert_blocks, wave_of
+from tests.teachers.tiny import (
+    audio_batch,
+    fairseq_tensors,
+    make_fairseq_hubert,
+    make_hf_hubert,
+    to_bin,
+)
+
+PARITY = 5e-6
+BATCHING = 1e-5
+AUDIO = audio_batch(16000, 16161, 40123, 8003)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("hubert")
+
+
+@pytest.mark.parametrize("do_normalize", [False, True])
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_every_layer_equals_transformers(folder, norm, do_normalize):
+    checkpoint = make_hf_hubert(folder / f"{norm}{do_normalize}", norm, do_normalize)
+    theirs = [hubert_blocks(checkpoint, wave_of(AUDIO, row)) for row in range(4)]
+    for layer in (1, 2, 3, -1):
+        teacher = build_teacher("hubert", checkpoint, middle_layer=layer)
+        ours = dict(teacher.embed(AUDIO).unpadded())
+        for row, key in enumerate(AUDIO.keys):
+            assert difference(ours[key], theirs[row][teacher.layer - 1]) < PARITY
+
+
+@pytest.mark.parametrize("layer", [1, -1])
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_batched_equals_single(folder, norm, layer):
+    teacher = build_teacher("hubert", make_hf_hubert(folder / norm, norm), middle_layer=layer)
+    out = teacher.embed(AUDIO)
+    assert out.num_frames.tolist() == [49, 50, 125, 24]
+    for row, (_key, frames) in enumerate(out.unpadded()):
+        assert difference(frames, embed_alone(teacher, AUDIO, row)) < BATCHING
+        assert not out.embedding[row, len(frames) :].any()
+
+
+@pytest.mark.parametrize("fine_tuned", [False, True])
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_a_fairseq_checkpoint_is_the_same_teacher(folder, norm, fine_tuned):
+    hf = build_teacher("hubert", make_hf_hubert(folder / norm, norm))
+    path = folder / f"{norm}{fine_tuned}.pt"
+    fairseq = build_teacher("hubert", make_fairseq_hubert(path, norm, fine_tuned))
+    assert fairseq.digest == hf.digest
+    assert difference(fairseq.embed(AUDIO).embedding, hf.embed(AUDIO).embedding) == 0
+
+
+def test_a_fine_tuned_folder_is_the_same_teacher(folder):
+    checkpoint = make_hf_hubert(folder / "plain")
+    plain = build_teacher("hubert", checkpoint)
+    to_bin(checkpoint)
+    path = Path(checkpoint, "pytorch_model.bin")
+    tensors = torch.load(path, weights_only=True)
+    ctc = {f"hubert.{name}": tensor for name, tensor in tensors.items()}
+    ctc |= {"lm_head.weight": torch.zeros(9, 32), "lm_head.bias": torch.zeros(9)}
+    for new, old in (("original0", "weight_g"), ("original1", "weight_v")):  # as saved long ago
+        prefix = "hubert.encoder.pos_conv_embed.conv."
+        ctc[prefix + old] = ctc.pop(f"{prefix}parametrizations.weight.{new}")
+    torch.save(ctc, path)
+    assert build_teacher("hubert", checkpoint).digest == plain.digest
+
+
+def test_the_final_norm_after_a_middle_block(folder):
+    checkpoint = make_hf_hubert(folder / "layer", "layer")
+    raw = build_teacher("hubert", checkpoint, middle_layer=2)
+    normed = build_teacher("hubert", checkpoint, middle_layer=2, middle_layer_norm="final")
+    norm = build_teacher("hubert", checkpoint).encoder._fast.encoder.layer_norm
+    expected = norm(embed_alone(raw, AUDIO, 0).clone())
+    assert difference(embed_alone(normed, AUDIO, 0), expected) < PARITY
+    with pytest.raises(ConfigError, match="no norm after its last block"):
+        build_teacher(
+            "hubert",
+            make_hf_hubert(folder / "group"),
+            middle_layer=2,
+            middle_layer_norm="final",
+        )
+
+
+def test_do_normalize_is_never_guessed(folder):
+    checkpoint = make_hf_hubert(folder / "unsaid")
+    Path(checkpoint, "preprocessor_config.json").unlink()
+    with pytest.raises(ConfigError, match="--do_normalize true"):
+        build_teacher("hubert", checkpoint)
+    given = build_teacher("hubert", checkpoint, do_normalize=True)
+    processor = {"feature_extractor": {"do_normalize": True}}  # how transformers 5 saves it
+    Path(checkpoint, "processor_config.json").write_text(json.dumps(processor))
+    saved = build_teacher("hubert", checkpoint)
+    assert difference(given.embed(AUDIO).embedding, saved.embed(AUDIO).embedding) == 0
+    with pytest.raises(ConfigError, match=r"--do_normalize false: .* says true"):
+        build_teacher("hubert", checkpoint, do_normalize=False)
+
+
+def test_other_convolutions_are_refused(folder):
+    checkpoint = make_hf_hubert(folder / "conv")
+    path = Path(checkpoint, "config.json")
+    config = json.loads(path.read_text()) | {"conv_stride": [5, 2, 2, 2, 2, 2, 4]}
+    path.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="only HuBERT's own"):
+        build_teacher("hubert", checkpoint)
+
+
+def test_a_fairseq_checkpoint_of_an_old_version_has_args(folder):
+    args = argparse.Namespace(encoder_attention_heads=4, layer_norm_first=False, normalize=False)
+    path = folder / "args.pt"
+    torch.save({"args": args, "model": fairseq_tensors("group")}, path)
+    hf = build_teacher("hubert", make_hf_hubert(folder / "group"))
+    assert build_teacher("hubert", str(path)).digest == hf.digest
+
+
+def test_a_fairseq_checkpoint_must_say_its_head_count(folder):
+    path = folder / "no_heads.pt"
+    torch.save({"args": None, "cfg": {}, "model": fairseq_tensors("group")}, path)
+    with pytest.raises(CheckpointError, match="encoder_attention_heads, layer_norm_first"):
+        build_teacher("hubert", str(path))
+
+
+@pytest.mark.parametrize("lost", ["post_extract_proj.weight", "encoder.layers.1.fc2.bias"])
+def test_a_fairseq_checkpoint_with_a_missing_tensor_is_refused(folder, lost):
+    tensors = fairseq_tensors("group")
+    del tensors[lost]
+    cfg = {"encoder_attention_heads": 4, "layer_norm_first": False, "normalize": False}
+    torch.save({"cfg": cfg, "model": tensors}, folder / "lost.pt")
+    with pytest.raises(CheckpointError, match=lost):
+        build_teacher("hubert", str(folder / "lost.pt"))

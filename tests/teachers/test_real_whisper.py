@@ -1,0 +1,45 @@
+"""The real Whisper tiny.en encoder on real speech."""
+
+import pytest
+import soundfile
+import torch
+
+from k2distil.teachers import build_teacher
+from tests.teachers.oracles import difference, embed_alone, openai_blocks, wave_of
+from tests.teachers.tiny import batch_of
+
+PARITY = 5e-6
+
+
+@pytest.fixture(scope="module")
+def checkpoint(shared_data):
+    path = shared_data / "teachers" / "whisper_tiny_en_encoder.fp16.pt"
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def speech(shared_data):
+    paths = sorted((shared_data / "librispeech" / "19").rglob("*.flac"))[:3]
+    waves = [torch.from_numpy(soundfile.read(path, dtype="float32")[0]) for path in paths]
+    return batch_of([wave[: 48000 + 1613 * n] for n, wave in enumerate(waves)])
+
+
+@pytest.mark.parametrize("padding", ["none", "30s"])
+def test_every_layer_equals_openai_whisper_on_speech(checkpoint, speech, padding):
+    theirs = openai_blocks(checkpoint, wave_of(speech, 1), padding == "30s")
+    for layer in (1, 2, 3, -1):
+        teacher = build_teacher(
+            "huggingface-whisper", checkpoint, middle_layer=layer, whisper_padding=padding
+        )
+        expected = theirs[teacher.layer - 1]
+        assert (teacher.dim, teacher.num_layers) == (384, 4)
+        scale = float(expected.abs().max())  # raw outputs of a real encoder reach hundreds
+        assert difference(embed_alone(teacher, speech, 1), expected) < PARITY * max(1, scale)
+
+
+def test_batched_equals_single_on_speech(checkpoint, speech):
+    teacher = build_teacher("huggingface-whisper", checkpoint)
+    for row, (_key, frames) in enumerate(teacher.embed(speech).unpadded()):
+        assert difference(frames, embed_alone(teacher, speech, row)) < 1e-4
