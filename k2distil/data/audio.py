@@ -1,0 +1,144 @@
+"""Audio of one utterance: decoded, cut to its segment, one channel, 16 kHz."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+
+import numpy as np
+import soundfile
+import soxr
+
+from k2distil.batch import SAMPLE_RATE, Utterance
+from k2distil.data.other_formats import decode_other_format
+from k2distil.errors import DataError
+
+MAX_OVERSHOOT = 0.1  # seconds a segment may end past the audio: lists round their times
+MAX_OGG_PAGE = 65_307  # bytes (RFC 3533, section 6)
+# Pipes cannot go back to write the length, so streaming writers leave about 2**31 or 2**32 there.
+UNKNOWN_WAV_SIZE = 0x7FFF_0000  # bytes
+UNKNOWN_FRAMES = 1 << 62
+
+_WAV_DATA_LOG = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
+
+
+def load_audio(utterance: Utterance, channel: int = 0) -> np.ndarray:
+    """Decode one utterance; silence is valid audio.
+
+    Only the segment start..end is read, and only the given channel (0 is the first) is kept.
+    soundfile decodes wav, flac, mp3, ogg and opus; see `other_formats` for the rest. Resampled by
+    soxr's HQ recipe. Samples of float files and of the resampler may leave [-1, 1] a little.
+
+    Returns:
+        (num_samples,) float32 at 16 kHz, at least one sample, all finite.
+
+    Raises:
+        DataError: the file is missing, unreadable, empty, truncated, not audio, has NaN or
+            infinite samples, ends before the segment does, or lacks the channel. An mp3 without a
+            Xing or Info header does not tell its length, so truncation goes unseen there.
+    """
+    try:
+        samples, rate = _decode(utterance)
+        return _prepare(samples, rate, utterance, channel)
+    except DataError as error:
+        raise DataError(f"{utterance.wav}: utterance {utterance.key}: {error}") from error
+
+
+def _prepare(samples: np.ndarray, rate: int, utterance: Utterance, channel: int) -> np.ndarray:
+    """(num_frames, num_channels) at any rate -> (num_samples,) at 16 kHz."""
+    start, end = utterance.start or 0.0, utterance.end
+    wanted = 1 if end is None else (end - start - MAX_OVERSHOOT) * rate
+    if len(samples) < max(1, wanted):
+        if start or end is not None:
+            raise DataError(f"the segment {start}..{end} s is empty or ends beyond the audio")
+        raise DataError("the audio has no samples; remove it from the list")
+    if not 0 <= channel < samples.shape[1]:
+        raise DataError(f"no channel {channel}: it has {samples.shape[1]}, counted from 0")
+    mono = np.ascontiguousarray(samples[:, channel])
+    if not np.isfinite(mono).all():
+        raise DataError("NaN or infinite samples; make the file anew or remove it from the list")
+    if rate != SAMPLE_RATE:
+        mono = soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
+    if not len(mono):
+        raise DataError(f"shorter than one sample at {SAMPLE_RATE} Hz; remove it from the list")
+    return mono
+
+
+def _decode(utterance: Utterance) -> tuple[np.ndarray, int]:
+    """The segment's (num_frames, num_channels) float32 and its sample rate."""
+    source = _open_source(utterance)
+    try:
+        file = soundfile.SoundFile(source)
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name ending in .raw
+        return decode_other_format(utterance, source, reason=str(error))
+    with file:
+        if cut := _sign_of_truncation(file, source):
+            raise DataError(f"truncated: {cut}; copy the file again or remove it from the list")
+        first = round((utterance.start or 0.0) * file.samplerate)
+        if first >= file.frames:
+            return np.zeros((0, file.channels), np.float32), file.samplerate
+        last = file.frames
+        if utterance.end is not None:
+            last = min(last, round(utterance.end * file.samplerate))
+        try:
+            if first:
+                file.seek(first)
+            samples = file.read(last - first, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise DataError(f"damaged or truncated ({error}); make the file anew") from error
+        if len(samples) < last - first:
+            raise DataError(
+                f"damaged or truncated: {last - first} frames announced, {len(samples)} found; "
+                "make the file anew"
+            )
+        return samples, file.samplerate
+
+
+def _open_source(utterance: Utterance) -> str | io.BytesIO:
+    """What soundfile shall open: a path, or the bytes of a tar's member."""
+    try:
+        with open(utterance.wav, "rb") as file:
+            if utterance.tar_offset is None:
+                if not file.read(1):
+                    raise DataError("the file is empty; remove it from the list")
+                return utterance.wav
+            file.seek(utterance.tar_offset)
+            data = file.read(utterance.tar_size)
+    except OSError as error:
+        raise DataError(
+            f"cannot be read ({error.strerror}); correct the path in the list"
+        ) from error
+    if not data or len(data) != utterance.tar_size:
+        raise DataError(
+            f"{len(data)} of {utterance.tar_size} bytes at {utterance.tar_offset} in the tar; "
+            "copy the tar again"
+        )
+    return io.BytesIO(data)
+
+
+def _sign_of_truncation(file: soundfile.SoundFile, source: str | io.BytesIO) -> str | None:
+    """What libsndfile lets pass: it shortens a cut wav or ogg to what is left of it."""
+    if file.frames >= UNKNOWN_FRAMES:
+        return "the header does not say how long it is"
+    if file.format in {"WAV", "WAVEX"} and (log := _WAV_DATA_LOG.search(file.extra_info)):
+        announced, found = map(int, log.groups())
+        if found < announced < UNKNOWN_WAV_SIZE:
+            return f"{announced} bytes of samples announced, {found} found"
+    if file.format == "OGG" and _last_ogg_page_is_cut(source):
+        return "its last Ogg page is not whole"
+    return None
+
+
+def _last_ogg_page_is_cut(source: str | io.BytesIO) -> bool:
+    # The page header: 27 bytes, the last of which counts the lengths that follow (RFC 3533).
+    if isinstance(source, str):
+        with open(source, "rb") as file:
+            file.seek(max(0, os.path.getsize(source) - MAX_OGG_PAGE))
+            tail = file.read()
+    else:
+        tail = bytes(source.getbuffer()[-MAX_OGG_PAGE:])
+    page = tail[tail.rfind(b"OggS") :]
+    if len(page) < 27 or len(page) < 27 + page[26]:
+        return True
+    return len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])

@@ -1,0 +1,46 @@
+"""Audio of similar length in one batch, so that little of it is padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from k2distil.batch import SAMPLE_RATE, AudioBatch
+from k2distil.errors import ConfigError
+
+
+def batch_by_seconds(
+    audio: Sequence[tuple[str, Tensor]], batch_seconds: float
+) -> Iterator[AudioBatch]:
+    """Batch audio, longest first, so that running out of memory shows at once.
+
+    Args:
+        audio: (key, (num_samples,) float32 at 16 kHz) pairs in any order.
+        batch_seconds: the most a batch may hold, padding included (B x longest). An utterance
+            that is longer goes alone.
+
+    Raises:
+        ConfigError: batch_seconds is not above zero.
+    """
+    if not batch_seconds > 0:
+        raise ConfigError(f"--batch_seconds {batch_seconds}: expected a number above 0")
+    max_samples = int(batch_seconds * SAMPLE_RATE)
+    by_length = sorted(audio, key=lambda pair: len(pair[1]), reverse=True)
+    first = 0
+    while first < len(by_length):
+        longest = max(1, len(by_length[first][1]))
+        last = first + max(1, max_samples // longest)
+        yield _pad(by_length[first:last])
+        first = last
+
+
+def _pad(audio: Sequence[tuple[str, Tensor]]) -> AudioBatch:
+    return AudioBatch(
+        keys=[key for key, _ in audio],
+        samples=torch.nn.utils.rnn.pad_sequence(
+            [samples for _, samples in audio], batch_first=True
+        ),
+        num_samples=torch.tensor([len(samples) for _, samples in audio]),
+    )

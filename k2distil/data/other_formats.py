@@ -1,0 +1,107 @@
+"""Audio that soundfile cannot open (m4a, wma, amr, ...): torchaudio where it loads, else ffmpeg."""
+
+from __future__ import annotations
+
+import functools
+import io
+import shutil
+import subprocess
+from types import ModuleType
+
+import numpy as np
+import soundfile
+
+from k2distil.batch import Utterance
+from k2distil.errors import DataError
+
+
+def decode_other_format(
+    utterance: Utterance, source: str | io.BytesIO, reason: str
+) -> tuple[np.ndarray, int]:
+    """Decode the segment start..end of one utterance.
+
+    Args:
+        utterance: its file exists and is not empty.
+        source: its path, or its bytes where it lies in a tar.
+        reason: why soundfile could not open it; part of the error.
+
+    Returns:
+        (num_frames, num_channels) float32, shorter than the segment where the audio ends before;
+        and the sample rate.
+
+    Raises:
+        DataError: nothing on this machine can decode it. The message has no path: the caller adds
+            it.
+    """
+    reasons = [f"soundfile: {reason}"]
+    for name, decode in (("torchaudio", _decode_by_torchaudio), ("ffmpeg", _decode_by_ffmpeg)):
+        try:
+            return decode(utterance, source)
+        except DataError as error:
+            reasons.append(f"{name}: {error}")
+    raise DataError(
+        f"nothing here can decode it (it begins with {_first_bytes(source)!r}); "
+        f"{'; '.join(reasons)}. If it is audio, install the ffmpeg program or a torchaudio that "
+        "loads, or convert it to flac; else correct the list"
+    )
+
+
+def _first_bytes(source: str | io.BytesIO, num_bytes: int = 12) -> bytes:
+    if isinstance(source, io.BytesIO):
+        return source.getvalue()[:num_bytes]
+    with open(source, "rb") as file:
+        return file.read(num_bytes)
+
+
+@functools.cache
+def _torchaudio() -> ModuleType | str:
+    """The module, or why it cannot be had: one built for CUDA raises OSError beside a CPU torch."""
+    try:
+        import torchaudio
+    except (ImportError, OSError) as error:
+        return f"does not load ({str(error).splitlines()[0]})"
+    return torchaudio
+
+
+def _decode_by_torchaudio(utterance: Utterance, source: str | io.BytesIO) -> tuple[np.ndarray, int]:
+    torchaudio = _torchaudio()
+    if isinstance(torchaudio, str):
+        raise DataError(torchaudio)
+    if isinstance(source, io.BytesIO):
+        source.seek(0)  # soundfile read its head
+    try:
+        samples, rate = torchaudio.load(source)  # (num_channels, num_frames)
+    except Exception as error:  # its backends (sox, torchcodec, ffmpeg) share no base class
+        raise DataError(str(error).partition("\n")[0] or type(error).__name__) from error
+    first = round((utterance.start or 0.0) * rate)
+    last = None if utterance.end is None else round(utterance.end * rate)
+    return samples.numpy().astype(np.float32, copy=False).T[first:last], rate
+
+
+def _decode_by_ffmpeg(utterance: Utterance, source: str | io.BytesIO) -> tuple[np.ndarray, int]:
+    program = shutil.which("ffmpeg")
+    if program is None:
+        raise DataError("no such program on PATH")
+    # `file:` and `subfile:` keep a path from being read as another of ffmpeg's protocols.
+    url = f"file:{utterance.wav}"
+    if isinstance(source, io.BytesIO):
+        assert utterance.tar_offset is not None
+        end = utterance.tar_offset + (utterance.tar_size or 0)
+        url = f"subfile,,start,{utterance.tar_offset},end,{end},,:{url}"
+    command = [program, "-nostdin", "-v", "error"]
+    if utterance.start:
+        command += ["-ss", str(utterance.start)]
+    if utterance.end is not None:
+        command += ["-t", str(utterance.end - (utterance.start or 0.0))]
+    # float32 little endian in a wav rather than bare: it tells rate and channels, so that our own
+    # resampler serves here too.
+    command += ["-i", url, "-map", "0:a:0", "-c:a", "pcm_f32le", "-f", "wav", "pipe:1"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    complaint = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+    if done.returncode != 0:
+        raise DataError(complaint or f"exit status {done.returncode}")
+    try:
+        with soundfile.SoundFile(io.BytesIO(done.stdout)) as file:
+            return file.read(dtype="float32", always_2d=True), file.samplerate
+    except soundfile.LibsndfileError as error:
+        raise DataError(f"its output is not audio ({error})") from error

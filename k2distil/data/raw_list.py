@@ -1,0 +1,64 @@
+"""WeNet's raw list: one JSON object per line."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from k2distil.batch import Utterance
+from k2distil.data.relative_path import path_resolver
+
+
+def read_raw_lines(
+    lines: Iterator[tuple[int, str]], folder: Path
+) -> Iterator[tuple[int, Utterance | str]]:
+    """Yield (line number, utterance), or (line number, what is wrong and what helps).
+
+    Fields beside key, wav, txt, start and end (seconds) are WeNet's and others' own: not read.
+
+    Args:
+        folder: where the list lies.
+    """
+    resolve = path_resolver(folder)
+    for number, line in lines:
+        try:
+            fields = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield number, f"not JSON ({error})"
+            continue
+        if (fault := _fault(fields)) is not None:
+            yield number, fault
+            continue
+        start, end = fields.get("start"), fields.get("end")
+        yield (
+            number,
+            Utterance(fields["key"], resolve(fields["wav"]), start, end, fields.get("txt")),
+        )
+
+
+def _fault(fields: Any) -> str | None:
+    if not isinstance(fields, dict):
+        return 'not a JSON object; expected {"key": ..., "wav": ..., "txt": ...}'
+    for name in ("key", "wav", "txt"):
+        value = fields.get(name, "" if name == "txt" else None)
+        if value is None and name != "txt":
+            return f'no "{name}"'
+        if value is not None and not isinstance(value, str):
+            return f'"{name}" is {value!r}; expected a string'
+    if not fields["wav"]:
+        return '"wav" is empty'
+    for name in ("start", "end"):
+        value = fields.get(name)
+        if value is not None and not _is_time(value):
+            return f'"{name}" is {value!r}; expected seconds, 0 or more'
+    start, end = fields.get("start") or 0.0, fields.get("end")
+    if end is not None and end <= start:
+        return f'"end" {end} is not after "start" {start}'
+    return None
+
+
+def _is_time(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf  # not NaN, not true

@@ -1,0 +1,79 @@
+"""WeNet's shard list: one tar per line, each a run of utterances."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+from k2distil.batch import Utterance
+from k2distil.data.relative_path import path_resolver
+
+AUDIO_SUFFIXES = frozenset({"flac", "m4a", "mp3", "ogg", "opus", "wav", "wma"})  # WeNet's
+COMPRESSED_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gz, bz2, xz, zst
+
+
+def read_shard_lines(
+    lines: Iterator[tuple[int, str]], folder: Path
+) -> Iterator[tuple[int, Utterance | str]]:
+    """Scan the tars' headers; yield (line number, utterance or what is wrong and what helps).
+
+    Consecutive members that share the name up to its last dot make an utterance: one audio file,
+    and its transcript in a `.txt`. Other members are passed over. The utterance tells where its
+    audio lies in the tar, so nothing is unpacked.
+
+    Args:
+        folder: where the list lies.
+    """
+    resolve = path_resolver(folder)
+    for number, line in lines:
+        if "://" in line or line.startswith("pipe:"):
+            yield number, f"{line}: remote shards cannot be read; copy it to a local disk"
+            continue
+        path = resolve(line)
+        try:
+            with open(path, "rb") as file:
+                if file.read(6).startswith(COMPRESSED_MAGIC):
+                    yield number, f"{path}: a compressed tar; decompress it (audio hardly shrinks)"
+                    continue
+            with tarfile.open(path, "r:") as tar:
+                for entry in _utterances(tar, path):
+                    yield number, entry
+        except OSError as error:
+            yield number, f"{path}: cannot be read ({error.strerror}); correct the path"
+        except (tarfile.TarError, UnicodeDecodeError) as error:
+            yield number, f"{path}: not a whole tar ({error}); make it anew"
+
+
+def _utterances(tar: tarfile.TarFile, path: str) -> Iterator[Utterance | str]:
+    files = (member for member in tar if not member.isdir())
+    num_utterances = 0
+    for name, group in groupby(files, key=lambda member: member.name.rpartition(".")[0]):
+        members = [(member.name.rpartition(".")[2].lower(), member) for member in group]
+        audio = [member for suffix, member in members if suffix in AUDIO_SUFFIXES]
+        text = [member for suffix, member in members if suffix == "txt"]
+        if not audio and not text:
+            continue
+        num_utterances += 1
+        if len(audio) != 1 or len(text) > 1 or not _is_plain(audio[0]):
+            found = ", ".join(member.name for member in audio + text)
+            yield f"{path}: expected one audio file and at most one .txt of one name, got {found}"
+            continue
+        transcript = None
+        if text and (content := tar.extractfile(text[0])) is not None:
+            transcript = content.read().decode("utf-8").strip()
+        yield Utterance(
+            key=name.removeprefix("./"),
+            wav=path,
+            text=transcript,
+            tar_offset=audio[0].offset_data,
+            tar_size=audio[0].size,
+        )
+    if num_utterances == 0:
+        yield f"{path}: no audio in it; expected members such as utt1.wav and utt1.txt"
+
+
+def _is_plain(member: tarfile.TarInfo) -> bool:
+    """Whether its bytes lie in the tar as they are: no link, no sparse file."""
+    return member.isfile() and not member.issparse()

@@ -1,0 +1,380 @@
+"""Real files in every format soundfile writes; broken ones; a stand-in for the ffmpeg program."""
+
+import io
+import os
+import stat
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from k2distil.batch import Utterance
+from k2distil.data import load_audio, other_formats, read_list
+from k2distil.errors import DataError
+
+
+def tone(rate: int, seconds: float = 1.0, num_channels: int = 1) -> np.ndarray:
+    """(num_frames, num_channels) float64: channel c is a sine of 200 (c + 1) Hz."""
+    time = np.arange(round(rate * seconds)) / rate
+    return np.stack(
+        [0.5 * np.sin(2 * np.pi * 200 * (c + 1) * time) for c in range(num_channels)], axis=1
+    )
+
+
+def load(path: Path, **fields: float) -> np.ndarray:
+    return load_audio(Utterance("utt1", str(path), **fields))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind", "tolerance"),
+    [
+        ("wav", {"subtype": "PCM_U8"}, 1 / 127),
+        ("wav", {"subtype": "PCM_16"}, 1 / 32000),
+        ("wav", {"subtype": "PCM_24"}, 1e-6),
+        ("wav", {"subtype": "FLOAT"}, 1e-7),
+        ("wav", {"subtype": "ULAW"}, 0.02),
+        ("flac", {}, 1 / 32000),
+        ("mp3", {}, 0.05),
+        ("ogg", {"subtype": "VORBIS"}, 0.05),
+        ("opus", {"format": "OGG", "subtype": "OPUS"}, 0.05),
+    ],
+)
+def test_every_format_decodes_to_the_samples_written(
+    tmp_path: Path, suffix: str, kind: dict[str, str], tolerance: float
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    expected = tone(16000)[:, 0]
+    soundfile.write(path, expected, 16000, **kind)
+    samples = load(path)
+    assert samples.dtype == np.float32
+    assert samples.shape == (16000,)
+    inner = slice(800, -800)  # lossy codecs ring at the ends
+    assert np.abs(samples[inner] - expected[inner]).max() < tolerance
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 44100, 48000])
+def test_any_sample_rate_becomes_16_khz_in_time_and_pitch(tmp_path: Path, rate: int) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(rate), rate, subtype="FLOAT")
+    samples = load(tmp_path / "a.wav")
+    assert len(samples) == 16000
+    assert np.abs(samples - tone(16000)[:, 0])[400:-400].max() < 1e-3
+
+
+@pytest.mark.parametrize("num_channels", [2, 5])
+def test_the_channel_asked_for_is_kept_and_the_first_by_default(
+    tmp_path: Path, num_channels: int
+) -> None:
+    audio = tone(16000, num_channels=num_channels)
+    soundfile.write(tmp_path / "a.flac", audio, 16000)
+    utterance = Utterance("utt1", str(tmp_path / "a.flac"))
+    assert np.abs(load_audio(utterance) - audio[:, 0]).max() < 1e-4
+    last = load_audio(utterance, channel=num_channels - 1)
+    assert np.abs(last - audio[:, -1]).max() < 1e-4
+    for absent in (num_channels, -1):
+        with pytest.raises(DataError, match=rf"no channel {absent}: it has {num_channels}"):
+            load_audio(utterance, channel=absent)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [
+        ("wav", {}),
+        ("flac", {}),
+        ("mp3", {}),
+        ("ogg", {}),
+        ("opus", {"format": "OGG", "subtype": "OPUS"}),
+    ],
+)
+def test_a_segment_equals_the_same_cut_of_the_whole(
+    tmp_path: Path, suffix: str, kind: dict[str, str]
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    noise = 0.1 * np.random.default_rng(0).standard_normal(5 * 16000)
+    soundfile.write(path, noise, 16000, **kind)
+    whole = load(path)
+    assert np.abs(load(path, start=2.5, end=3.25) - whole[40000:52000]).max() < 1e-4
+    assert np.abs(load(path, end=0.5) - whole[:8000]).max() < 1e-4
+    assert np.abs(load(path, start=4.0) - whole[64000:]).max() < 1e-4
+
+
+def test_a_segment_is_sought_and_the_rest_never_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soundfile.write(tmp_path / "long.flac", tone(16000, 60), 16000)
+    frames_read = []
+    read = soundfile.SoundFile.read
+
+    def counting_read(self: soundfile.SoundFile, frames: int = -1, **options: object) -> np.ndarray:
+        frames_read.append(frames)
+        return read(self, frames, **options)
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", counting_read)
+    load(tmp_path / "long.flac", start=50.0, end=51.5)
+    assert frames_read == [24000]
+
+
+def test_a_segment_may_end_a_rounding_past_the_audio_but_not_more(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(16000), 16000)
+    assert len(load(tmp_path / "a.wav", start=0.5, end=1.05)) == 8000
+    for start, end in ((0.5, 1.2), (1.0, 1.05), (7.0, 8.0)):
+        with pytest.raises(DataError, match=rf"segment {start}\.\.{end} s is empty or ends beyond"):
+            load(tmp_path / "a.wav", start=start, end=end)
+    with pytest.raises(DataError, match="segment"):
+        load(tmp_path / "a.wav", start=0.5, end=0.500001)
+
+
+def test_silence_and_a_hundredth_of_a_second_are_audio(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(160), 16000)
+    assert np.array_equal(load(tmp_path / "a.wav"), np.zeros(160, np.float32))
+
+
+def test_a_file_shorter_than_one_sample_at_16_khz_is_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(1), 48000)
+    with pytest.raises(DataError, match="shorter than one sample"):
+        load(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan_and_infinite_samples_are_refused(tmp_path: Path, bad: float) -> None:
+    samples = np.zeros(100)
+    samples[50] = bad
+    soundfile.write(tmp_path / "a.wav", samples, 16000, subtype="FLOAT")
+    with pytest.raises(DataError, match=r"a\.wav: utterance utt1: NaN or infinite"):
+        load(tmp_path / "a.wav")
+
+
+def test_files_that_cannot_be_read_name_path_key_and_remedy(tmp_path: Path) -> None:
+    (tmp_path / "empty.wav").touch()
+    soundfile.write(tmp_path / "header_only.wav", np.zeros(0), 16000)
+    for path, words in [
+        (tmp_path / "absent.wav", "cannot be read .No such file.*correct the path"),
+        (tmp_path, "cannot be read .Is a directory"),
+        (tmp_path / "empty.wav", "the file is empty; remove it"),
+        (tmp_path / "header_only.wav", "has no samples; remove it"),
+    ]:
+        with pytest.raises(DataError, match=f"{path}: utterance utt1: .*{words}"):
+            load(path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [
+        ("wav", {}),
+        ("wav", {"format": "WAVEX", "subtype": "FLOAT"}),
+        ("flac", {}),
+        ("mp3", {}),
+        ("ogg", {}),
+        ("opus", {"format": "OGG", "subtype": "OPUS"}),
+    ],
+)
+def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str, kind: dict[str, str]) -> None:
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(80000), 16000, **kind)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 6 // 10])
+    with pytest.raises(DataError, match="truncated"):
+        load(path)
+
+
+def test_a_truncated_ogg_in_a_tar_and_one_cut_inside_a_page_header_are_refused(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, tone(16000, 3), 16000)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: whole.rfind(b"OggS") + 10])
+    with pytest.raises(DataError, match="Ogg page"):
+        load(path)
+    with pytest.raises(DataError, match="Ogg page"):
+        load_audio(Utterance("utt1", str(path), tar_offset=0, tar_size=path.stat().st_size))
+
+
+@pytest.mark.parametrize("size", [0x7FFFF000, 0xFFFFFFFF])
+def test_a_wav_from_a_pipe_whose_length_was_never_written_is_read_whole(
+    tmp_path: Path, size: int
+) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tone(16000), 16000)
+    data = bytearray(path.read_bytes())
+    data[4:8] = data[40:44] = size.to_bytes(4, "little")
+    path.write_bytes(data)
+    assert len(load(path)) == 16000
+
+
+def test_a_flac_whose_length_was_never_written_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    soundfile.write(path, tone(16000), 16000)
+    data = bytearray(path.read_bytes())
+    data[21] &= 0xF0  # the 36 bits of STREAMINFO that count the samples
+    data[22:26] = bytes(4)
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="does not say how long"):
+        load(path)
+
+
+def test_a_member_of_a_tar_is_read_in_place(tmp_path: Path) -> None:
+    audio = tone(8000, 2)
+    for name in ("a.flac", "b.opus"):
+        soundfile.write(
+            tmp_path / name,
+            audio,
+            8000,
+            **({"format": "OGG", "subtype": "OPUS"} if "opus" in name else {}),
+        )
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name in ("a.flac", "b.opus"):
+            tar.add(tmp_path / name, name)
+    (tmp_path / "data.list").write_text("s.tar\n")
+    for utterance, name in zip(
+        read_list(tmp_path / "data.list"), ("a.flac", "b.opus"), strict=True
+    ):
+        assert np.array_equal(load_audio(utterance), load(tmp_path / name))
+    cut = Utterance("utt1", str(tmp_path / "s.tar"), tar_offset=512, tar_size=10**8)
+    with pytest.raises(DataError, match=r"of 100000000 bytes.*copy the tar again"):
+        load_audio(cut)
+
+
+# What soundfile cannot open. No m4a encoder is at hand, so b"not audio" stands for one.
+
+FAKE_FFMPEG = """#!{python}
+import io, sys
+import numpy as np, soundfile
+arguments = sys.argv[1:]
+open({log!r}, "w").write("\\n".join(arguments))
+value = lambda flag: float(arguments[arguments.index(flag) + 1]) if flag in arguments else None
+assert arguments[-1] == "pipe:1" and "pcm_f32le" in arguments and sys.stdin.read() == ""
+samples = np.linspace(-0.5, 0.5, 32000, dtype="<f4")[:, None] * np.array([1, -1], "<f4")
+first = round((value("-ss") or 0) * 16000)
+last = None if value("-t") is None else first + round(value("-t") * 16000)
+wav = io.BytesIO()
+soundfile.write(wav, samples[first:last], 16000, format="WAV", subtype="FLOAT")
+data = bytearray(wav.getvalue())
+place = data.index(b"data")
+data[4:8] = data[place + 4 : place + 8] = b"\\xff" * 4  # a pipe: the length is never known
+sys.stdout.buffer.write(data)
+"""
+
+
+def install_ffmpeg(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "ffmpeg").write_text(script)
+    (folder / "ffmpeg").chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+@pytest.fixture
+def no_torchaudio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchaudio", None)
+    other_formats._torchaudio.cache_clear()
+    yield
+    other_formats._torchaudio.cache_clear()
+
+
+@pytest.mark.usefixtures("no_torchaudio")
+def test_ffmpeg_decodes_what_soundfile_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "arguments"
+    script = FAKE_FFMPEG.format(python=sys.executable, log=str(log))
+    install_ffmpeg(tmp_path / "bin", script, monkeypatch)
+    path = tmp_path / "a b;c.m4a"
+    path.write_bytes(b"not audio")
+    ramp = np.linspace(-0.5, 0.5, 32000, dtype=np.float32)
+    assert np.array_equal(load(path), ramp)
+    assert f"file:{path}" in log.read_text().split("\n")
+    assert np.array_equal(load(path, start=0.5, end=1.5), ramp[8000:24000])
+    assert np.array_equal(load_audio(Utterance("utt1", str(path)), channel=1), -ramp)
+    with pytest.raises(DataError, match="ends beyond"):
+        load(path, start=1.5, end=3.0)
+    load_audio(Utterance("utt1", str(path), tar_offset=3, tar_size=6))
+    assert f"subfile,,start,3,end,9,,:file:{path}" in log.read_text().split("\n")
+
+
+@pytest.mark.usefixtures("no_torchaudio")
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("#!/bin/sh\necho one >&2; echo Invalid data found >&2; exit 1\n", "ffmpeg: Invalid data"),
+        ("#!/bin/sh\nexit 3\n", "ffmpeg: exit status 3"),
+        ("#!/bin/sh\necho junk\n", "ffmpeg: its output is not audio"),
+    ],
+)
+def test_what_ffmpeg_complains_of_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, words: str
+) -> None:
+    install_ffmpeg(tmp_path / "bin", script, monkeypatch)
+    (tmp_path / "a.m4a").write_bytes(b"not audio")
+    with pytest.raises(DataError, match=words):
+        load(tmp_path / "a.m4a")
+
+
+@pytest.mark.parametrize("in_tar", [False, True])
+@pytest.mark.parametrize("name", ["a.wav", "a.raw"])
+def test_text_named_wav_names_both_remedies_where_there_is_no_ffmpeg(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, in_tar: bool
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "torchaudio", None)
+    other_formats._torchaudio.cache_clear()
+    path = tmp_path / name
+    path.write_text("this is text, not audio")
+    tar = {"tar_offset": 0, "tar_size": path.stat().st_size} if in_tar else {}
+    with pytest.raises(DataError) as caught:
+        load_audio(Utterance("utt1", str(path), **tar))
+    other_formats._torchaudio.cache_clear()
+    for words in (str(path), "utt1", "this is text", "install the ffmpeg program", "torchaudio"):
+        assert words in str(caught.value)
+
+
+def test_a_torchaudio_that_fails_to_load_is_asked_once_and_its_reason_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torchaudio.py").write_text(
+        f"open({str(tmp_path / 'tries')!r}, 'a').write('x')\nraise OSError('libcudart.so: no')\n"
+    )
+    monkeypatch.delitem(sys.modules, "torchaudio", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    other_formats._torchaudio.cache_clear()
+    (tmp_path / "a.m4a").write_bytes(b"not audio")
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"does not load .libcudart\.so: no"):
+            load(tmp_path / "a.m4a")
+    other_formats._torchaudio.cache_clear()
+    assert (tmp_path / "tries").read_text() == "x"
+
+
+def test_a_torchaudio_that_loads_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torchaudio.py").write_text(
+        "import io, torch\n"
+        "def load(source):\n"
+        "    file = source if isinstance(source, io.BytesIO) else open(source, 'rb')\n"
+        "    data = file.read()\n"
+        "    if data != b'not audio':\n"
+        "        raise RuntimeError('odd\\nbytes')\n"
+        "    return torch.arange(16000).repeat(2, 1) / 16000 * torch.tensor([[1], [-1]]), 16000\n"
+    )
+    monkeypatch.delitem(sys.modules, "torchaudio", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    other_formats._torchaudio.cache_clear()
+    (tmp_path / "a.m4a").write_bytes(b"not audio")
+    (tmp_path / "b.m4a").write_bytes(b"other")
+    ramp = np.arange(16000, dtype=np.float32) / 16000
+    assert np.array_equal(load(tmp_path / "a.m4a", start=0.25, end=0.5), ramp[4000:8000])
+    in_tar = Utterance("utt1", str(tmp_path / "a.m4a"), tar_offset=0, tar_size=9)
+    assert np.array_equal(load_audio(in_tar, channel=1), -ramp)
+    with pytest.raises(DataError, match="torchaudio: odd;"):
+        load(tmp_path / "b.m4a")
+    other_formats._torchaudio.cache_clear()
+    sys.modules.pop("torchaudio", None)
+
+
+def test_real_speech_of_a_corpus_decodes(shared_data: Path) -> None:
+    path = next((shared_data / "fsdd" / "george").glob("*.flac"))
+    with io.BytesIO(path.read_bytes()) as file:
+        seconds = soundfile.info(file).duration
+    assert len(load(path)) == pytest.approx(seconds * 16000, abs=1)

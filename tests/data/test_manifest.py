@@ -1,0 +1,230 @@
+"""Lists: good ones entry by entry, bad ones line by line."""
+
+import gzip
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from k2distil.batch import Utterance
+from k2distil.data import read_list, sample_utterances
+from k2distil.errors import ConfigError, DataError
+
+
+def write_lines(path: Path, *entries: object) -> Path:
+    lines = [entry if isinstance(entry, str) else json.dumps(entry) for entry in entries]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def problems_of(path: Path, data_type: str = "auto") -> str:
+    with pytest.raises(DataError) as caught:
+        read_list(path, data_type)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_raw_list_gives_its_utterances_in_order(tmp_path: Path) -> None:
+    path = write_lines(
+        tmp_path / "data.list",
+        {"key": "b 1", "wav": "/abs/b.wav", "txt": "你好"},
+        "",
+        {"key": "a", "wav": "/abs/a.flac", "start": 1, "end": 2.5, "speaker": "x"},
+    )
+    assert read_list(path) == [
+        Utterance("b 1", "/abs/b.wav", None, None, "你好"),
+        Utterance("a", "/abs/a.flac", 1, 2.5),
+    ]
+    assert read_list(path, "raw") == read_list(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_list(tmp_path: Path) -> None:
+    path = tmp_path / "data.list"
+    path.write_text('{"key": "a", "wav": "/a.wav"}\n', encoding="utf-8-sig")
+    assert [u.key for u in read_list(path)] == ["a"]
+
+
+def test_relative_paths_are_beside_the_list_or_else_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for file in (there / "wavs" / "a", here / "wavs" / "b", here / "only_here" / "c", here / "d"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    monkeypatch.chdir(here)
+    wavs = ["wavs/a", "wavs/b", "only_here/c", "d", "wavs/nowhere", "nowhere/e"]
+    path = write_lines(
+        there / "data.list", *({"key": wav[-3:].replace("/", "_"), "wav": wav} for wav in wavs)
+    )
+    expected = [there / wavs[0], wavs[1], wavs[2], wavs[3], there / wavs[4], there / wavs[5]]
+    assert [u.wav for u in read_list(path)] == [str(wav) for wav in expected]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"key": "a", "wav": ', "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[1]", "not a JSON object"),
+        ({"wav": "a.wav"}, 'no "key"'),
+        ({"key": "a"}, 'no "wav"'),
+        ({"key": "a", "wav": ""}, '"wav" is empty'),
+        ({"key": 7, "wav": "a.wav"}, '"key" is 7; expected a string'),
+        ({"key": "a", "wav": "a.wav", "txt": ["x"]}, r'"txt" is \["x"\]|"txt" is'),
+        ({"key": "", "wav": "a.wav"}, "key '' cannot name a dataset"),
+        ({"key": ".", "wav": "a.wav"}, "key '.' cannot name a dataset"),
+        ({"key": "a/b", "wav": "a.wav"}, "key 'a/b' has a \"/\""),
+        ({"key": "a\0b", "wav": "a.wav"}, "unprintable"),
+        ({"key": "a\nb", "wav": "a.wav"}, "unprintable"),
+        ({"key": "a\ud800", "wav": "a.wav"}, "unprintable"),
+        ({"key": "ok", "wav": "a.wav"}, "key 'ok' is on line 1 too"),
+        ({"key": "a", "wav": "a.wav", "start": 2, "end": 2}, '"end" 2 is not after "start" 2'),
+        ({"key": "a", "wav": "a.wav", "end": 0}, '"end" 0 is not after "start" 0'),
+        ({"key": "a", "wav": "a.wav", "start": -1}, '"start" is -1; expected seconds'),
+        ({"key": "a", "wav": "a.wav", "start": True}, '"start" is True; expected seconds'),
+        ({"key": "a", "wav": "a.wav", "end": "3"}, "\"end\" is '3'; expected seconds"),
+        ('{"key": "a", "wav": "a.wav", "end": NaN}', '"end" is nan; expected seconds'),
+        ('{"key": "a", "wav": "a.wav", "start": Infinity}', '"start" is inf; expected seconds'),
+    ],
+)
+def test_a_bad_line_is_named_by_number_and_fault(tmp_path: Path, line: object, words: str) -> None:
+    path = write_lines(tmp_path / "data.list", {"key": "ok", "wav": "a.wav"}, line)
+    message = problems_of(path)
+    assert "1 bad entries" in message
+    assert "line 2: " in message
+    assert words in message or pytest.importorskip("re").search(words, message)
+
+
+def test_all_bad_lines_are_counted_and_the_first_ten_told(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "data.list", {"key": "a", "wav": "a"}, *["{"] * 14)
+    message = problems_of(path)
+    assert "14 bad entries" in message
+    assert "line 11: " in message
+    assert "line 12: " not in message
+    assert message.endswith("and 4 more")
+
+
+@pytest.mark.parametrize("content", ["", "\n  \n"])
+@pytest.mark.parametrize("data_type", ["auto", "raw", "shard"])
+def test_an_empty_list_is_an_error(tmp_path: Path, content: str, data_type: str) -> None:
+    (tmp_path / "data.list").write_text(content)
+    assert "no utterances in it" in problems_of(tmp_path / "data.list", data_type)
+
+
+def test_lists_that_cannot_be_read_or_told_apart_are_errors(tmp_path: Path) -> None:
+    assert "No such file" in problems_of(tmp_path / "absent.list")
+    (tmp_path / "binary").write_bytes(b"{\xff\xfe\x00")
+    assert "not UTF-8" in problems_of(tmp_path / "binary")
+    assert "--data_type" in problems_of(write_lines(tmp_path / "wav.scp", "utt1 /a/b.wav"))
+    with pytest.raises(ConfigError, match="--data_type scp: expected auto, raw, shard"):
+        read_list(tmp_path / "wav.scp", "scp")
+
+
+def test_a_shard_list_tells_where_each_audio_file_lies(tmp_path: Path) -> None:
+    long = "k" * 150  # past the 100 bytes of a plain tar header
+    first = {"./a.wav": b"AAA", "./a.txt": "甲\n".encode(), "b.txt": b"B", "b.FLAC": b"bb"}
+    write_tar(tmp_path / "1.tar", {**first, "c.json": b"{}"})
+    write_tar(tmp_path / "2.tar", {f"{long}.opus": b"cc", "x.y.mp3": b"d", "x.y.lab": b"l"})
+    path = write_lines(tmp_path / "shards.list", "1.tar", str(tmp_path / "2.tar"))
+    utterances = read_list(path)
+    assert [(u.key, u.text) for u in utterances] == [
+        ("a", "甲"),
+        ("b", "B"),
+        (long, None),
+        ("x.y", None),
+    ]
+    contents = []
+    for utterance in utterances:
+        data = Path(utterance.wav).read_bytes()
+        contents.append(data[utterance.tar_offset :][: utterance.tar_size])
+    assert contents == [b"AAA", b"bb", b"cc", b"d"]
+
+
+def test_bad_shards_are_named_with_their_lines_and_remedies(tmp_path: Path) -> None:
+    write_tar(tmp_path / "good.tar", {"a.wav": b"A", "b.wav": b"B"})
+    write_tar(tmp_path / "again.tar", {"b.wav": b"B"})
+    write_tar(tmp_path / "twice.tar", {"c.wav": b"C", "c.txt": b"", "d.wav": b"", "c.wav ": b""})
+    write_tar(tmp_path / "folder.tar", {"x/e.wav": b"E"})
+    write_tar(tmp_path / "two.tar", {"f.wav": b"F", "f.flac": b"F"})
+    write_tar(tmp_path / "text.tar", {"g.txt": b"G"})
+    write_tar(tmp_path / "none.tar", {"h.json": b"{}"})
+    write_tar(tmp_path / "latin.tar", {"i.txt": b"\xff", "i.wav": b""})
+    (tmp_path / "zip.tar").write_bytes(gzip.compress((tmp_path / "good.tar").read_bytes()))
+    (tmp_path / "cut.tar").write_bytes(
+        write_tar(tmp_path / "big.tar", {"j.wav": bytes(9000)}).read_bytes()[:4000]
+    )
+    (tmp_path / "junk.tar").write_bytes(b"junk" * 500)
+    with tarfile.open(tmp_path / "link.tar", "w") as tar:
+        info = tarfile.TarInfo("k.wav")
+        info.type, info.linkname = tarfile.SYMTYPE, "l.wav"
+        tar.addfile(info)
+    cases = [
+        ("good.tar", None),
+        ("again.tar", "key 'b' is on line 1 too"),
+        ("folder.tar", "key 'x/e' has a \"/\""),
+        ("two.tar", "got f.wav, f.flac"),
+        ("text.tar", "expected one audio file"),
+        ("none.tar", "no audio in it"),
+        ("latin.tar", "not a whole tar"),
+        ("zip.tar", "compressed"),
+        ("cut.tar", "not a whole tar"),
+        ("junk.tar", "not a whole tar"),
+        ("link.tar", "expected one audio file"),
+        ("absent.tar", "No such file"),
+        ("http://host/a.tar", "remote"),
+        ("pipe:cat good.tar", "remote"),
+    ]
+    for number, (name, words) in enumerate(cases[1:], start=2):
+        lines = ["good.tar", *[""] * (number - 2), name]
+        message = problems_of(write_lines(tmp_path / "shards.list", *lines))
+        assert "1 bad entries" in message
+        assert f"line {number}: " in message
+        assert words in message
+
+
+def test_the_same_key_twice_in_one_tar_is_a_duplicate(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", {"a.wav": b"A", "b.wav": b"B"})
+    with tarfile.open(tmp_path / "a.tar", "a") as tar:
+        tar.addfile(tarfile.TarInfo("a.wav"))
+    path = write_lines(tmp_path / "shards.list", "a.tar")
+    assert "line 1: key 'a' is on line 1 too" in problems_of(path)
+
+
+def utterances(num: int) -> list[Utterance]:
+    return [Utterance(f"u{index}", "a.wav") for index in range(num)]
+
+
+def test_a_sample_has_exactly_num_distinct_utterances_in_list_order() -> None:
+    every = utterances(100)
+    sample = sample_utterances(every, 30, "random", seed=1)
+    assert len(sample) == 30
+    indexes = [every.index(utterance) for utterance in sample]
+    assert indexes == sorted(set(indexes))
+    assert sample == sample_utterances(every, 30, "random", seed=1)
+    assert sample != sample_utterances(every, 30, "random", seed=2)
+    assert indexes[-1] > 50  # not the head
+
+
+def test_first_takes_the_head_and_a_big_num_everything() -> None:
+    every = utterances(5)
+    assert sample_utterances(every, 2, "first", seed=1) == every[:2]
+    for num in (None, 5, 6):
+        assert sample_utterances(every, num, "random", seed=1) == every
+
+
+def test_a_sample_of_none_and_an_unknown_way_are_errors() -> None:
+    with pytest.raises(ConfigError, match="--num_audio 0: expected at least 1"):
+        sample_utterances(utterances(3), 0)
+    with pytest.raises(ConfigError, match="--num_audio_from last: expected random or first"):
+        sample_utterances(utterances(3), 1, "last")
