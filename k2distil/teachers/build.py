@@ -112,9 +112,11 @@ def build_teacher(
 def _open(checkpoint: str, encoder_type: str) -> tuple[Format, Any]:
     """The format, and a file's content or an HfSource."""
     path = Path(checkpoint)
-    if path.is_file():
+    if path.is_file() and path.suffix != ".safetensors":
         content = load_pickle(path)
         return _format_of(content, checkpoint), content
+    if path.is_file():
+        raise CheckpointError(f"{checkpoint}: part of a Hugging Face model; give the folder")
     may_be_hub_id = encoder_type != "wenet-whisper" and re.fullmatch(HUB_ID, checkpoint)
     if not path.is_dir() and (not may_be_hub_id or path.suffix in FILE_SUFFIXES):
         raise CheckpointError(f"{checkpoint}: no such file or folder; check --checkpoint")

@@ -73,6 +73,18 @@ class HfSource:
         return tensors
 
 
+def read_config(config_class: Any, fields: dict[str, Any], checkpoint: str) -> Any:
+    """A transformers configuration; what `fields` leaves out is at transformers' default."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        return config_class.from_dict(fields)
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        raise CheckpointError(
+            f"{checkpoint}: config.json is no {config_class.__name__} ({error}); download it again"
+        ) from None
+
+
 def _in_folder(folder: Path) -> FindFile:
     def find(name: str) -> Path | None:
         return folder / name if (folder / name).is_file() else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from k2distil.errors import CheckpointError
-from k2distil.teachers.hf_source import HfSource
+from k2distil.teachers.hf_source import HfSource, read_config
 from k2distil.teachers.tensors import fill, refuse_lora, select
 from k2distil.teachers.torchaudio_guard import hide_broken_torchaudio
 from k2distil.teachers.whisper_encoder import WhisperDims, WhisperEncoder
@@ -36,7 +36,7 @@ def read_hf_whisper(source: HfSource) -> WhisperWeights:
     hide_broken_torchaudio()
     from transformers import WhisperConfig
 
-    config = WhisperConfig.from_dict(source.config)  # fills in what config.json leaves at default
+    config = read_config(WhisperConfig, source.config, source.checkpoint)
     if config.activation_function != "gelu":
         raise CheckpointError(
             f"{source.checkpoint}/config.json: activation_function {config.activation_function}; "

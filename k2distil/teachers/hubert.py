@@ -16,6 +16,7 @@ from k2distil.batch import SAMPLE_RATE
 from k2distil.errors import CheckpointError, ConfigError
 from k2distil.teachers.base import Choice, resolve_layer
 from k2distil.teachers.encoder_teacher import EncoderTeacher
+from k2distil.teachers.hf_source import read_config
 from k2distil.teachers.lengths import all_equal, valid_positions
 from k2distil.teachers.precision import FiniteEncoder
 from k2distil.teachers.tensors import digest, fill, load_float32
@@ -111,9 +112,8 @@ def hubert_teacher(name: str, weights: HubertWeights, choice: Choice) -> Encoder
     from transformers import HubertConfig
 
     # Without masking in training there is no masked_spec_embed among the tensors.
-    config = HubertConfig.from_dict(
-        weights.config | {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
-    )
+    fields = weights.config | {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
+    config = read_config(HubertConfig, fields, name)
     if (tuple(config.conv_kernel), tuple(config.conv_stride)) != (CONV_KERNEL, CONV_STRIDE):
         raise CheckpointError(
             f"{name}: convolutions of kernel {config.conv_kernel} and stride {config.conv_stride}; "

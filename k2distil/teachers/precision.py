@@ -23,14 +23,16 @@ class FiniteEncoder:
         self.device = device
         self.dtype = dtype
         self.num_fallbacks = 0
-        self._exact = encoder
-        exact = dtype == torch.float32
-        self._fast = encoder.to(device) if exact else copy.deepcopy(encoder).to(device, dtype)
+        if dtype != torch.float32:
+            self._fast = copy.deepcopy(encoder).to(device, dtype)
+        self._exact = encoder.to(device) if dtype == torch.float32 else encoder
 
     def __call__(self, features: Tensor, lengths: Sequence[int]) -> Tensor:
         """Features and lengths as the encoder takes them -> (B, T, dim) float32."""
+        if self.dtype == torch.float32:
+            return self._in_float32(features, lengths)
         hidden = self._fast(features, lengths).float()
-        if self.dtype == torch.float32 or bool(hidden.isfinite().all()):
+        if bool(hidden.isfinite().all()):
             return hidden
         self.num_fallbacks += 1
         logger.warning(
@@ -40,4 +42,10 @@ class FiniteEncoder:
             len(lengths),
             self.num_fallbacks,
         )
-        return self._exact.to(self.device)(features, lengths)
+        self._exact.to(self.device)
+        return self._in_float32(features, lengths)
+
+    def _in_float32(self, features: Tensor, lengths: Sequence[int]) -> Tensor:
+        # On CUDA, convolutions of float32 round to 10 bits (TF32) unless they are told not to.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            return self._exact(features, lengths)

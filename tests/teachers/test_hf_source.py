@@ -40,7 +40,9 @@ def test_a_hubert_by_hub_id_finds_its_do_normalize(hub):
     assert build_teacher("hubert", "some-org/hubert-nano").num_layers == 3
 
 
-@pytest.mark.parametrize("checkpoint", ["some-org/not-there", "exp/no such folder", "no/way.pt"])
+@pytest.mark.parametrize(
+    "checkpoint", ["some-org/not-there", "no--valid/id", "exp/no such folder", "no/way.pt"]
+)
 @pytest.mark.parametrize("encoder_type", [HF, "wenet-whisper"])
 def test_what_is_neither_there_nor_on_the_hub_is_named(hub, encoder_type, checkpoint):
     with pytest.raises(CheckpointError, match=f"^{checkpoint}: no such file or folder"):

@@ -78,7 +78,7 @@ def test_the_final_norm_after_a_middle_block(folder):
     checkpoint = make_hf_hubert(folder / "layer", "layer")
     raw = build_teacher("hubert", checkpoint, middle_layer=2)
     normed = build_teacher("hubert", checkpoint, middle_layer=2, middle_layer_norm="final")
-    norm = build_teacher("hubert", checkpoint).encoder._fast.encoder.layer_norm
+    norm = build_teacher("hubert", checkpoint).encoder._exact.encoder.layer_norm
     expected = norm(embed_alone(raw, AUDIO, 0).clone())
     assert difference(embed_alone(normed, AUDIO, 0), expected) < PARITY
     with pytest.raises(ConfigError, match="no norm after its last block"):
@@ -110,6 +110,9 @@ def test_other_convolutions_are_refused(folder):
     config = json.loads(path.read_text()) | {"conv_stride": [5, 2, 2, 2, 2, 2, 4]}
     path.write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="only HuBERT's own"):
+        build_teacher("hubert", checkpoint)
+    path.write_text(json.dumps(config | {"conv_stride": [5]}))
+    with pytest.raises(CheckpointError, match=r"config\.json is no HubertConfig"):
         build_teacher("hubert", checkpoint)
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from k2distil.teachers import build_teacher
+from tests.teachers.oracles import difference
 from tests.teachers.tiny import audio_batch, make_hf_hubert, make_openai
 
 AUDIO = audio_batch(16000, 16161)
@@ -40,3 +41,16 @@ def test_a_batch_that_overflows_is_computed_again_in_float32(tmp_path, caplog):
         assert torch.equal(out.embedding, exact.embed(AUDIO).embedding)
         assert half.encoder.num_fallbacks == batch_number
     assert "float16 gave NaN or infinity: a batch of 2 utterances" in caplog.text
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("family", ["whisper", "hubert"])
+def test_float32_on_a_gpu_equals_the_cpu(tmp_path, family):
+    if family == "whisper":
+        encoder_type, checkpoint = "wenet-whisper", make_openai(tmp_path / "o.pt")
+    else:
+        encoder_type, checkpoint = "hubert", make_hf_hubert(tmp_path / "h", "layer")
+    ours = build_teacher(encoder_type, checkpoint, device="cuda").embed(AUDIO).embedding
+    theirs = build_teacher(encoder_type, checkpoint).embed(AUDIO).embedding
+    assert difference(ours.cpu(), theirs) < 5e-5

@@ -289,7 +289,8 @@ def _pretend_fairseq() -> Iterator[object]:
     """A Dictionary that pickles as fairseq's own does; fairseq need not be there."""
     names = ["fairseq", "fairseq.data", "fairseq.data.dictionary"]
     modules = {name: types.ModuleType(name) for name in names}
-    cls = type("Dictionary", (), {"__module__": names[-1], "symbols": ["<s>", "</s>"]})
+    cls = type("Dictionary", (), {"__module__": names[-1]})
+    cls.__reduce__ = lambda self: (cls, ("<s>", "</s>"), vars(self))
     modules[names[-1]].Dictionary = cls
     sys.modules.update(modules)
     dictionary = cls()
