@@ -1,1 +1,23 @@
-"""k2distil.storage."""
+"""h5 files with one array per utterance: `PartFolder` makes them, readers read them."""
+
+from k2distil.storage.atomic import replacing
+from k2distil.storage.fingerprint import describe_differences
+from k2distil.storage.parts import PartFolder, finished, start_over
+from k2distil.storage.reader import (
+    FORMAT_VERSION,
+    CodebookReader,
+    EmbeddingReader,
+    UtteranceReader,
+)
+
+__all__ = [
+    "FORMAT_VERSION",
+    "CodebookReader",
+    "EmbeddingReader",
+    "PartFolder",
+    "UtteranceReader",
+    "describe_differences",
+    "finished",
+    "replacing",
+    "start_over",
+]

@@ -1,0 +1,92 @@
+"""Files that are whole or not there: written under another name, flushed to disk, renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from k2distil.errors import DataError
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_ERRNO_OF_HDF5 = re.compile(r"errno = (\d+), error message = '([^']*)'")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file through a temporary one in the same folder, renamed to `path` at the end.
+
+    Other processes see the old file, or none, until the new one is whole and on disk. An error in
+    the block removes the temporary file; what a killed process of this host left of an earlier
+    attempt is removed at the next one.
+
+    Yields:
+        The path to write to.
+
+    Raises:
+        DataError: the disk is full, or the folder cannot be written to.
+    """
+    _remove_leftovers(path)
+    temporary = path.with_name(_temporary_name(path, os.getpid()))
+    try:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
+        _flush(path.parent)
+    except BaseException as error:
+        with suppress(OSError):
+            os.truncate(temporary, 0)  # HDF5 may still hold it open, and with it the room
+            os.unlink(temporary)
+        if not isinstance(error, DataError) and (reason := reason_of_disk(error)) is not None:
+            raise DataError(f"{path}: {reason}") from error
+        raise
+
+
+def reason_of_disk(error: BaseException) -> str | None:
+    """What the user can do about an error of the disk; None: it is another error.
+
+    HDF5 raises RuntimeError as well as OSError, and tells errno in the text only.
+    """
+    number, words = getattr(error, "errno", None), getattr(error, "strerror", None)
+    if found := _ERRNO_OF_HDF5.search(str(error)):
+        number, words = int(found[1]), found[2]
+    if number is None:
+        return None
+    if number in _NO_ROOM:
+        return f"no room to write it ({words}); make room and run the same command again"
+    return f"cannot be written ({words}); give a path in a folder you can write to"
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _temporary_name(path: Path, pid: int | str) -> str:
+    return f".{path.name}.{socket.gethostname()}.{pid}.tmp"
+
+
+def _remove_leftovers(path: Path) -> None:
+    prefix, suffix = _temporary_name(path, "*").split("*")
+    for name in os.listdir(path.parent) if path.parent.is_dir() else ():
+        pid = name.removeprefix(prefix).removesuffix(suffix)
+        if name == f"{prefix}{pid}{suffix}" and pid.isdigit() and not _is_alive(int(pid)):
+            with suppress(OSError):
+                path.with_name(name).unlink()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,32 @@
+"""What decides the content of an output, and how two of them differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+ABSENT = "nothing"
+
+
+def as_json(fingerprint: Mapping[str, Any]) -> str:
+    """The same text for the same content; fields are of JSON's types."""
+    return json.dumps(fingerprint, sort_keys=True, ensure_ascii=False)
+
+
+def describe_differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Each field that differs with both its values; empty: none does.
+
+    >>> describe_differences({"layer": 6, "dim": 8}, {"layer": 7, "dim": 8})
+    'layer: 6 there, 7 now'
+    """
+    found, wanted = json.loads(as_json(found)), json.loads(as_json(wanted))
+    return "; ".join(
+        f"{name}: {_shown(found, name)} there, {_shown(wanted, name)} now"
+        for name in sorted(found.keys() | wanted.keys())
+        if _shown(found, name) != _shown(wanted, name)
+    )
+
+
+def _shown(fingerprint: Mapping[str, Any], name: str) -> str:
+    return as_json(fingerprint[name]) if name in fingerprint else ABSENT

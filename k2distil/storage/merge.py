@@ -1,0 +1,125 @@
+"""Part files -> one h5 in the order of the list, checked byte for byte before it gets its name."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from k2distil.errors import DataError
+from k2distil.storage.atomic import reason_of_disk, replacing
+from k2distil.storage.offsets import Offsets, find_offsets, index_path, write_offsets
+from k2distil.storage.utterance_h5 import copy_dataset, create_h5, open_h5, write_attributes
+
+
+class DamagedPartError(DataError):
+    """A part does not hold what was written to it."""
+
+    def __init__(self, part: Path, reason: str) -> None:
+        super().__init__(
+            f"{part}: damaged ({reason}); run the same command again to redo this part"
+        )
+        self.part = part
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a part's report says of one array."""
+
+    part: Path  # the h5 it lies in
+    num_frames: int
+    crc32: int  # of its bytes
+
+
+def merge_parts(
+    path: Path, written: Mapping[str, Written], keys: Sequence[str], attributes: Mapping[str, Any]
+) -> None:
+    """Copy the arrays of all parts into one h5 and write its index.
+
+    Nothing is at `path` before every array has been read back and has the checksum it had when it
+    was computed. Streams: the memory does not grow with the arrays.
+
+    Args:
+        path: of the h5 to make.
+        written: by key; the arrays share dtype and width.
+        keys: the order; keys that were not written are passed over.
+        attributes: of the root; `content_digest` is added.
+
+    Raises:
+        DamagedPartError: a part is not what its report says.
+        DataError: the disk is full, or arrays differ in dtype or width.
+    """
+    keys = [key for key in keys if key in written]
+    _refuse_without_room(path, {written[key].part for key in keys})
+    digest = _content_digest(keys, written)
+    with replacing(path) as temporary:
+        with create_h5(temporary) as target:
+            write_attributes(target, {**attributes, "content_digest": digest})
+            for part, part_keys in groupby(keys, key=lambda key: written[key].part):
+                _copy_part(part, part_keys, target)
+        with open_h5(temporary) as merged:
+            offsets = find_offsets(merged, keys)
+        if keys and offsets is None:
+            raise DataError(f"{path}: arrays differ in dtype or width; start over with --force")
+        if offsets is not None:
+            _verify(temporary, offsets, written)
+    index_path(path).unlink(missing_ok=True)
+    if offsets is not None:
+        write_offsets(path, offsets, digest)
+
+
+def checksum(values: np.ndarray) -> int:
+    """CRC-32 of the bytes of an array, as they lie in the h5."""
+    return zlib.crc32(np.ascontiguousarray(values).data)
+
+
+def _content_digest(keys: Iterable[str], written: Mapping[str, Written]) -> str:
+    """The same for the same arrays in the same order."""
+    digest = hashlib.sha256()
+    for key in keys:
+        digest.update(f"{key}\0{written[key].num_frames}\0{written[key].crc32}\n".encode())
+    return digest.hexdigest()
+
+
+def _refuse_without_room(path: Path, parts: Iterable[Path]) -> None:
+    """Parts and merged file exist side by side: better to hear it before the copying."""
+    needed = sum(part.stat().st_size for part in parts if part.exists())
+    free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise DataError(
+            f"{path}: merging its parts needs {needed:,} bytes, {free:,} are free; "
+            "make room and run the same command again"
+        )
+
+
+def _copy_part(part: Path, keys: Iterable[str], target: h5py.File) -> None:
+    with ExitStack() as stack:
+        try:
+            source = stack.enter_context(open_h5(part))
+        except DataError as error:
+            raise DamagedPartError(part, str(error.__cause__)) from error
+        for key in keys:
+            try:
+                copy_dataset(source, target, key)
+            except (KeyError, RuntimeError, OSError, ValueError) as error:
+                if reason_of_disk(error) is not None:
+                    raise
+                raise DamagedPartError(part, f"{key}: {error}") from error
+
+
+def _verify(path: Path, offsets: Offsets, written: Mapping[str, Written]) -> None:
+    with path.open("rb", buffering=0) as file:
+        for row, key in enumerate(offsets.keys):
+            expected = written[key]
+            values = offsets.read(file.fileno(), row)
+            if len(values) != expected.num_frames or checksum(values) != expected.crc32:
+                raise DamagedPartError(expected.part, f"{key} is not what was written")

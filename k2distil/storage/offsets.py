@@ -1,0 +1,128 @@
+"""`<file>.idx.npz`: where each dataset's bytes lie, so that a reader needs no HDF5 look-up."""
+
+from __future__ import annotations
+
+import logging
+import os
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from k2distil.storage.atomic import replacing
+from k2distil.storage.utterance_h5 import dataset_place
+
+logger = logging.getLogger(__name__)
+
+INDEX_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """Rows in the order of the list; all datasets share dtype and width."""
+
+    keys: list[str]
+    offset: np.ndarray  # (num_keys,) int64, bytes from the start of the h5
+    num_frames: np.ndarray  # (num_keys,) int64
+    dtype: np.dtype
+    width: int  # of a frame
+
+    def read(self, descriptor: int, row: int) -> np.ndarray:
+        """(num_frames, width), writable, from an open h5; processes may share the descriptor.
+
+        Raises:
+            EOFError: the file ends before the array does.
+        """
+        values = np.empty((int(self.num_frames[row]), self.width), self.dtype)
+        left = values.reshape(-1).view(np.uint8)
+        place = int(self.offset[row])
+        while len(left):
+            num_bytes = os.preadv(descriptor, [left.data], place)  # 2 GiB at most
+            if num_bytes == 0:
+                raise EOFError
+            left, place = left[num_bytes:], place + num_bytes
+        return values
+
+
+def index_path(path: Path) -> Path:
+    """exp/codes.h5 -> exp/codes.h5.idx.npz."""
+    return path.with_name(f"{path.name}.idx.npz")
+
+
+def find_offsets(file: h5py.File, keys: Iterable[str]) -> Offsets | None:
+    """Look every key up; None: some dataset is not (num_frames, width), contiguous, of one dtype.
+
+    Raises:
+        KeyError: a key is not in the file.
+    """
+    keys = list(keys)
+    offset = np.zeros(len(keys), np.int64)
+    num_frames = np.zeros(len(keys), np.int64)
+    kinds = set()
+    for row, key in enumerate(keys):
+        place = dataset_place(file, key)
+        if place is None or len(place[1]) != 2:
+            return None
+        offset[row], num_frames[row] = place[0], place[1][0]
+        kinds.add((place[2].str, place[1][1]))
+    if len(kinds) != 1:
+        return None
+    dtype, width = kinds.pop()
+    return Offsets(keys, offset, num_frames, np.dtype(dtype), width)
+
+
+def write_offsets(path: Path, offsets: Offsets, content_digest: str) -> None:
+    """Write the index of the h5 at `path`, as it is now on disk."""
+    status = os.stat(path)
+    with replacing(index_path(path)) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            version=INDEX_VERSION,
+            keys=np.frombuffer("\n".join(offsets.keys).encode(), np.uint8),
+            offset=offsets.offset,
+            num_frames=offsets.num_frames,
+            dtype=offsets.dtype.str,
+            width=offsets.width,
+            h5_size=status.st_size,
+            h5_mtime_ns=status.st_mtime_ns,
+            content_digest=content_digest,
+        )
+
+
+def read_offsets(path: Path, content_digest: str) -> Offsets | None:
+    """The index of the h5 at `path`; None: there is none, or it is of another content.
+
+    A copy of an h5 has another time of change; its size and its content_digest then decide.
+
+    Args:
+        path: of the h5.
+        content_digest: its root attribute; empty where it has none.
+    """
+    try:
+        with np.load(index_path(path)) as index:
+            status = os.stat(path)
+            same_time = int(index["h5_mtime_ns"]) == status.st_mtime_ns
+            if (
+                int(index["version"]) != INDEX_VERSION
+                or int(index["h5_size"]) != status.st_size
+                or str(index["content_digest"]) != content_digest
+                or not (same_time or content_digest)
+            ):
+                logger.warning("%s is stale; reading %s without it", index_path(path), path)
+                return None
+            keys = index["keys"].tobytes().decode()
+            return Offsets(
+                keys.split("\n"),
+                index["offset"],
+                index["num_frames"],
+                np.dtype(str(index["dtype"])),
+                int(index["width"]),
+            )
+    except FileNotFoundError:
+        return None
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        logger.warning("%s is damaged (%s); reading %s without it", index_path(path), error, path)
+        return None

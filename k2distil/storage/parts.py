@@ -1,0 +1,208 @@
+"""An h5 made in parts, so that a run that is killed loses no more than the parts in work.
+
+    codes.h5.parts/plan.json         what the parts belong to
+                   part-000007.h5    arrays of the 8th part
+                   part-000007.json  its report; there only once the h5 is whole and on disk
+
+A part is written by one process; several processes may write different parts at the same time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from k2distil.errors import DataError
+from k2distil.storage.atomic import replacing
+from k2distil.storage.fingerprint import as_json, describe_differences
+from k2distil.storage.merge import DamagedPartError, Written, checksum, merge_parts
+from k2distil.storage.offsets import index_path
+from k2distil.storage.reader import FORMAT_VERSION
+from k2distil.storage.utterance_h5 import create_h5, open_h5, read_attributes, write_dataset
+
+logger = logging.getLogger(__name__)
+
+
+def parts_folder(save_path: Path) -> Path:
+    """exp/codes.h5 -> exp/codes.h5.parts."""
+    return save_path.with_name(f"{save_path.name}.parts")
+
+
+def finished(save_path: Path, fingerprint: Mapping[str, Any]) -> bool:
+    """Whether the h5 is there and complete.
+
+    Removes the parts that a run left which was killed between merging and removing them.
+
+    Raises:
+        DataError: it was made with other settings, or by something else.
+    """
+    if not save_path.exists():
+        return False
+    with open_h5(save_path) as file:
+        found = json.loads(str(read_attributes(file).get("fingerprint", "{}")))
+    _refuse_other(save_path, found, fingerprint)
+    _remove_folder(parts_folder(save_path))
+    return True
+
+
+def start_over(save_path: Path) -> None:
+    """Remove an output, its index and its parts, whatever made them.
+
+    Raises:
+        DataError: they cannot be removed.
+    """
+    try:
+        _remove_folder(parts_folder(save_path))
+        index_path(save_path).unlink(missing_ok=True)
+        save_path.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"{save_path}: cannot be removed ({error.strerror}); remove it") from error
+
+
+class PartFolder:
+    """The parts of one output, numbered from 0; any of them may be there already."""
+
+    def __init__(self, save_path: Path, fingerprint: Mapping[str, Any], num_parts: int) -> None:
+        """Make the folder, or go on with the one an earlier run left.
+
+        Args:
+            save_path: of the h5 that the parts become.
+            fingerprint: all that decides the content, of JSON's types.
+            num_parts: how many there will be.
+
+        Raises:
+            DataError: the parts there belong to other settings, or the folder cannot be made.
+        """
+        self.save_path, self.num_parts = save_path, num_parts
+        self.fingerprint = dict(fingerprint)
+        self.folder = parts_folder(save_path)
+        plan = {"fingerprint": self.fingerprint, "num_parts": num_parts}
+        plan_path = self.folder / "plan.json"
+        if plan_path.exists():
+            found = json.loads(plan_path.read_text(encoding="utf-8"))
+            found = {**found["fingerprint"], "num_parts": found["num_parts"]}
+            _refuse_other(self.folder, found, {**self.fingerprint, "num_parts": num_parts})
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(
+                f"{self.folder}: cannot be made ({error.strerror}); give a --save_path in a "
+                "folder you can write to"
+            ) from error
+        with replacing(plan_path) as temporary:
+            temporary.write_text(as_json(plan), encoding="utf-8")
+
+    def missing(self) -> list[int]:
+        """The parts that are still to be made; a part that is cut or cannot be opened is one."""
+        return [index for index in range(self.num_parts) if not self._is_done(index)]
+
+    def write(
+        self, index: int, arrays: Mapping[str, np.ndarray], report: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Write one part; it is done when this returns, and not there at all before.
+
+        Args:
+            index: 0 to num_parts - 1.
+            arrays: (num_frames, width) by key, of one dtype and width in all parts.
+            report: more for the report, of JSON's types: failed, dropped, audio_seconds, ...
+
+        Returns:
+            The report: `report`, and as `written` {key: [num_frames, crc32]}.
+
+        Raises:
+            DataError: the disk is full or the folder cannot be written to.
+        """
+        written = {key: [len(values), checksum(values)] for key, values in arrays.items()}
+        complete = {**report, "written": written}
+        self._report_path(index).unlink(missing_ok=True)  # while the h5 changes, it is not done
+        with replacing(self._h5_path(index)) as temporary, create_h5(temporary) as file:
+            for key, values in arrays.items():
+                write_dataset(file, key, values)
+        with replacing(self._report_path(index)) as temporary:
+            temporary.write_text(json.dumps(complete, ensure_ascii=False), encoding="utf-8")
+        return complete
+
+    def reports(self) -> Iterator[dict[str, Any]]:
+        """The reports of the parts that are done, in order."""
+        for index in range(self.num_parts):
+            if self._report_path(index).exists():
+                yield json.loads(self._report_path(index).read_text(encoding="utf-8"))
+
+    def merge(self, keys: Sequence[str], attributes: Mapping[str, Any]) -> None:
+        """Make the h5 of all parts, its index, and remove the parts.
+
+        Args:
+            keys: all keys of the list; their order becomes the order of the h5. Those no part
+                wrote (failed, dropped) are passed over.
+            attributes: root attributes; the format's version, the fingerprint and a digest of the
+                content are added.
+
+        Raises:
+            DataError: a part is missing, holds a key twice or a strange one, or is damaged (it is
+                then discarded, so that the same command makes it anew); or the disk is full.
+        """
+        if missing := self.missing():
+            raise DataError(
+                f"{self.folder}: {len(missing)} of {self.num_parts} parts are missing "
+                f"({', '.join(map(str, missing[:10]))}); run the same command again"
+            )
+        written: dict[str, Written] = {}
+        known = set(keys)
+        for index, report in enumerate(self.reports()):
+            for key, (num_frames, crc32) in report["written"].items():
+                if key in written or key not in known:
+                    reason = "in two parts" if key in written else "not in the list"
+                    raise DataError(f"{self._h5_path(index)}: {key} is {reason}; use --force")
+                written[key] = Written(self._h5_path(index), num_frames, crc32)
+        own = {"format_version": FORMAT_VERSION, "fingerprint": as_json(self.fingerprint)}
+        try:
+            merge_parts(self.save_path, written, keys, {**attributes, **own})
+        except DamagedPartError as error:
+            error.part.with_suffix(".json").unlink(missing_ok=True)
+            raise
+        _remove_folder(self.folder)
+
+    def _is_done(self, index: int) -> bool:
+        report_path, h5_path = self._report_path(index), self._h5_path(index)
+        if not report_path.exists():
+            return False
+        try:
+            report = json.loads(report_path.read_text(encoding="utf-8"))
+            with open_h5(h5_path) as file:
+                if len(file) == len(report["written"]):
+                    return True
+            reason = "not the number of arrays it reports"
+        except (DataError, ValueError, KeyError) as error:
+            reason = str(error)
+        logger.warning("%s: damaged, to be made again: %s", h5_path, reason)
+        return False
+
+    def _h5_path(self, index: int) -> Path:
+        return self.folder / f"part-{index:06d}.h5"
+
+    def _report_path(self, index: int) -> Path:
+        return self.folder / f"part-{index:06d}.json"
+
+
+def _refuse_other(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    if differences := describe_differences(found, wanted):
+        raise DataError(
+            f"{path}: made with other settings ({differences}); give the same settings, another "
+            "--save_path, or --force to start over"
+        )
+
+
+def _remove_folder(folder: Path) -> None:
+    """Remove it at once as seen by other processes and later runs: a half would look like work."""
+    doomed = folder.with_name(f".{folder.name}.removed")
+    shutil.rmtree(doomed, ignore_errors=True)
+    if folder.exists():
+        folder.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)

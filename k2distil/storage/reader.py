@@ -1,0 +1,138 @@
+"""Arrays by utterance key, read from an h5 of ours or of others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from k2distil.errors import DataError
+from k2distil.storage.offsets import read_offsets
+from k2distil.storage.utterance_h5 import open_h5, read_attributes
+
+FORMAT_VERSION = 1
+
+
+class UtteranceReader(Mapping[str, np.ndarray]):
+    """A lazy mapping from key to (num_frames, width) array, each read from disk when asked for.
+
+    Through `<file>.idx.npz` where that belongs to the file, else through HDF5; the arrays are the
+    same. Iterates in the order of the list through the index, in that of the names without it.
+    Safe to fork and to pickle: a process that needs HDF5 opens the file for itself.
+    """
+
+    kind: str | None = None  # what the root attribute `kind` must say; None: anything
+    made_by: str = ""  # the script that makes such a file
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Read the attributes and the index.
+
+        Raises:
+            DataError: no h5 can be opened there, or one of another kind or of a later version.
+        """
+        self.path = Path(path)
+        self._descriptor = -1
+        self._h5: tuple[int, h5py.File] | None = None  # the process that opened it, the file
+        with open_h5(self.path) as file:
+            self.meta: dict[str, Any] = read_attributes(file)  # {} in an h5 of others
+            self._num_keys = len(file)
+        self._check_meta()
+        self._offsets = read_offsets(self.path, str(self.meta.get("content_digest", "")))
+        self._rows: dict[str, int] = {}
+        if self._offsets is not None:
+            self._rows = {key: row for row, key in enumerate(self._offsets.keys)}
+            self._descriptor = os.open(self.path, os.O_RDONLY)
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        """(num_frames, width), writable.
+
+        Raises:
+            KeyError: no such key.
+            DataError: the file is damaged, or the key is a group.
+        """
+        if self._offsets is None:
+            try:
+                return self._dataset(key)[()]
+            except OSError as error:
+                raise DataError(f"{self.path}[{key}]: damaged ({error}); make it anew") from error
+        row = self._rows[key]
+        try:
+            return self._offsets.read(self._descriptor, row)
+        except EOFError as error:
+            raise DataError(f"{self.path}[{key}]: the file ends within it; make it anew") from error
+
+    def __contains__(self, key: object) -> bool:
+        """Whether the file has the key; nothing is read."""
+        if self._offsets is not None:
+            return key in self._rows
+        return isinstance(key, str) and key in self._file()
+
+    def __iter__(self) -> Iterator[str]:
+        """All keys."""
+        return iter(self._file() if self._offsets is None else self._offsets.keys)
+
+    def __len__(self) -> int:
+        """The number of keys."""
+        return self._num_keys
+
+    def num_frames(self, key: str) -> int:
+        """The length of an array, without reading it.
+
+        Raises:
+            KeyError: no such key.
+        """
+        if self._offsets is None:
+            return int(self._dataset(key).shape[0])
+        return int(self._offsets.num_frames[self._rows[key]])
+
+    def __reduce__(self) -> tuple[type[UtteranceReader], tuple[Path]]:
+        return type(self), (self.path,)
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", -1) >= 0:
+            os.close(self._descriptor)
+
+    def _file(self) -> h5py.File:
+        if self._h5 is None or self._h5[0] != os.getpid():
+            self._h5 = os.getpid(), h5py.File(self.path, "r", locking=False)
+        return self._h5[1]
+
+    def _dataset(self, key: str) -> h5py.Dataset:
+        dataset = self._file().get(key)
+        if dataset is None:
+            raise KeyError(key)
+        if not isinstance(dataset, h5py.Dataset):
+            raise DataError(f"{self.path}[{key}]: a group; expected one dataset per key")
+        return dataset
+
+    def _check_meta(self) -> None:
+        version = self.meta.get("format_version", FORMAT_VERSION)
+        if version != FORMAT_VERSION:
+            raise DataError(
+                f"{self.path}: format version {version}, this k2distil reads {FORMAT_VERSION}; "
+                "update it, or make the file anew"
+            )
+        kind = self.meta.get("kind", self.kind)
+        if self.kind is not None and kind != self.kind:
+            raise DataError(
+                f"{self.path}: it holds {kind}, expected {self.kind}; "
+                f"{self.made_by} makes such a file"
+            )
+
+
+class CodebookReader(UtteranceReader):
+    """(num_frames, num_codebooks) codes by key, uint8 up to 256 entries per codebook."""
+
+    kind = "codes"
+    made_by = "save_codebook.sh --save_codebook"
+
+
+class EmbeddingReader(UtteranceReader):
+    """(num_frames, dim) float embeddings by key."""
+
+    kind = "embedding"
+    made_by = "save_embedding.sh"

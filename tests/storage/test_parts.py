@@ -1,0 +1,348 @@
+"""Resume and merge: what was done stays, what is damaged is made again, nothing is half."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from k2distil.errors import DataError
+from k2distil.storage import CodebookReader, PartFolder, finished, start_over
+from tests.storage.arrays import (
+    ATTRIBUTES,
+    FINGERPRINT,
+    in_chunks,
+    make_h5,
+    some_arrays,
+    write_all,
+)
+
+
+def assert_holds(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """As others read it: f[key][:]."""
+    with h5py.File(path) as file:
+        assert set(file) == set(arrays)
+        for key, expected in arrays.items():
+            assert file[key].dtype == expected.dtype
+            assert np.array_equal(file[key][:], expected)
+            assert (file[key].chunks, file[key].compression) == (None, None)
+
+
+@pytest.mark.parametrize(("dtype", "width"), [("uint8", 8), ("int16", 4), ("float16", 384)])
+def test_parts_become_one_plain_h5_in_list_order(tmp_path: Path, dtype: str, width: int) -> None:
+    arrays = some_arrays(10, dtype, width)
+    path = tmp_path / "exp.h5"
+    parts = write_all(path, arrays)
+    assert not path.exists()
+    assert not finished(path, FINGERPRINT)
+    parts.merge([*arrays, "a failed one"], ATTRIBUTES)
+    assert_holds(path, arrays)
+    assert list(CodebookReader(path)) == list(arrays)
+    assert finished(path, FINGERPRINT)
+    assert sorted(os.listdir(tmp_path)) == ["exp.h5", "exp.h5.idx.npz"]
+
+
+def test_the_root_has_the_attributes_the_fingerprint_and_a_digest_of_the_content(
+    tmp_path: Path,
+) -> None:
+    arrays = some_arrays()
+    make_h5(tmp_path / "a.h5", arrays)
+    write_all(tmp_path / "b.h5", arrays, size=3).merge(list(arrays), ATTRIBUTES)
+    make_h5(tmp_path / "c.h5", {**arrays, "one more": arrays["utt 0-甲"]})
+    with h5py.File(tmp_path / "a.h5") as file:
+        attributes = dict(file.attrs)
+    assert json.loads(attributes.pop("fingerprint")) == FINGERPRINT
+    assert attributes.pop("format_version") == 1
+    digest = attributes.pop("content_digest")
+    assert attributes == ATTRIBUTES
+    assert CodebookReader(tmp_path / "b.h5").meta["content_digest"] == digest
+    assert CodebookReader(tmp_path / "c.h5").meta["content_digest"] != digest
+
+
+def test_the_bytes_do_not_depend_on_the_size_of_parts_or_on_their_order(tmp_path: Path) -> None:
+    arrays = some_arrays(20)
+    make_h5(tmp_path / "a.h5", arrays)
+    chunks = list(in_chunks(arrays, 7))
+    parts = PartFolder(tmp_path / "b.h5", FINGERPRINT, len(chunks))
+    for index in (2, 0, 1):
+        shortest_first = sorted(chunks[index], key=lambda key: len(arrays[key]))
+        parts.write(index, {key: arrays[key] for key in shortest_first}, {})
+    parts.merge(list(arrays), ATTRIBUTES)
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
+def test_many_keys_and_an_array_without_frames(tmp_path: Path) -> None:
+    arrays = {f"{i:05d}": np.full((i % 3, 8), i % 256, np.uint8) for i in range(3000)}
+    parts = write_all(tmp_path / "exp.h5", arrays, size=1000)
+    parts.merge(list(arrays), ATTRIBUTES)
+    assert_holds(tmp_path / "exp.h5", arrays)
+    reader = CodebookReader(tmp_path / "exp.h5")
+    assert all(np.array_equal(reader[key], arrays[key]) for key in arrays)
+    assert reader["00000"].shape == (0, 8)
+
+
+def test_resume_skips_what_is_done(tmp_path: Path) -> None:
+    arrays = some_arrays(10)
+    chunks = list(in_chunks(arrays, 4))
+    parts = PartFolder(tmp_path / "exp.h5", FINGERPRINT, 3)
+    assert parts.missing() == [0, 1, 2]
+    report = parts.write(1, chunks[1], {"failed": [{"key": "x", "wav": "x.wav", "reason": "?"}]})
+    assert list(report["written"]) == list(chunks[1])
+    again = PartFolder(tmp_path / "exp.h5", FINGERPRINT, 3)
+    assert again.missing() == [0, 2]
+    assert list(again.reports()) == [report]
+    with pytest.raises(DataError, match=r"2 of 3 parts are missing \(0, 2\); run the same command"):
+        again.merge(list(arrays), ATTRIBUTES)
+    for index in again.missing():
+        again.write(index, chunks[index], {})
+    again.merge(list(arrays), ATTRIBUTES)
+    assert_holds(tmp_path / "exp.h5", arrays)
+
+
+def test_other_settings_are_refused_with_both_values_of_each(tmp_path: Path) -> None:
+    path = tmp_path / "exp.h5"
+    write_all(path, some_arrays())
+    other = {**FINGERPRINT, "layer": 7, "padding": None}
+    for make in (lambda: PartFolder(path, other, 4), lambda: finished(path, other)):
+        with pytest.raises(DataError) as caught:
+            make()
+        message = str(caught.value)
+        for words in (str(path), "layer: 6 there, 7 now", "padding: nothing there, null now"):
+            assert words in message
+        assert "--force" in message
+        assert "teacher" not in message
+        if not path.exists():
+            assert "num_parts: 3 there, 4 now" in message
+            PartFolder(path, FINGERPRINT, 3).merge(list(some_arrays()), ATTRIBUTES)
+
+
+def test_an_output_of_something_else_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "plain.h5", "w") as file:
+        file["a"] = np.zeros((3, 8), np.uint8)
+    with pytest.raises(DataError, match="layer: nothing there, 6 now"):
+        finished(tmp_path / "plain.h5", FINGERPRINT)
+    (tmp_path / "text.h5").write_text("no h5")
+    with pytest.raises(DataError, match=r"text\.h5: cannot be opened as h5"):
+        finished(tmp_path / "text.h5", FINGERPRINT)
+
+
+def test_starting_over_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "exp.h5"
+    make_h5(path, some_arrays())
+    write_all(path, some_arrays())
+    start_over(path)
+    assert os.listdir(tmp_path) == []
+    start_over(path)  # nothing to remove is no error
+    path.mkdir()
+    with pytest.raises(DataError, match="cannot be removed"):
+        start_over(path)
+
+
+def test_a_damaged_part_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def cut(folder: Path) -> None:
+        os.truncate(folder / "part-000000.h5", 3000)
+
+    def remove_h5(folder: Path) -> None:
+        (folder / "part-000000.h5").unlink()
+
+    def break_report(folder: Path) -> None:
+        (folder / "part-000000.json").write_text('{"written": ')
+
+    def swap(folder: Path) -> None:
+        (folder / "part-000000.h5").write_bytes((folder / "part-000002.h5").read_bytes())
+
+    for number, damage in enumerate((cut, remove_h5, break_report, swap)):
+        parts = write_all(tmp_path / f"{number}.h5", some_arrays(10))
+        damage(parts.folder)
+        caplog.clear()
+        assert parts.missing() == [0]
+        assert "part-000000.h5: damaged" in caplog.text
+
+
+def test_a_flipped_bit_is_found_and_the_part_made_again(tmp_path: Path) -> None:
+    arrays = some_arrays(10)
+    path = tmp_path / "exp.h5"
+    parts = write_all(path, arrays)
+    h5_path = parts.folder / "part-000001.h5"
+    key = list(arrays)[5]
+    data = bytearray(h5_path.read_bytes())
+    data[data.index(arrays[key].tobytes())] ^= 1
+    h5_path.write_bytes(data)
+    assert parts.missing() == []
+    with pytest.raises(
+        DataError, match=rf"part-000001.*{key} is not what was written.*run the same"
+    ):
+        parts.merge(list(arrays), ATTRIBUTES)
+    assert os.listdir(tmp_path) == ["exp.h5.parts"]
+    assert parts.missing() == [1]
+    parts.write(1, list(in_chunks(arrays, 4))[1], {})
+    parts.merge(list(arrays), ATTRIBUTES)
+    assert_holds(path, arrays)
+
+
+@pytest.mark.parametrize("name_in_h5", [b"utt 3", b"OHDR"])
+def test_broken_structures_in_a_part_are_found_by_the_merge(
+    tmp_path: Path, name_in_h5: bytes
+) -> None:
+    arrays = some_arrays(12)
+    parts = write_all(tmp_path / "exp.h5", arrays, size=12)
+    h5_path = parts.folder / "part-000000.h5"
+    data = bytearray(h5_path.read_bytes())
+    place = data.rindex(name_in_h5)
+    data[place : place + 4] = b"XXXX"
+    h5_path.write_bytes(data)
+    with pytest.raises(DataError, match=r"part-000000\.h5: damaged"):
+        parts.merge(list(arrays), ATTRIBUTES)
+    assert parts.missing() == [0]
+
+
+def test_a_strange_key_and_one_in_two_parts_are_refused(tmp_path: Path) -> None:
+    arrays = some_arrays(4)
+    parts = write_all(tmp_path / "a.h5", arrays, size=2)
+    with pytest.raises(DataError, match="is not in the list"):
+        parts.merge(list(arrays)[1:], ATTRIBUTES)
+    parts.write(1, dict(list(arrays.items())[:1]), {})
+    with pytest.raises(DataError, match="is in two parts"):
+        parts.merge(list(arrays), ATTRIBUTES)
+
+
+def test_arrays_of_two_widths_are_refused(tmp_path: Path) -> None:
+    arrays = {"a": np.zeros((3, 8), np.uint8), "b": np.zeros((3, 4), np.uint8)}
+    parts = write_all(tmp_path / "exp.h5", arrays)
+    with pytest.raises(DataError, match="differ in dtype or width"):
+        parts.merge(list(arrays), ATTRIBUTES)
+    assert not (tmp_path / "exp.h5").exists()
+
+
+def test_an_output_of_nothing_but_failures_is_an_empty_h5(tmp_path: Path) -> None:
+    parts = PartFolder(tmp_path / "exp.h5", FINGERPRINT, 1)
+    parts.write(0, {}, {"failed": [{"key": "a", "wav": "a.wav", "reason": "empty"}]})
+    parts.merge(["a"], ATTRIBUTES)
+    assert finished(tmp_path / "exp.h5", FINGERPRINT)
+    assert len(CodebookReader(tmp_path / "exp.h5")) == 0
+
+
+def test_an_index_of_an_older_output_does_not_survive_an_empty_one(tmp_path: Path) -> None:
+    make_h5(tmp_path / "exp.h5", some_arrays())
+    parts = PartFolder(tmp_path / "exp.h5", FINGERPRINT, 1)
+    parts.write(0, {}, {})
+    parts.merge([], ATTRIBUTES)
+    assert os.listdir(tmp_path) == ["exp.h5"]
+
+
+def test_what_a_run_killed_after_the_merge_left_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "exp.h5"
+    make_h5(path, some_arrays())
+    write_all(path, some_arrays())
+    (tmp_path / ".exp.h5.parts.removed").mkdir()
+    assert finished(path, FINGERPRINT)
+    assert sorted(os.listdir(tmp_path)) == ["exp.h5", "exp.h5.idx.npz"]
+
+
+def write_part(path: Path, index: int, arrays: dict[str, np.ndarray]) -> None:
+    PartFolder(path, FINGERPRINT, 6).write(index, arrays, {})
+
+
+def test_processes_write_different_parts_at_once(tmp_path: Path) -> None:
+    arrays = some_arrays(60)
+    path = tmp_path / "exp.h5"
+    jobs = [(path, index, chunk) for index, chunk in enumerate(in_chunks(arrays, 10))]
+    with multiprocessing.get_context("fork").Pool(3) as pool:
+        pool.starmap(write_part, jobs, chunksize=1)
+    parts = PartFolder(path, FINGERPRINT, 6)
+    assert parts.missing() == []
+    parts.merge(list(arrays), ATTRIBUTES)
+    assert_holds(path, arrays)
+
+
+WRITER = """
+    import sys
+    from pathlib import Path
+    import numpy as np
+    from k2distil.storage import PartFolder
+    parts = PartFolder(Path(sys.argv[1]), {"run": 1}, 40)
+    keys = []
+    for index in range(40):
+        arrays = {f"{index}-{i}": np.full((400, 8), index, np.uint8) for i in range(60)}
+        keys += arrays
+        if index in parts.missing():
+            parts.write(index, arrays, {})
+            print("part", index, flush=True)
+    parts.merge(keys, {"kind": "codes"})
+    print("merged", flush=True)
+"""
+
+
+def test_a_run_killed_again_and_again_loses_no_part_and_ends_right(tmp_path: Path) -> None:
+    path = tmp_path / "exp.h5"
+    command = [sys.executable, "-c", textwrap.dedent(WRITER), str(path)]
+    written: list[str] = []
+    num_kills = 0
+    while True:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        while line := process.stdout.readline():
+            written.append(line)
+            if num_kills < 4 and len(written) >= 9 * (num_kills + 1):
+                time.sleep(0.002 * num_kills)  # another moment of the next part's writing
+                process.send_signal(signal.SIGKILL)
+                num_kills += 1
+                break
+        written += process.stdout.readlines()
+        if process.wait() == 0:
+            break
+        assert not path.exists()
+    assert num_kills == 4
+    assert written[-1] == "merged\n"
+    # The only part that may be made twice is one whose "part" line the kill came before.
+    assert len(set(written)) == 41
+    assert len(written) == 41
+    with h5py.File(path) as file:
+        assert len(file) == 2400
+        assert all((file[f"{i}-59"][:] == i).all() for i in range(40))
+    assert sorted(os.listdir(tmp_path)) == ["exp.h5", "exp.h5.idx.npz"]
+
+
+MERGER = """
+    import os, signal, sys
+    from pathlib import Path
+    from k2distil.storage import PartFolder, merge
+    from tests.storage.arrays import ATTRIBUTES, FINGERPRINT
+    name, path = sys.argv[1], Path(sys.argv[2])
+    original = getattr(merge, name)
+    def dying(*arguments):
+        original(*arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+    setattr(merge, name, dying)
+    parts = PartFolder(path, FINGERPRINT, 3)
+    parts.merge([key for report in parts.reports() for key in report["written"]], ATTRIBUTES)
+"""
+
+
+@pytest.mark.parametrize(
+    ("dies_after", "is_there"),
+    [("_copy_part", False), ("_verify", False), ("write_offsets", True)],
+)
+def test_a_merge_killed_midway_leaves_no_half_file_and_can_be_run_again(
+    tmp_path: Path, dies_after: str, is_there: bool
+) -> None:
+    arrays = some_arrays(10)
+    path = tmp_path / "exp.h5"
+    write_all(path, arrays)
+    command = [sys.executable, "-c", textwrap.dedent(MERGER), dies_after, str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert path.exists() == is_there
+    if not finished(path, FINGERPRINT):
+        PartFolder(path, FINGERPRINT, 3).merge(list(arrays), ATTRIBUTES)
+    assert_holds(path, arrays)
+    assert sorted(os.listdir(tmp_path)) == ["exp.h5", "exp.h5.idx.npz"]
