@@ -9,6 +9,7 @@ from tests.teachers.oracles import difference, embed_alone, openai_blocks, wave_
 from tests.teachers.tiny import batch_of
 
 PARITY = 5e-6
+BATCHING = 3e-5  # of values up to 10
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +36,10 @@ def test_every_layer_equals_openai_whisper_on_speech(checkpoint, speech, padding
         )
         expected = theirs[teacher.layer - 1]
         assert (teacher.dim, teacher.num_layers) == (384, 4)
-        scale = float(expected.abs().max())  # raw outputs of a real encoder reach hundreds
-        assert difference(embed_alone(teacher, speech, 1), expected) < PARITY * max(1, scale)
+        assert difference(embed_alone(teacher, speech, 1), expected) < PARITY
 
 
 def test_batched_equals_single_on_speech(checkpoint, speech):
     teacher = build_teacher("huggingface-whisper", checkpoint)
     for row, (_key, frames) in enumerate(teacher.embed(speech).unpadded()):
-        assert difference(frames, embed_alone(teacher, speech, row)) < 1e-4
+        assert difference(frames, embed_alone(teacher, speech, row)) < BATCHING
