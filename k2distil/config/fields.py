@@ -86,7 +86,7 @@ class RunOptions:
 class SaveEmbeddingConfig(TeacherOptions, AudioOptions, RunOptions):
     """save_embedding.sh: the teacher's embeddings of num_audio utterances -> h5."""
 
-    save_path: Path | None = option("h5 file to write", None)
+    save_path: Path = option("h5 file to write")
     num_audio: int | None = option("number of utterances", 1000, minimum=1)
     embedding_dtype: Literal["float16", "float32"] = option("dtype in the h5", "float16")
 
@@ -97,7 +97,7 @@ class SaveEmbeddingConfig(TeacherOptions, AudioOptions, RunOptions):
 class TrainQuantizerConfig(TeacherOptions, AudioOptions, RunOptions):
     """train_quantizer_offline.sh: embeddings (or audio) -> a quantizer."""
 
-    save_path: Path | None = option("quantizer file, or a folder to get quantizer.pt", None)
+    save_path: Path = option("quantizer file, or a folder to get quantizer.pt")
     embedding_path: Path | None = option("embeddings from save_embedding.sh", None)
     train_quantizer_online: bool = option(
         "take the frames from audio and teacher, with nothing on disk between", False
@@ -115,6 +115,9 @@ class TrainQuantizerConfig(TeacherOptions, AudioOptions, RunOptions):
     reservoir_frames: int = option(
         "frames kept in memory to train on, a uniform sample if there are more", 500_000, minimum=1
     )
+    checkpoint_seconds: float = option(
+        "seconds of training between two checkpoints: what a stop can lose", 30.0, minimum=0
+    )
 
     required = ("save_path",)
 
@@ -123,7 +126,7 @@ class TrainQuantizerConfig(TeacherOptions, AudioOptions, RunOptions):
 class SaveCodebookConfig(TeacherOptions, AudioOptions, RunOptions):
     """save_codebook.sh: the codes (or embeddings) of all utterances -> h5."""
 
-    save_path: Path | None = option("h5 file to write", None)
+    save_path: Path = option("h5 file to write")
     save_codebook: bool = option("write codes; without it, embeddings", False)
     quantizer_path: Path | None = option("quantizer from train_quantizer_offline.sh", None)
     quantizer_in_dim: int | None = option("must be the quantizer's, if given", None)

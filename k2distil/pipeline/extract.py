@@ -1,0 +1,167 @@
+"""All utterances -> one h5: part by part, so that a crash loses at most the part in work."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from k2distil.batch import Utterance
+from k2distil.config import SaveCodebookConfig, SaveEmbeddingConfig
+from k2distil.data import decode_ahead
+from k2distil.errors import DataError
+from k2distil.pipeline.embed import Embedded, ValuesOf, embed
+from k2distil.pipeline.progress import Progress
+from k2distil.pipeline.provenance import list_digest
+from k2distil.pipeline.summary import (
+    Summary,
+    beside,
+    read_summary,
+    versions,
+    write_config,
+    write_rejections,
+    write_summary,
+)
+from k2distil.pipeline.teacher import embed_options, num_workers
+from k2distil.storage import PartFolder, finished, start_over
+from k2distil.teachers import Teacher
+
+logger = logging.getLogger(__name__)
+
+NO_CONTENT = {"teacher"}  # attributes that do not decide the content: the digest does
+
+
+def extract(
+    config: SaveEmbeddingConfig | SaveCodebookConfig,
+    utterances: Sequence[Utterance],
+    teacher: Teacher,
+    values_of: ValuesOf,
+    attributes: dict[str, Any],
+) -> Summary:
+    """Write the values of every utterance to config.save_path; resumes where a run stopped.
+
+    Args:
+        config: what the user asked for.
+        utterances: in the order of the h5.
+        teacher: what embeds.
+        values_of: what to keep of its embeddings.
+        attributes: root attributes of the h5; a run with other ones does not resume this one.
+
+    Raises:
+        DataError: the output cannot be written, or was made with other settings.
+    """
+    save_path = config.save_path
+    fingerprint = {name: attributes[name] for name in attributes.keys() - NO_CONTENT}
+    fingerprint |= {
+        "list": list_digest(utterances),
+        "utterances": len(utterances),
+        "channel": config.channel,
+        "long_audio": config.long_audio,
+        "filter_conf": str(embed_options(config, config.wenet_yaml).limits),
+    }
+    if config.force:
+        start_over(save_path)
+    elif finished(save_path, fingerprint):
+        return _complete_already(save_path)
+    chunks = [
+        utterances[start : start + config.part_utterances]
+        for start in range(0, len(utterances), config.part_utterances)
+    ]
+    parts = PartFolder(save_path, fingerprint, len(chunks))
+    write_config(save_path, config)
+    _write_parts(config, parts, chunks, teacher, values_of)
+    reports = list(parts.reports())
+    attributes = {**attributes, "list": fingerprint["list"], "versions": json.dumps(versions())}
+    parts.merge([utterance.key for utterance in utterances], attributes)
+    return _summarise(save_path, reports, fingerprint)
+
+
+def _write_parts(
+    config: SaveEmbeddingConfig | SaveCodebookConfig,
+    parts: PartFolder,
+    chunks: Sequence[Sequence[Utterance]],
+    teacher: Teacher,
+    values_of: ValuesOf,
+) -> None:
+    """Make the parts that are missing."""
+    missing = parts.missing()
+    if len(missing) < len(chunks):
+        num_done = len(chunks) - len(missing)
+        logger.info("resuming: %d of %d parts are done", num_done, len(chunks))
+    todo = [utterance for part in missing for utterance in chunks[part]]
+    num_utterances = sum(map(len, chunks))
+    decoded = decode_ahead(todo, num_workers(config), config.channel)
+    options = embed_options(config, config.wenet_yaml)
+    progress = Progress(
+        parts.save_path.name, num_utterances, "utterances", num_utterances - len(todo)
+    )
+    with progress:
+        for part in missing:
+            started = time.monotonic()
+            size = len(chunks[part])
+            embedded = embed(itertools.islice(decoded, size), teacher, values_of, options)
+            for rejection in embedded.failed:
+                logger.warning("failed: %s", rejection.reason)
+            report = _report(embedded, time.monotonic() - started)
+            parts.write(part, embedded.values, report)
+            hours = embedded.audio_seconds / 3600 / (time.monotonic() - started) * 3600
+            progress.advance(size, f"{hours:.0f} x real time")
+
+
+def _report(embedded: Embedded, wall_seconds: float) -> dict[str, Any]:
+    return {
+        "failed": [each.row() for each in embedded.failed],
+        "dropped": [each.row() for each in embedded.dropped],
+        "audio_seconds": embedded.audio_seconds,
+        "wall_seconds": wall_seconds,
+    }
+
+
+def _summarise(
+    save_path: Path, reports: Sequence[dict[str, Any]], fingerprint: dict[str, Any]
+) -> Summary:
+    """Write what stands beside the output, and say how it went."""
+    failed = [row for report in reports for row in report["failed"]]
+    dropped = [row for report in reports for row in report["dropped"]]
+    written = {key: count for report in reports for key, count in report["written"].items()}
+    if len(written) + len(failed) + len(dropped) != fingerprint["utterances"]:
+        raise DataError(f"{save_path}: some utterances are in no part; use --force to start over")
+    audio_seconds = sum(report["audio_seconds"] for report in reports)
+    wall_seconds = sum(report["wall_seconds"] for report in reports)
+    write_rejections(save_path, failed, dropped)
+    figures = {
+        "written": len(written),
+        "failed": len(failed),
+        "dropped": len(dropped),
+        "audio_seconds": audio_seconds,
+        "wall_seconds": wall_seconds,
+        "times_real_time": audio_seconds / wall_seconds if wall_seconds else 0.0,
+        "frames": sum(num_frames for num_frames, _ in written.values()),
+        "dim": fingerprint["dim"],
+        "fingerprint": fingerprint,
+    }
+    logger.info(
+        "%s: %.2f hours in %.1f s, %.0f x real time",
+        *(save_path, audio_seconds / 3600, wall_seconds, figures["times_real_time"]),
+    )
+    _log_outcome(save_path, figures)
+    return write_summary(save_path, figures, len(failed))
+
+
+def _complete_already(save_path: Path) -> Summary:
+    figures = read_summary(save_path)
+    logger.info("%s: complete already", save_path)
+    if figures:
+        _log_outcome(save_path, figures)
+    return Summary(save_path, 0, figures)
+
+
+def _log_outcome(save_path: Path, figures: dict[str, Any]) -> None:
+    dropped = f", {figures['dropped']} dropped" if figures["dropped"] else ""
+    failed = f", {figures['failed']} failed" if figures["failed"] else ""
+    where = f": {beside(save_path, 'failed.tsv')}" if failed else ""
+    logger.info("%d written%s%s%s", figures["written"], dropped, failed, where)

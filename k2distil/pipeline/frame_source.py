@@ -1,0 +1,143 @@
+"""Frames to train a quantizer on: from an embedding h5, or from audio with nothing on disk between.
+
+Both give the same frames in the same order for the same utterances, so both train the same
+quantizer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from k2distil.config import TrainQuantizerConfig
+from k2distil.data import decode_ahead
+from k2distil.errors import ConfigError, DataError
+from k2distil.pipeline.embed import Embedded, embed
+from k2distil.pipeline.provenance import list_digest
+from k2distil.pipeline.teacher import embed_options, num_workers, open_teacher, read_utterances
+from k2distil.quantizer import FrameReservoir
+from k2distil.storage import EmbeddingReader
+
+logger = logging.getLogger(__name__)
+
+HELD_OUT_EVERY = 10  # one utterance in so many is kept from training, to measure on
+PROVENANCE = (
+    *("teacher", "teacher_digest", "num_layers", "middle_layer", "middle_layer_norm"),
+    *("whisper_padding", "dtype", "frame_shift"),
+)
+HELD_OUT_FRAMES = 20_000  # at most
+
+
+@dataclass(frozen=True)
+class FrameSource:
+    """Frames of many utterances, in a fixed order, drawn once."""
+
+    provenance: dict[str, Any]  # of the embedding; `dim` among it
+    identity: dict[str, Any]  # which utterances
+    num_utterances: int
+    frames: Callable[[], Iterator[Tensor]]  # (num_frames, dim) per utterance that has any
+    outcome: Embedded = field(default_factory=Embedded)  # failed ones, filled while drawing
+
+
+def open_source(config: TrainQuantizerConfig, device: torch.device) -> FrameSource:
+    """The frames that a config asks for.
+
+    Raises:
+        ConfigError: neither or both of --embedding_path and --train_quantizer_online.
+    """
+    if config.train_quantizer_online:
+        if config.embedding_path is not None:
+            raise ConfigError(
+                "--embedding_path: not read with --train_quantizer_online; leave out one of them"
+            )
+        return _from_audio(config, device)
+    if config.embedding_path is None:
+        raise ConfigError(
+            "--embedding_path: missing; give the h5 of save_embedding.sh, or "
+            "--train_quantizer_online with --checkpoint, --encoder_type and --train_data"
+        )
+    return _from_h5(config.embedding_path)
+
+
+def fill(
+    source: FrameSource, capacity: int, seed: int, on_utterance: Callable[[], None]
+) -> tuple[FrameReservoir, FrameReservoir]:
+    """Draw all frames; -> (to train on, held out), each a uniform sample of bounded size.
+
+    Every tenth utterance is held out; of fewer than ten, every tenth frame.
+    """
+    dim = source.provenance["dim"]
+    training, held_out = (
+        FrameReservoir(capacity, dim, seed),
+        FrameReservoir(HELD_OUT_FRAMES, dim, seed + 1),
+    )
+    for index, frames in enumerate(source.frames()):
+        if source.num_utterances < HELD_OUT_EVERY:
+            is_held_out = torch.arange(len(frames)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+            training.add(frames[~is_held_out])
+            held_out.add(frames[is_held_out])
+        else:
+            is_last = index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+            (held_out if is_last else training).add(frames)
+        on_utterance()
+    return training, held_out
+
+
+def _from_h5(path: Path) -> FrameSource:
+    reader = EmbeddingReader(path)
+    if not reader:
+        raise DataError(f"{path}: no utterances in it; run save_embedding.sh again")
+    first = reader[next(iter(reader))]
+    if first.ndim != 2 or first.dtype.kind != "f":
+        raise DataError(
+            f"{path}: expected float arrays (num_frames, dim), got {first.dtype} {first.shape}; "
+            "is it a file of codes?"
+        )
+
+    def frames() -> Iterator[Tensor]:
+        for key in reader:
+            array = np.asarray(reader[key])
+            if array.ndim != 2 or array.shape[1] != first.shape[1]:
+                raise DataError(
+                    f"{path}[{key}]: expected (num_frames, {first.shape[1]}), got {array.shape}; "
+                    "run save_embedding.sh again"
+                )
+            if not np.isfinite(array).all():
+                raise DataError(f"{path}[{key}]: NaN or inf; run save_embedding.sh again")
+            yield torch.from_numpy(array)
+
+    provenance = {name: reader.meta[name] for name in PROVENANCE if name in reader.meta}
+    identity = {"utterances": len(reader), "list": reader.meta.get("list", str(path))}
+    return FrameSource({**provenance, "dim": first.shape[1]}, identity, len(reader), frames)
+
+
+def _from_audio(config: TrainQuantizerConfig, device: torch.device) -> FrameSource:
+    utterances = read_utterances(config, config.seed)
+    teacher, provenance = open_teacher(config, device)
+    options = embed_options(config, config.wenet_yaml)
+    outcome = Embedded()
+
+    def frames() -> Iterator[Tensor]:
+        decoded = decode_ahead(utterances, num_workers(config), config.channel)
+        while part := list(itertools.islice(decoded, config.part_utterances)):
+            embedded = embed(part, teacher, _as_stored, options)
+            outcome.failed += embedded.failed
+            outcome.dropped += embedded.dropped
+            outcome.audio_seconds += embedded.audio_seconds
+            yield from map(torch.from_numpy, embedded.values.values())
+
+    identity = {"utterances": len(utterances), "list": list_digest(utterances)}
+    return FrameSource(provenance, identity, len(utterances), frames, outcome)
+
+
+def _as_stored(frames: list[Tensor]) -> list[np.ndarray]:
+    """float16, as save_embedding.sh writes by default."""
+    return [each.half().cpu().numpy() for each in frames]

@@ -1,0 +1,70 @@
+"""Progress with rate and time left: a bar on a terminal, else a line a minute in the log."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from types import TracebackType
+
+logger = logging.getLogger(__name__)
+
+LOG_SECONDS = 60.0  # between two lines where there is no terminal
+
+
+class Progress:
+    """Counts `unit`s up to `total`; use as a context manager."""
+
+    def __init__(self, what: str, total: int, unit: str, done: int = 0) -> None:
+        from tqdm import tqdm
+
+        self.what, self.total, self.unit, self.done = what, total, unit, done
+        self._first, self._start = done, time.monotonic()
+        self._logged = self._start
+        self._bar = tqdm(
+            desc=what,
+            total=total,
+            unit=f" {unit}",
+            initial=done,
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+        )
+
+    def advance(self, count: int, note: str = "") -> None:
+        """`count` more are done; `note` stands behind the bar."""
+        self.done += count
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(count)
+        now = time.monotonic()
+        if self._bar.disable and now - self._logged >= LOG_SECONDS:
+            self._logged = now
+            rate = (self.done - self._first) / (now - self._start)
+            left = (self.total - self.done) / rate if rate else float("inf")
+            logger.info(
+                "%s: %d of %d %s, %.1f/s, %s left %s",
+                *(self.what, self.done, self.total, self.unit, rate, _clock(left), note),
+            )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+
+
+def _clock(seconds: float) -> str:
+    """H:MM:SS.
+
+    >>> _clock(3700)
+    '1:01:40'
+    """
+    if seconds == float("inf"):
+        return "?"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"

@@ -1,0 +1,113 @@
+"""What a run leaves beside its output: summary, resolved config, lists of what has no values."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import io
+import json
+import logging
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from k2distil import __version__
+from k2distil.errors import DataError
+from k2distil.storage import replacing
+
+logger = logging.getLogger(__name__)
+
+Rows = Sequence[Mapping[str, str]]
+
+PACKAGES = ("torch", "transformers", "h5py", "numpy", "soundfile", "soxr")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The content of <save_path>.summary.json, and what decides the exit status."""
+
+    save_path: Path
+    num_failed: int
+    figures: dict[str, Any]
+
+
+def beside(save_path: Path, suffix: str) -> Path:
+    """<save_path>.<suffix>, e.g. exp/codes.h5.summary.json."""
+    return save_path.with_name(f"{save_path.name}.{suffix}")
+
+
+def versions() -> dict[str, str]:
+    """Of everything that can change a result."""
+    found = {"k2distil": __version__, "python": platform.python_version()}
+    return found | {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def write_summary(save_path: Path, figures: Mapping[str, Any], num_failed: int = 0) -> Summary:
+    """Write <save_path>.summary.json."""
+    content = {**figures, "versions": versions()}
+    write_text(beside(save_path, "summary.json"), json.dumps(content, indent=2) + "\n")
+    return Summary(save_path, num_failed, content)
+
+
+def read_summary(save_path: Path) -> dict[str, Any]:
+    """The figures of an earlier run, or nothing where it left none."""
+    try:
+        return json.loads(beside(save_path, "summary.json").read_text())
+    except (OSError, json.JSONDecodeError):
+        return {}
+
+
+def write_config(save_path: Path, config: Any) -> None:
+    """Write <save_path>.config.yaml: every option as it was resolved."""
+    tree = {each.name: getattr(config, each.name) for each in fields(config)}
+    tree = {key: str(value) if isinstance(value, Path) else value for key, value in tree.items()}
+    wenet_yaml = tree.pop("wenet_yaml", None)
+    if wenet_yaml is not None:  # kept, but below: the rest stays a valid --config
+        write_text(beside(save_path, "wenet.yaml"), yaml.safe_dump(wenet_yaml))
+    tree = {key: value for key, value in tree.items() if value is not None}
+    write_text(beside(save_path, "config.yaml"), yaml.safe_dump(tree, sort_keys=False))
+
+
+def write_rejections(save_path: Path, failed: Rows, dropped: Rows) -> None:
+    """Write <save_path>.failed.tsv and .dropped.tsv; without rows, remove that of an earlier run.
+
+    Args:
+        save_path: the output.
+        failed: key, wav and reason of utterances that could not be done.
+        dropped: of those that a setting left out.
+    """
+    for name, rows in [("failed", failed), ("dropped", dropped)]:
+        path = beside(save_path, f"{name}.tsv")
+        if not rows:
+            path.unlink(missing_ok=True)
+            continue
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ["key", "wav", "reason"], dialect="excel-tab")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(path, text.getvalue())
+        logger.warning("%d utterances %s: %s", len(rows), name, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file so that it is whole or not there."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def make_folder(save_path: Path) -> None:
+    """Make the folder of an output.
+
+    Raises:
+        DataError: it cannot be made.
+    """
+    try:
+        save_path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{save_path.parent}: {error.strerror}; give a --save_path in a folder you can write to"
+        ) from None

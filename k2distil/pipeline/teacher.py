@@ -1,0 +1,72 @@
+"""The teacher, and the utterances, that a config asks for."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import torch
+
+from k2distil.batch import Utterance
+from k2distil.config import AudioOptions, TeacherOptions
+from k2distil.config.wenet_yaml import duration_limits
+from k2distil.data import read_list, sample_utterances
+from k2distil.device import choose_dtype
+from k2distil.errors import ConfigError
+from k2distil.pipeline.embed import EmbedOptions
+from k2distil.pipeline.provenance import teacher_provenance
+from k2distil.teachers import Teacher, build_teacher
+
+logger = logging.getLogger(__name__)
+
+MAX_WORKERS = 8  # by default; a few cores decode faster than a big teacher computes
+
+
+def open_teacher(config: TeacherOptions, device: torch.device) -> tuple[Teacher, dict[str, Any]]:
+    """Load the teacher; with it, what decides its output, as plain values."""
+    if config.encoder_type is None or config.checkpoint is None:
+        raise ConfigError("--encoder_type and --checkpoint: missing; they name the teacher")
+    dtype = choose_dtype(config.dtype, device)
+    teacher = build_teacher(
+        config.encoder_type,
+        config.checkpoint,
+        middle_layer=config.middle_layer,
+        middle_layer_norm=config.middle_layer_norm,
+        device=device,
+        dtype=dtype,
+        whisper_padding=config.whisper_padding,
+        wenet_config=config.wenet_yaml,
+        do_normalize=config.do_normalize,
+    )
+    provenance = teacher_provenance(teacher, config.middle_layer_norm, str(dtype).split(".")[-1])
+    logger.info(
+        "teacher %s: layer %d of %d, dimension %d, %g ms a frame, %s on %s, padding %s",
+        *(teacher.name, teacher.layer, teacher.num_layers, teacher.dim, 1000 * teacher.frame_shift),
+        *(provenance["dtype"], device, teacher.padding),
+    )
+    return teacher, provenance
+
+
+def read_utterances(config: AudioOptions, seed: int) -> list[Utterance]:
+    """The utterances to be done, in list order."""
+    if config.train_data is None:
+        raise ConfigError("--train_data: missing; it names the audio list")
+    found = read_list(config.train_data, config.data_type)
+    chosen = sample_utterances(found, config.num_audio, config.num_audio_from, seed)
+    logger.info("%s: %d utterances, %d to be done", config.train_data, len(found), len(chosen))
+    if config.num_audio is not None and len(found) < config.num_audio:
+        logger.warning("%s: fewer than --num_audio %d", config.train_data, config.num_audio)
+    return chosen
+
+
+def num_workers(config: AudioOptions) -> int:
+    """--num_workers, or a number that leaves one core to this process."""
+    if config.num_workers is not None:
+        return config.num_workers
+    return max(1, min(MAX_WORKERS, len(os.sched_getaffinity(0)) - 1))
+
+
+def embed_options(config: AudioOptions, wenet_yaml: dict[str, Any] | None) -> EmbedOptions:
+    """How audio reaches the teacher; filter_conf counts only in a yaml the user gave."""
+    return EmbedOptions(config.batch_seconds, config.long_audio, duration_limits(wenet_yaml))

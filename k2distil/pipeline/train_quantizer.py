@@ -1,0 +1,196 @@
+"""train_quantizer_offline.sh: frames from an h5, or straight from audio, -> a quantizer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from k2distil.config import TrainQuantizerConfig
+from k2distil.device import choose_device
+from k2distil.errors import CheckpointError, ConfigError
+from k2distil.pipeline.frame_source import FrameSource, fill, open_source
+from k2distil.pipeline.progress import Progress
+from k2distil.pipeline.summary import (
+    Summary,
+    beside,
+    make_folder,
+    read_summary,
+    write_config,
+    write_rejections,
+    write_summary,
+)
+from k2distil.quantizer import FrameReservoir, QuantizerTrainer, evaluate, save_quantizer
+from k2distil.storage import describe_differences, replacing
+
+logger = logging.getLogger(__name__)
+
+PROBE_FRAMES = 50_000  # training frames that the figures look at
+
+
+def train_quantizer(config: TrainQuantizerConfig) -> Summary:
+    """Train a quantizer; resumes where a run stopped.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: see docs/errors.md.
+    """
+    started = time.monotonic()
+    save_path = _file_of(config)
+    make_folder(save_path)
+    device = choose_device(config.gpu)
+    source = open_source(config, device)
+    dim = source.provenance["dim"]
+    if config.quantizer_in_dim not in (None, dim):
+        raise ConfigError(
+            f"--quantizer_in_dim {config.quantizer_in_dim}: the embeddings have {dim} dimensions; "
+            f"use --quantizer_in_dim {dim} or leave it out"
+        )
+    logger.info("embeddings of dimension %d, %d utterances", dim, source.num_utterances)
+    fingerprint = _fingerprint(config, source)
+    if _is_finished(save_path, fingerprint, config.force):
+        return Summary(save_path, 0, read_summary(save_path))
+    write_config(save_path, config)
+
+    with Progress("reading frames", source.num_utterances, "utterances") as progress:
+        training, held_out = fill(
+            source, config.reservoir_frames, config.seed, lambda: progress.advance(1)
+        )
+    logger.info("%d frames to train on, %d held out", len(training), len(held_out))
+    trainer = QuantizerTrainer(
+        config.quantizer_type,
+        dim,
+        config.quantizer_out_dim,
+        config.quantizer_codebook_size,
+        seed=config.seed,
+        device=device,
+        batch_size=config.quantizer_batch_size,
+    )
+    training_started = time.monotonic()
+    _train(trainer, training, config, save_path, fingerprint)
+    quantizer = trainer.quantizer
+    training_seconds = time.monotonic() - training_started
+    training_sample = training.batch(0, min(PROBE_FRAMES, len(training)))
+    held_out_figures = evaluate(quantizer, training_sample, held_out.frames, config.seed).as_dict()
+    quantizer.provenance = dict(source.provenance)
+    quantizer.figures = held_out_figures
+    save_quantizer(quantizer, save_path)
+    _training_path(save_path).unlink(missing_ok=True)
+
+    outcome = source.outcome
+    failed, dropped = (
+        [each.row() for each in outcome.failed],
+        [each.row() for each in outcome.dropped],
+    )
+    write_rejections(save_path, failed, dropped)
+    figures = {
+        "quantizer_id": quantizer.id,
+        "written": source.num_utterances - len(failed) - len(dropped),
+        "failed": len(failed),
+        "dropped": len(dropped),
+        "audio_seconds": outcome.audio_seconds or None,
+        "wall_seconds": time.monotonic() - started,
+        "training_seconds": training_seconds,
+        "frames": training.num_seen + held_out.num_seen,
+        "dim": dim,
+        "held_out": held_out_figures,
+        "fingerprint": fingerprint,
+    }
+    logger.info("%s: %s", save_path, _in_words(held_out_figures))
+    return write_summary(save_path, figures, len(failed))
+
+
+def _train(
+    trainer: QuantizerTrainer,
+    training: FrameReservoir,
+    config: TrainQuantizerConfig,
+    save_path: Path,
+    fingerprint: dict[str, Any],
+) -> None:
+    """Train to the end, with a checkpoint now and then and when stopped."""
+    _resume(trainer, save_path, fingerprint)
+    batch_size = config.quantizer_batch_size
+    saved = time.monotonic()
+    with Progress("training", trainer.num_steps, "steps", trainer.steps_done) as progress:
+        while not trainer.done:
+            stats = trainer.step(training.batch(trainer.steps_done, batch_size))
+            error = "" if stats.relative_error is None else f"error {stats.relative_error:.3f}"
+            progress.advance(1, f"{stats.phase} {error}")
+            if time.monotonic() - saved > config.checkpoint_seconds:
+                with replacing(_training_path(save_path)) as temporary:
+                    torch.save(
+                        {"fingerprint": fingerprint, "state": trainer.state_dict()}, temporary
+                    )
+                saved = time.monotonic()
+
+
+def _resume(trainer: QuantizerTrainer, save_path: Path, fingerprint: dict[str, Any]) -> None:
+    """Go on with an unfinished training of the same settings, if there is one."""
+    path = _training_path(save_path)
+    if not path.exists():
+        return
+    try:
+        checkpoint = torch.load(path, map_location=trainer.device, weights_only=True)
+    except Exception as error:  # torch raises many kinds for a broken file
+        raise CheckpointError(f"{path}: cannot be read ({error}); remove it") from error
+    if differences := describe_differences(checkpoint["fingerprint"], fingerprint):
+        raise CheckpointError(
+            f"{path}: an unfinished training with other settings ({differences}); "
+            "give the same ones, another --save_path, or --force to start over"
+        )
+    trainer.load_state_dict(checkpoint["state"])
+    logger.info("resuming at step %d of %d", trainer.steps_done, trainer.num_steps)
+
+
+def _is_finished(save_path: Path, fingerprint: dict[str, Any], force: bool) -> bool:
+    """Whether the quantizer is there already.
+
+    Raises:
+        CheckpointError: one is there that was made with other settings.
+    """
+    if force:
+        save_path.unlink(missing_ok=True)
+        _training_path(save_path).unlink(missing_ok=True)
+    if not save_path.exists():
+        return False
+    found = read_summary(save_path).get("fingerprint", {})
+    if differences := describe_differences(found, fingerprint):
+        raise CheckpointError(
+            f"{save_path}: made with other settings ({differences}); "
+            "give the same ones, another --save_path, or --force to start over"
+        )
+    logger.info("%s: complete already", save_path)
+    return True
+
+
+def _file_of(config: TrainQuantizerConfig) -> Path:
+    """A folder gets quantizer.pt inside."""
+    path = config.save_path
+    is_file = path.suffix in {".pt", ".pth"} and not path.is_dir()
+    return path if is_file else path / "quantizer.pt"
+
+
+def _in_words(held_out: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value:.3g}"
+        for name, value in held_out.items()
+        if isinstance(value, float)
+    )
+
+
+def _training_path(save_path: Path) -> Path:
+    """Where an unfinished training is kept."""
+    return beside(save_path, "training.pt")
+
+
+def _fingerprint(config: TrainQuantizerConfig, source: FrameSource) -> dict[str, Any]:
+    """All that decides the result."""
+    names = (
+        *("quantizer_type", "quantizer_out_dim", "quantizer_codebook_size"),
+        *("quantizer_batch_size", "reservoir_frames", "seed"),
+    )
+    settings = {name: getattr(config, name) for name in names}
+    provenance = {name: value for name, value in source.provenance.items() if name != "teacher"}
+    return settings | provenance | source.identity

@@ -1,0 +1,111 @@
+"""What a user has: a data.list of real audio files, a teacher, and the three scripts."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "teachers" / "golden"
+WENET = GOLDEN / "wenet_conv1d2"
+WENET_TEACHER = ["--encoder_type", "wenet-whisper", "--checkpoint", WENET / "final.pt"]
+
+
+@dataclass
+class Corpus:
+    """A data.list being written; paths in it are relative."""
+
+    folder: Path
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def path(self) -> Path:
+        path = self.folder / "data.list"
+        path.write_text("".join(line + "\n" for line in self.lines))
+        return path
+
+    def add(self, key: str, samples: np.ndarray, rate: int = 16000, **soundfile_options) -> Path:
+        """Write samples as a wav (or by the key's suffix) and list it."""
+        path = self.folder / (key if "." in key else f"{key}.wav")
+        soundfile.write(path, samples, rate, **soundfile_options)
+        self.list(path.stem, path.name)
+        return path
+
+    def list(self, key: str, wav: str, **more) -> None:
+        self.lines.append(json.dumps({"key": key, "wav": wav, "txt": "hello", **more}))
+
+
+def speech(seconds: float, seed: int = 0, rate: int = 16000) -> np.ndarray:
+    """Noise whose loudness and colour change, as speech's do."""
+    noise = np.random.default_rng(seed).standard_normal(int(seconds * rate) + 8)
+    smooth = np.convolve(noise, np.ones(1 + seed % 7) / 4, mode="same")[: int(seconds * rate)]
+    return 0.1 * smooth * (1.2 + np.sin(np.arange(len(smooth)) * (1 + seed % 5) / 2000))
+
+
+@pytest.fixture
+def empty_corpus(tmp_path) -> Corpus:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    return Corpus(folder)
+
+
+@pytest.fixture
+def corpus(empty_corpus) -> Corpus:
+    """24 utterances of 0.5 to 1.65 s: about 1,300 frames of a Whisper."""
+    for index in range(24):
+        empty_corpus.add(f"utt{index:02}", speech(0.5 + 0.05 * index, seed=index))
+    return empty_corpus
+
+
+def command(script: str, *flags: object) -> list[str]:
+    return [str(ROOT / script), *map(str, flags)]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """One thread a process: several tests run at once."""
+    return os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"} | more
+
+
+def run(script: str, *flags: object, **more_environment: str) -> subprocess.CompletedProcess[str]:
+    """Run one of the scripts to its end, on the CPU, without asserting anything."""
+    return subprocess.run(
+        command(script, "--num_workers", 0, "--gpu", "cpu", *flags),
+        capture_output=True,
+        text=True,
+        env=environment(**more_environment),
+        timeout=300,
+        check=False,
+    )
+
+
+def succeed(script: str, *flags: object, **more_environment: str) -> str:
+    """Run a script that must leave with status 0; -> its log."""
+    done = run(script, *flags, **more_environment)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def interrupt(
+    flags: list[str], is_time: Callable[[], bool], signum: signal.Signals, **more_environment: str
+) -> tuple[int, str]:
+    """Start a command and send it a signal once `is_time`; -> (exit status, log)."""
+    process = subprocess.Popen(
+        flags, stderr=subprocess.PIPE, text=True, env=environment(**more_environment)
+    )
+    deadline = time.monotonic() + 120
+    while not is_time():
+        assert process.poll() is None, f"ended before it was interrupted: {process.stderr.read()}"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signum)
+    _, log = process.communicate(timeout=60)
+    return process.returncode, log
