@@ -1,1 +1,21 @@
-"""k2distil.quantizer."""
+"""Multi-codebook quantizers: frames of D floats <-> N codes."""
+
+from k2distil.quantizer.checkpoint import load_quantizer, quantizer_file, save_quantizer
+from k2distil.quantizer.metrics import HeldOutFigures, evaluate
+from k2distil.quantizer.model import AdditiveQuantizer, ProductQuantizer, Quantizer
+from k2distil.quantizer.reservoir import FrameReservoir
+from k2distil.quantizer.trainer import QuantizerTrainer, StepStats
+
+__all__ = [
+    "AdditiveQuantizer",
+    "FrameReservoir",
+    "HeldOutFigures",
+    "ProductQuantizer",
+    "Quantizer",
+    "QuantizerTrainer",
+    "StepStats",
+    "evaluate",
+    "load_quantizer",
+    "quantizer_file",
+    "save_quantizer",
+]

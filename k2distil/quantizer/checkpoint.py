@@ -1,0 +1,129 @@
+"""The quantizer's file: a versioned dict of tensors and plain values (docs: quantizer.md).
+
+format: "k2distil.quantizer"; version: 1; type: product | additive; id: digest of the tensors
+table (N, K, D), mean (D,), scale (): float32; settings: the search; provenance; figures
+centers (N, K, D) float32: for other readers; decode is the sum of one center a codebook
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from k2distil.errors import CheckpointError
+from k2distil.quantizer.model import QUANTIZER_TYPES, Quantizer
+
+FORMAT = "k2distil.quantizer"
+VERSION = 1
+
+
+def quantizer_file(path: str | Path) -> Path:
+    """The file meant by `path`: a folder stands for the `quantizer.pt` inside."""
+    path = Path(path)
+    return path / "quantizer.pt" if path.is_dir() else path
+
+
+def save_quantizer(quantizer: Quantizer, path: str | Path) -> Path:
+    """Write the quantizer atomically (an existing file is replaced); -> the file written.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    path = quantizer_file(path)
+    tensors = {name: tensor.cpu() for name, tensor in quantizer.entries().items()}
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "type": quantizer.type,
+        "id": quantizer.id,
+        **tensors,
+        "centers": quantizer.centers.cpu(),
+        "settings": quantizer.settings,
+        "provenance": dict(quantizer.provenance),
+        "figures": dict(quantizer.figures),
+    }
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise CheckpointError(f"{path}: cannot write the quantizer: {error}") from error
+    return path
+
+
+def load_quantizer(path: str | Path, device: str | torch.device = "cpu") -> Quantizer:
+    """Read what `save_quantizer` wrote; `path` may be the folder that holds `quantizer.pt`.
+
+    Raises:
+        CheckpointError: no such file, not a quantizer, damaged, or of another version.
+    """
+    path = quantizer_file(path)
+    content = _read(path)
+    version = content.get("version")
+    if version != VERSION:
+        raise CheckpointError(
+            f"{path}: quantizer format version {version}, this k2distil reads {VERSION}; "
+            "install the k2distil that wrote it, or train the quantizer again"
+        )
+    try:
+        tensors = {name: content[name] for name in ("table", "mean", "scale")}
+        _check_tensors(**tensors)
+        quantizer = QUANTIZER_TYPES[content["type"]](**tensors, **content["settings"])
+        quantizer.provenance = dict(content["provenance"])
+        quantizer.figures = dict(content["figures"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path}: a damaged quantizer file ({error!r}); train it again or copy it again"
+        ) from error
+    if quantizer.id != content.get("id"):
+        raise CheckpointError(
+            f"{path}: the tensors do not match the id {content.get('id')}: the file was altered; "
+            "train it again or copy it again"
+        )
+    return quantizer.to(device).eval()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: no such quantizer file; train one with train_quantizer_offline.sh, "
+            "or correct --quantizer_path"
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"{path}: not a quantizer file, or a damaged one "
+            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
+            "--quantizer_path takes what train_quantizer_offline.sh saved"
+        ) from error
+    if isinstance(content, dict) and content.get("format") == FORMAT:
+        return content
+    if isinstance(content, dict) and {"to_logits.weight", "centers_scale"} <= content.keys():
+        raise CheckpointError(
+            f"{path}: a quantizer of the multi_quantization package, which k2distil cannot read "
+            "yet; train one with train_quantizer_offline.sh"
+        )
+    raise CheckpointError(
+        f"{path}: a torch file, but not a quantizer (is it a teacher's checkpoint?); "
+        "--quantizer_path takes what train_quantizer_offline.sh saved"
+    )
+
+
+def _check_tensors(table: Tensor, mean: Tensor, scale: Tensor) -> None:
+    if table.ndim != 3 or mean.shape != table.shape[2:] or scale.shape != ():
+        raise ValueError(f"shapes {tuple(table.shape)}, {tuple(mean.shape)}, {tuple(scale.shape)}")
+    if not all(tensor.isfinite().all() for tensor in (table, mean, scale)):
+        raise ValueError("NaN or infinite values")

@@ -1,0 +1,170 @@
+"""How good codes are, on frames that did not train the quantizer.
+
+Students learn codes, so how well codes can be *predicted* counts beside how well they rebuild the
+frame. A *probe* stands for the student: softmax regression from the first principal components of a
+frame to the code of each codebook. N codebooks of K entries, D dimensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from k2distil.errors import DataError
+from k2distil.quantizer.model import Quantizer
+
+PROBE_DIM = 64  # principal components the probe sees
+PROBE_STEPS = 400
+PROBE_BATCH = 512  # frames
+PROBE_RATE = 0.02  # of Adam, falling to 0 along a cosine
+CHUNK = 4096  # frames of which the probe's (N, K) scores stand at once
+NOISE = (0.01, 0.05)  # of the frames' deviation
+
+
+@dataclass(frozen=True)
+class HeldOutFigures:
+    """All on held-out frames.
+
+    relative_error: sum |x - decode(encode(x))|^2 / sum |x - mean|^2, the held-out frames' mean.
+    probe_cross_entropy: nats a code, mean over frames and codebooks; log K is chance.
+    predicted_error: relative error of decode(the codes the probe finds most likely).
+    flips_1, flips_5: share of codes that change when Gaussian noise is added whose deviation, the
+        same in every dimension, is 1 % (5 %) of the frames' root-mean-square deviation.
+    usage: mean over codebooks of perplexity / K; 1 when all entries are used alike.
+    dead_codes: entries of all codebooks that neither training nor held-out frames use.
+    num_frames: held-out frames measured.
+    """
+
+    relative_error: float
+    probe_cross_entropy: float
+    predicted_error: float
+    flips_1: float
+    flips_5: float
+    usage: float
+    dead_codes: int
+    num_frames: int
+
+    def as_dict(self) -> dict[str, float]:
+        """For `Quantizer.figures` and the summary."""
+        return asdict(self)
+
+
+def evaluate(
+    quantizer: Quantizer, train_frames: Tensor, held_out_frames: Tensor, seed: int = 0
+) -> HeldOutFigures:
+    """Measure a quantizer; both frames: (num_frames, D) of any float dtype, at least one each.
+
+    The probe is fitted to `train_frames`; nothing else but `dead_codes` looks at them.
+
+    Raises:
+        DataError: no frames, or frames `encode` refuses.
+    """
+    if len(train_frames) == 0 or len(held_out_frames) == 0:
+        raise DataError(
+            f"{len(train_frames)} training and {len(held_out_frames)} held-out frames: at least "
+            "one of each is needed to measure a quantizer; raise --num_audio"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    train_codes, codes = quantizer.encode(train_frames), quantizer.encode(held_out_frames)
+    held_out = held_out_frames.float()
+    deviation = float((held_out - held_out.mean(0)).square().mean().sqrt())
+    flips = []
+    for level in NOISE:
+        noise = torch.randn(held_out.shape, generator=generator).to(held_out.device)
+        noisy = quantizer.encode(held_out + level * deviation * noise)
+        flips.append(float((noisy != codes).float().mean()))
+    probe = fit_probe(train_frames, train_codes, quantizer.codebook_size, generator)
+    cross_entropy, predicted = probe_scores(probe, held_out, codes)
+    return HeldOutFigures(
+        relative_error=relative_error(quantizer, codes, held_out),
+        probe_cross_entropy=cross_entropy,
+        predicted_error=relative_error(quantizer, predicted, held_out),
+        flips_1=flips[0],
+        flips_5=flips[1],
+        usage=sum(usage(codes, quantizer.codebook_size)) / quantizer.num_codebooks,
+        dead_codes=num_dead_codes(torch.cat([train_codes, codes]), quantizer.codebook_size),
+        num_frames=len(held_out),
+    )
+
+
+def relative_error(quantizer: Quantizer, codes: Tensor, frames: Tensor) -> float:
+    """Error of decode(codes) over the variance of frames: (B, N), (B, D); 0 for constant frames."""
+    error = (quantizer.decode(codes) - frames).double().square().sum()
+    variance = (frames - frames.double().mean(0)).square().sum()
+    return float(error / variance) if variance > 0 else 0.0
+
+
+def usage(codes: Tensor, codebook_size: int) -> list[float]:
+    """Perplexity / K of each codebook; codes: (B, N)."""
+    shares = _counts(codes, codebook_size).double() / len(codes)
+    entropies = torch.special.entr(shares).sum(1)
+    return (entropies.exp() / codebook_size).tolist()
+
+
+def num_dead_codes(codes: Tensor, codebook_size: int) -> int:
+    """Entries no frame uses, all codebooks together; codes: (B, N)."""
+    return int((_counts(codes, codebook_size) == 0).sum())
+
+
+def _counts(codes: Tensor, codebook_size: int) -> Tensor:
+    """(B, N) -> (N, K) int64."""
+    counts = [torch.bincount(one, minlength=codebook_size) for one in codes.long().unbind(1)]
+    return torch.stack(counts)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Softmax regression: components (P, D) of centred frames -> scores (N, K)."""
+
+    mean: Tensor
+    components: Tensor  # whitening: features have unit variance
+    weight: Tensor  # (P, N * K)
+    bias: Tensor  # (N * K,)
+    codebook_size: int
+
+    def scores(self, frames: Tensor) -> Tensor:
+        """(B, D) -> (B, N, K), logarithms of unnormalised probabilities."""
+        features = (frames.float() - self.mean) @ self.components.T
+        return (features @ self.weight + self.bias).view(len(frames), -1, self.codebook_size)
+
+
+def fit_probe(
+    frames: Tensor, codes: Tensor, codebook_size: int, generator: torch.Generator
+) -> Probe:
+    """Fit by Adam on seeded batches; frames: (B, D), codes: (B, N)."""
+    frames = frames.float()
+    mean = frames.double().mean(0).float()
+    centred = frames - mean
+    values, axes = torch.linalg.eigh((centred.T @ centred / len(frames)).double())
+    kept = values.argsort(descending=True)[:PROBE_DIM]
+    deviations = values[kept].clamp(min=float(values.max()) * 1e-8).sqrt().clamp(min=1e-30)
+    components = (axes[:, kept] / deviations).T.float()
+    features, targets = centred @ components.T, codes.long()
+    # Starting from how often each code comes, the probe never loses to knowing nothing else.
+    shares = (_counts(codes, codebook_size) + 0.5) / (len(codes) + 0.5 * codebook_size)
+    weight = features.new_zeros(features.shape[1], shares.numel()).requires_grad_()
+    bias = shares.log().flatten().requires_grad_()
+    optimizer = torch.optim.Adam([weight, bias], lr=PROBE_RATE)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, PROBE_STEPS)
+    for _ in range(PROBE_STEPS):
+        rows = torch.randint(len(frames), (PROBE_BATCH,), generator=generator).to(frames.device)
+        scores = (features[rows] @ weight + bias).view(-1, codebook_size)
+        loss = F.cross_entropy(scores, targets[rows].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+    return Probe(mean, components, weight.detach(), bias.detach(), codebook_size)
+
+
+def probe_scores(probe: Probe, frames: Tensor, codes: Tensor) -> tuple[float, Tensor]:
+    """Mean cross entropy in nats of codes (B, N) given frames (B, D), and the likeliest codes."""
+    total, predicted = 0.0, []
+    for part, target in zip(frames.split(CHUNK), codes.long().split(CHUNK), strict=True):
+        scores = probe.scores(part)
+        total += float(F.cross_entropy(scores.flatten(0, 1), target.flatten(), reduction="sum"))
+        predicted.append(scores.argmax(-1))
+    return total / codes.numel(), torch.cat(predicted)

@@ -1,0 +1,236 @@
+"""Trained quantizers: frames -> codes -> frames.
+
+    quantizer = load_quantizer("exp/quantizer.pt")
+    codes = quantizer.encode(frames)  # (*, dim) -> (*, num_codebooks) uint8
+    approximation = quantizer.decode(codes)  # (*, dim), the sum of the chosen centers
+
+N codebooks of K entries, D dimensions. Frames are centred and scaled before anything else, so that
+neither an offset nor a unit of the data costs precision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from k2distil.errors import ConfigError, DataError
+from k2distil.quantizer.search import beam_search, interaction_tables, refine, unary_scores
+
+MAX_CODEBOOK_SIZE = 65_536  # entries; codes stay within 16 bits
+MAX_GRAM_ENTRIES = 32_768  # N * K of an additive quantizer: its Gram table is (N * K)^2 float32
+
+# Frames are searched in chunks of exactly this many (the last is padded): memory is bounded, and a
+# matrix product of one fixed shape gives a frame the same bits whatever frames stand beside it.
+CHUNK_FRAMES = {"cpu": 128, "cuda": 4096}
+MAX_CHUNK_SCORES = 2**28  # of one chunk's (B, N, K), 1 GiB
+
+
+class Quantizer(nn.Module):
+    """What both types share; a subclass brings the search.
+
+    Attributes:
+        type: the name in `--quantizer_type` and in files.
+        dim, num_codebooks, codebook_size: D, N, K.
+        table: (N, K, D) float32, the entries for centred and scaled frames.
+        bias: (N, K) float32, -|entry|^2 / 2.
+        mean: (D,) float32; scale: () float32.
+        provenance: plain values that say what it was trained on (teacher, layer, seed, ...).
+        figures: held-out figures by name (metrics.py), empty until measured.
+    """
+
+    type: ClassVar[str]  # type: ignore[assignment]  # hides Module.type(dtype); use .to()
+    table: Tensor
+    bias: Tensor
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, table: Tensor, mean: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.num_codebooks, self.codebook_size, self.dim = table.shape
+        self.register_buffer("table", table.float().contiguous())
+        self.register_buffer("bias", -0.5 * self.table.square().sum(-1))
+        self.register_buffer("mean", mean.float())
+        self.register_buffer("scale", scale.float())
+        self.provenance: dict[str, str | int | float | bool | None] = {}
+        self.figures: dict[str, float] = {}
+
+    @property
+    def centers(self) -> Tensor:
+        """(N, K, D) float32: decode is the sum of one center a codebook."""
+        return self.table * self.scale + self.mean / self.num_codebooks
+
+    @property
+    def code_dtype(self) -> torch.dtype:
+        """uint8 up to 256 entries, int16 up to 32,768, else int32."""
+        if self.codebook_size <= 256:
+            return torch.uint8
+        return torch.int16 if self.codebook_size <= 32_768 else torch.int32
+
+    @property
+    def settings(self) -> dict[str, int]:
+        """Constructor arguments beside the tensors; they are part of the file and of the id."""
+        return {}
+
+    def entries(self) -> dict[str, Tensor]:
+        """The constructor's tensors; all others follow from them."""
+        return {"table": self.table, "mean": self.mean, "scale": self.scale}
+
+    @property
+    def id(self) -> str:
+        """16 hex digits: a digest of all that decides the codes. The same training, the same id."""
+        digest = hashlib.sha256(f"{self.type} {tuple(self.table.shape)} {self.settings}".encode())
+        for tensor in self.entries().values():
+            digest.update(tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor) -> Tensor:
+        """frames: (*, D) float16 to float64 -> codes: (*, N) of `code_dtype`, on the same device.
+
+        Deterministic; a frame's codes do not depend on the frames beside it. Extra memory is
+        bounded, whatever the number of frames.
+
+        Raises:
+            DataError: another dimension, not floating point, NaN or infinite values.
+        """
+        self._check_frames(frames)
+        rows = frames.reshape(-1, self.dim)
+        device = self.table.device
+        size = chunk_frames(device, self.num_codebooks * self.codebook_size)
+        codes = torch.empty(len(rows), self.num_codebooks, dtype=self.code_dtype, device=device)
+        finite = torch.ones((), dtype=torch.bool, device=device)
+        with torch.autocast(device.type, enabled=False):
+            for start in range(0, len(rows), size):
+                chunk = self.normalise(rows[start : start + size])
+                finite &= chunk.isfinite().all()
+                padded = F.pad(chunk, (0, 0, 0, size - len(chunk)))
+                codes[start : start + size] = self._search(padded)[: len(chunk)]
+        if not finite:
+            raise DataError(_describe_bad_frames(rows))
+        return codes.view(*frames.shape[:-1], self.num_codebooks).to(frames.device)
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """codes: (*, N) integers in 0 .. K-1 -> (*, D) float32, the sum of the chosen centers.
+
+        Raises:
+            DataError: another number of codebooks, not integers, or a code outside 0 .. K-1.
+        """
+        if codes.shape[-1:] != (self.num_codebooks,) or codes.is_floating_point():
+            raise DataError(
+                f"codes {tuple(codes.shape)} {codes.dtype}: expected integers "
+                f"(*, {self.num_codebooks}) as this quantizer has {self.num_codebooks} codebooks"
+            )
+        rows = codes.reshape(-1, self.num_codebooks).to(self.table.device, torch.int64)
+        if rows.numel() and not 0 <= rows.min() <= rows.max() < self.codebook_size:
+            raise DataError(
+                f"codes from {rows.min()} to {rows.max()}: this quantizer has entries 0 to "
+                f"{self.codebook_size - 1}; remove padding, or use the quantizer that made them"
+            )
+        rows = rows + torch.arange(self.num_codebooks, device=rows.device) * self.codebook_size
+        total = F.embedding_bag(rows, self.table.flatten(0, 1), mode="sum")
+        frames = total * self.scale + self.mean
+        return frames.view(*codes.shape[:-1], self.dim).to(codes.device)
+
+    def normalise(self, frames: Tensor) -> Tensor:
+        """(B, D) of any float dtype -> (B, D) float32, centred and scaled, on the own device."""
+        return ((frames.to(self.mean.device) - self.mean) / self.scale).float()
+
+    def _search(self, frames: Tensor) -> Tensor:
+        """frames: (B, D) normalised -> (B, N) int64."""
+        raise NotImplementedError
+
+    def _check_frames(self, frames: Tensor) -> None:
+        if frames.shape[-1:] != (self.dim,):
+            raise DataError(
+                f"frames {tuple(frames.shape)}: this quantizer was trained on {self.dim} "
+                "dimensions; give it frames of the same teacher, or train another quantizer"
+            )
+        if not frames.is_floating_point():
+            raise DataError(f"frames of {frames.dtype}: expected float16 to float64")
+
+
+class ProductQuantizer(Quantizer):
+    """Orthogonal codebooks: the best code of each is found alone, exactly, by one matrix product.
+
+    Jegou et al., "Product quantization for nearest neighbor search", TPAMI 2011; rotated as in
+    Ge et al., "Optimized product quantization", TPAMI 2014. The rotation is part of the table.
+    """
+
+    type = "product"
+
+    def _search(self, frames: Tensor) -> Tensor:
+        return unary_scores(frames, self.table, self.bias).argmax(-1)
+
+
+class AdditiveQuantizer(Quantizer):
+    """Any codebooks: less error at the same bytes, found by a search (search.py).
+
+    Args:
+        beam: prefixes kept; num_sweeps: how often each code is chosen again at the end.
+    """
+
+    type = "additive"
+    interactions: Tensor
+
+    def __init__(
+        self, table: Tensor, mean: Tensor, scale: Tensor, beam: int = 4, num_sweeps: int = 2
+    ) -> None:
+        super().__init__(table, mean, scale)
+        self.beam, self.num_sweeps = beam, num_sweeps
+        self.register_buffer("interactions", interaction_tables(self.table))
+
+    @property
+    def settings(self) -> dict[str, int]:
+        """The search: it decides the codes as the entries do."""
+        return {"beam": self.beam, "num_sweeps": self.num_sweeps}
+
+    def _search(self, frames: Tensor) -> Tensor:
+        unary = unary_scores(frames, self.table, self.bias)
+        codes = beam_search(unary, self.interactions, self.beam)
+        return refine(unary, self.interactions, codes, self.num_sweeps)
+
+
+QUANTIZER_TYPES: dict[str, type[Quantizer]] = {
+    quantizer.type: quantizer for quantizer in (ProductQuantizer, AdditiveQuantizer)
+}
+
+
+def check_sizes(quantizer_type: str, dim: int, num_codebooks: int, codebook_size: int) -> None:
+    """Raise ConfigError where no such quantizer can be built."""
+    if quantizer_type not in QUANTIZER_TYPES:
+        raise ConfigError(
+            f"quantizer_type {quantizer_type}: expected one of {', '.join(QUANTIZER_TYPES)}"
+        )
+    if not 2 <= codebook_size <= MAX_CODEBOOK_SIZE:
+        raise ConfigError(
+            f"quantizer_codebook_size {codebook_size}: expected 2 to {MAX_CODEBOOK_SIZE} entries"
+        )
+    if not 1 <= num_codebooks <= dim:
+        raise ConfigError(
+            f"quantizer_out_dim {num_codebooks}: expected 1 to {dim} codebooks, at most one for "
+            f"each of the embedding's {dim} dimensions"
+        )
+    if quantizer_type == "additive" and num_codebooks * codebook_size > MAX_GRAM_ENTRIES:
+        raise ConfigError(
+            f"quantizer_codebook_size {codebook_size} with quantizer_out_dim {num_codebooks}: an "
+            f"additive quantizer has at most {MAX_GRAM_ENTRIES} entries in all codebooks together; "
+            "lower one of them or use quantizer_type product"
+        )
+
+
+def chunk_frames(device: torch.device, num_entries: int) -> int:
+    """How many frames are searched at once; depends on nothing that varies between batches."""
+    return max(1, min(CHUNK_FRAMES.get(device.type, 4096), MAX_CHUNK_SCORES // num_entries))
+
+
+def _describe_bad_frames(frames: Tensor) -> str:
+    bad = (~frames.float().isfinite().all(-1)).nonzero().flatten()
+    return (
+        f"{len(bad)} of {len(frames)} frames hold NaN, infinite values or values beyond float32 "
+        f"(the first is frame {int(bad[0])}): look at the audio, or use --dtype float32"
+    )

@@ -1,0 +1,102 @@
+"""A uniform sample of all frames seen, in bounded memory, and shuffled batches of it."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+
+from k2distil.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+class FrameReservoir:
+    """Keeps `capacity` frames, each frame added so far with the same probability.
+
+    Frames are stored as float16, as in embedding files, and as float32 from the moment a value
+    comes that float16 cannot hold. Algorithm R of Vitter, "Random sampling with a reservoir", 1985.
+
+    Args:
+        capacity: frames; memory is capacity * dim * 2 bytes, taken at once.
+    """
+
+    def __init__(self, capacity: int, dim: int, seed: int) -> None:
+        self.capacity, self.dim, self.seed = capacity, dim, seed
+        self.num_seen = 0  # frames added so far
+        self._frames = torch.empty(capacity, dim, dtype=torch.float16)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._epoch = -1
+        self._order = torch.empty(0, dtype=torch.int64)  # shuffled rows of `_epoch`
+
+    def __len__(self) -> int:
+        return min(self.num_seen, self.capacity)
+
+    @property
+    def frames(self) -> Tensor:
+        """(len(self), dim) float16, or float32 (see above); a view."""
+        return self._frames[: len(self)]
+
+    def add(self, frames: Tensor) -> None:
+        """frames: (num_frames, dim) of any float dtype and device.
+
+        Raises:
+            DataError: another dimension, NaN or infinite values.
+        """
+        if frames.ndim != 2 or frames.shape[1] != self.dim:
+            raise DataError(
+                f"frames {tuple(frames.shape)}: expected (num_frames, {self.dim}); "
+                "is --quantizer_in_dim the teacher's dimension?"
+            )
+        frames = frames.detach().cpu()
+        if not frames.isfinite().all():
+            raise DataError("frames hold NaN or infinite values: look at the audio")
+        self._make_room_for_values(frames)
+        num_free = min(max(self.capacity - self.num_seen, 0), len(frames))
+        self._frames[self.num_seen : self.num_seen + num_free] = frames[:num_free]
+        # A later frame, the i-th of all, replaces a random one with probability capacity / i.
+        ordinals = torch.arange(self.num_seen + num_free, self.num_seen + len(frames)) + 1
+        slots = (
+            torch.rand(len(ordinals), generator=self._generator, dtype=torch.float64) * ordinals
+        ).long()
+        kept = (slots < self.capacity).nonzero().flatten().tolist()
+        replaced = {int(slots[i]): num_free + i for i in kept}  # the last one to take a slot stays
+        if replaced:
+            self._frames[list(replaced)] = frames[list(replaced.values())].to(self._frames.dtype)
+        self.num_seen += len(frames)
+        self._epoch = -1
+
+    def batch(self, step: int, batch_size: int) -> Tensor:
+        """Batch `step` of an endless run of shuffled epochs; -> (batch_size, dim) float32.
+
+        Depends on the seed, the frames and the step alone, so that a training resumes anywhere.
+
+        Raises:
+            DataError: no frames were added.
+        """
+        if len(self) == 0:
+            raise DataError("there are no frames to train on: every utterance failed or was empty")
+        rows, position = [], step * batch_size
+        end = position + batch_size
+        while position < end:
+            epoch, offset = divmod(position, len(self))
+            order = self._shuffled(epoch)[offset : offset + end - position]
+            rows.append(order)
+            position += len(order)
+        return self._frames[torch.cat(rows)].float()
+
+    def _shuffled(self, epoch: int) -> Tensor:
+        if epoch != self._epoch:
+            seed = (self.seed * 1_000_003 + epoch) % 2**63
+            generator = torch.Generator().manual_seed(seed)
+            self._order, self._epoch = torch.randperm(len(self), generator=generator), epoch
+        return self._order
+
+    def _make_room_for_values(self, frames: Tensor) -> None:
+        largest = float(frames.abs().max()) if len(frames) else 0.0
+        if self._frames.dtype == torch.float16 and largest > torch.finfo(torch.float16).max:
+            logger.warning(
+                "an embedding reaches %.3g, beyond float16: float32 from now on", largest
+            )
+            self._frames = self._frames.float()

@@ -1,0 +1,93 @@
+import math
+
+import pytest
+import torch
+
+from k2distil.errors import DataError
+from k2distil.quantizer import ProductQuantizer, evaluate
+from k2distil.quantizer.metrics import fit_probe, num_dead_codes, probe_scores, usage
+from tests.quantizer.conftest import power_law_frames
+
+
+def on_one_axis(num_entries):
+    """Entries at 0, 1, 2 ... on the first of two axes."""
+    table = torch.zeros(1, num_entries, 2)
+    table[0, :, 0] = torch.arange(num_entries)
+    return ProductQuantizer(table, torch.zeros(2), torch.tensor(1.0))
+
+
+def test_the_error_is_that_of_a_hand_computed_case():
+    frames = torch.tensor([[0.0, 1.0], [2.0, -1.0]])  # variance 2 + 2, error 1 + 1
+    figures = evaluate(on_one_axis(3), frames, frames)
+    assert figures.relative_error == pytest.approx(0.5)
+    assert figures.dead_codes == 1
+    assert figures.usage == pytest.approx(2 / 3)
+    assert figures.num_frames == 2
+
+
+def test_usage_is_perplexity_over_size():
+    codes = torch.tensor([[0, 0], [1, 0], [2, 0], [3, 0]], dtype=torch.uint8)
+    assert usage(codes, 4) == pytest.approx([1.0, 0.25])
+    assert usage(codes, 8) == pytest.approx([0.5, 0.125])
+    assert num_dead_codes(codes, 4) == 3
+
+
+def test_flips_grow_with_the_distance_noise_covers():
+    """Uniform on [0, 8) with borders at odd halves: a share of 2 E|noise| / width flips, about."""
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.zeros(20_000, 2)
+    frames[:, 0] = 8 * torch.rand(20_000, generator=generator) - 0.5
+    figures = evaluate(on_one_axis(8), frames[:2000], frames)
+    deviation = float((frames - frames.mean(0)).square().mean().sqrt())
+    for measured, level in [(figures.flips_1, 0.01), (figures.flips_5, 0.05)]:
+        expected = math.sqrt(2 / math.pi) * level * deviation * 7 / 8  # 7 of 8 borders are inside
+        assert measured == pytest.approx(expected, rel=0.15)
+
+
+def test_codes_that_a_frame_decides_are_predicted_and_noise_codes_are_not():
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randn(4000, 8, generator=generator)
+    decided = (frames[:, :2] > 0).long()
+    random = torch.randint(0, 2, (4000, 2), generator=generator)
+    scores = []
+    for codes in (decided, random):
+        probe = fit_probe(frames[:3000], codes[:3000], 2, generator)
+        cross_entropy, predicted = probe_scores(probe, frames[3000:], codes[3000:])
+        scores.append((cross_entropy, float((predicted == codes[3000:]).float().mean())))
+    assert scores[0][0] < 0.15
+    assert scores[0][1] > 0.97
+    assert scores[1][0] == pytest.approx(math.log(2), abs=0.02)
+    assert abs(scores[1][1] - 0.5) < 0.05
+
+
+def test_a_probe_that_can_learn_nothing_scores_the_entropy_of_the_codes():
+    frames = torch.zeros(1000, 4)
+    codes = (torch.arange(1000) % 4 == 0).long().unsqueeze(1)  # 1/4 : 3/4
+    probe = fit_probe(frames, codes, 2, torch.Generator().manual_seed(0))
+    cross_entropy, predicted = probe_scores(probe, frames, codes)
+    entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    assert cross_entropy == pytest.approx(entropy, abs=0.01)
+    assert not predicted.any()
+
+
+def test_figures_of_a_trained_quantizer_are_in_order_and_repeatable(quantizer, frames):
+    held_out = power_law_frames(4000, 16)[3000:]
+    figures = evaluate(quantizer, frames, held_out, seed=1)
+    assert figures == evaluate(quantizer, frames, held_out, seed=1)
+    assert 0 < figures.relative_error < figures.predicted_error < 1
+    assert 0 < figures.probe_cross_entropy < math.log(16)
+    assert 0 < figures.flips_1 < figures.flips_5 < 0.5
+    assert 0.7 < figures.usage <= 1
+    assert figures.dead_codes == 0
+    assert figures.as_dict()["num_frames"] == 1000
+
+
+def test_constant_frames_have_no_error():
+    frames = torch.full((10, 2), 1.0)
+    frames[:, 1] = 0
+    assert evaluate(on_one_axis(3), frames, frames).relative_error == 0
+
+
+def test_no_frames_are_refused(quantizer):
+    with pytest.raises(DataError, match="0 training and 5 held-out"):
+        evaluate(quantizer, torch.zeros(0, 16), torch.zeros(5, 16))

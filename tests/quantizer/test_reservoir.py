@@ -1,0 +1,98 @@
+import logging
+
+import pytest
+import torch
+
+from k2distil.errors import DataError
+from k2distil.quantizer import FrameReservoir
+
+
+def numbered(num_frames):
+    """Frame i holds the number i twice; exact in float16 up to 2048."""
+    return torch.arange(num_frames, dtype=torch.float32).repeat(2, 1).T
+
+
+def test_all_frames_are_kept_while_there_is_room():
+    reservoir = FrameReservoir(10, 2, seed=0)
+    reservoir.add(numbered(4))
+    reservoir.add(numbered(6) + 4)
+    reservoir.add(numbered(0))
+    assert len(reservoir) == reservoir.num_seen == 10
+    assert reservoir.frames.dtype == torch.float16
+    assert torch.equal(reservoir.frames.float(), numbered(10))
+
+
+def test_every_frame_is_kept_with_the_same_probability():
+    kept = torch.zeros(40)
+    for seed in range(1500):
+        reservoir = FrameReservoir(10, 2, seed)
+        for part in numbered(40).split(7):
+            reservoir.add(part)
+        assert len(reservoir.frames[:, 0].unique()) == 10
+        kept[reservoir.frames[:, 0].long()] += 1
+    # 1500 draws with p = 1/4: deviation 0.0112
+    assert (kept / 1500 - 0.25).abs().max() < 5 * 0.0112
+
+
+def test_the_sample_depends_on_the_seed_alone():
+    def sample(seed):
+        reservoir = FrameReservoir(10, 2, seed)
+        reservoir.add(numbered(500))
+        return reservoir.frames
+
+    assert torch.equal(sample(1), sample(1))
+    assert not torch.equal(sample(1), sample(2))
+
+
+def test_batches_are_shuffled_epochs():
+    reservoir = FrameReservoir(100, 2, seed=0)
+    reservoir.add(numbered(100))
+    batches = [reservoir.batch(step, 30)[:, 0] for step in range(10)]
+    for epoch in torch.cat(batches).split(100):
+        assert torch.equal(epoch.sort().values, numbered(100)[:, 0])
+    assert not torch.equal(batches[0], batches[0].sort().values)
+    assert batches[0].dtype == torch.float32
+
+
+def test_any_batch_can_be_had_again():
+    first, second = FrameReservoir(50, 2, seed=3), FrameReservoir(50, 2, seed=3)
+    first.add(numbered(50))
+    second.add(numbered(50))
+    in_order = [first.batch(step, 32) for step in range(9)]
+    for step in (8, 0, 5):
+        assert torch.equal(second.batch(step, 32), in_order[step])
+
+
+def test_a_batch_larger_than_the_reservoir_repeats_frames():
+    reservoir = FrameReservoir(10, 2, seed=0)
+    reservoir.add(numbered(3))
+    assert sorted(reservoir.batch(0, 6)[:, 0].tolist()) == [0, 0, 1, 1, 2, 2]
+
+
+def test_values_beyond_float16_are_kept_exactly(caplog):
+    reservoir = FrameReservoir(10, 2, seed=0)
+    reservoir.add(numbered(3))
+    with caplog.at_level(logging.WARNING):
+        reservoir.add(torch.tensor([[65_504.0, -70_000.0]]))
+    assert "float32 from now on" in caplog.text
+    assert reservoir.batch(0, 4).abs().max() == 70_000
+    assert torch.equal(reservoir.frames[:3], numbered(3))
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        (torch.zeros(3, 5), r"\(3, 5\): expected \(num_frames, 2\)"),
+        (torch.zeros(2), "quantizer_in_dim"),
+        (torch.full((3, 2), float("nan")), "NaN"),
+        (torch.full((3, 2), float("inf")), "infinite"),
+    ],
+)
+def test_bad_frames_are_refused(frames, message):
+    with pytest.raises(DataError, match=message):
+        FrameReservoir(10, 2, seed=0).add(frames)
+
+
+def test_no_frames_give_no_batch():
+    with pytest.raises(DataError, match="no frames to train on"):
+        FrameReservoir(10, 2, seed=0).batch(0, 4)

@@ -1,0 +1,203 @@
+import io
+
+import pytest
+import torch
+
+from k2distil.errors import CheckpointError, ConfigError, DataError
+from k2distil.quantizer import QuantizerTrainer
+from k2distil.quantizer.metrics import num_dead_codes, relative_error
+from tests.quantizer.conftest import batch, power_law_frames, trained
+
+
+def error_of(quantizer, frames):
+    return relative_error(quantizer, quantizer.encode(frames), frames.float())
+
+
+def naive_product_error(frames, held_out, num_codebooks, codebook_size):
+    """k-means on consecutive slices of the unrotated frames; 25 Lloyd iterations."""
+    error = 0.0
+    for part, other in zip(
+        frames.chunk(num_codebooks, 1), held_out.chunk(num_codebooks, 1), strict=True
+    ):
+        entries = part[torch.randperm(len(part), generator=torch.manual_seed(0))[:codebook_size]]
+        for _ in range(25):
+            nearest = torch.cdist(part, entries).argmin(1)
+            for k in nearest.unique():
+                entries[k] = part[nearest == k].mean(0)
+        error += float(torch.cdist(other, entries).amin(1).square().sum())
+    return error / float((held_out - held_out.mean(0)).square().sum())
+
+
+def test_held_out_error_is_below_naive_product_quantization():
+    frames = power_law_frames(6000, 32)
+    train, held_out = frames[:5000], frames[5000:]
+    naive = naive_product_error(train, held_out, 4, 16)
+    product = error_of(trained(train, "product", 4, 16), held_out)
+    additive = error_of(trained(train, "additive", 4, 16), held_out)
+    assert product < 0.97 * naive
+    assert additive < 0.97 * product
+
+
+def test_the_step_error_falls_and_is_that_of_the_quantizer(frames):
+    trainer = QuantizerTrainer("product", 16, 3, 16)
+    errors = []
+    while not trainer.done:
+        stats = trainer.step(frames[:512])
+        errors.append(stats.relative_error)
+    assert stats.step == trainer.num_steps == trainer.steps_done
+    assert stats.phase == "product"
+    assert errors[0] is None
+    assert errors[-1] < 0.9 * errors[1]
+    assert errors[-1] == pytest.approx(error_of(trainer.quantizer, frames[:512]), rel=0.02)
+
+
+def test_an_offset_and_a_unit_cost_nothing(quantizer, frames):
+    moved = frames * 1000 + 30_000
+    error = error_of(trained(moved, quantizer.type, 3, 16), moved)
+    assert error == pytest.approx(error_of(quantizer, frames), rel=0.01)
+
+
+def test_the_same_seed_gives_the_same_quantizer_and_another_seed_another(quantizer, frames):
+    assert trained(frames, quantizer.type, 3, 16).id == quantizer.id
+    assert trained(frames, quantizer.type, 3, 16, seed=1).id != quantizer.id
+
+
+@pytest.mark.parametrize("stop", [0, 1, 40, 60, -1])
+def test_a_resumed_training_ends_like_an_undisturbed_one(quantizer, frames, stop):
+    def new_trainer():
+        return QuantizerTrainer(quantizer.type, 16, 3, 16)
+
+    first = new_trainer()
+    for step in range(stop if stop >= 0 else first.num_steps - 1):
+        first.step(batch(frames, step))
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second = new_trainer()
+    second.load_state_dict(torch.load(file, weights_only=True))
+    while not second.done:
+        second.step(batch(frames, second.steps_done))
+    assert torch.equal(second.quantizer.table, quantizer.table)
+    assert second.quantizer.id == quantizer.id
+
+
+def test_a_state_does_not_change_as_training_goes_on(frames):
+    trainer = QuantizerTrainer("product", 16, 3, 16)
+    for _ in range(5):
+        trainer.step(frames[:512])
+    state = trainer.state_dict()
+    before = {name: tensor.clone() for name, tensor in state["running"].items()}
+    for _ in range(5):
+        trainer.step(frames[512:1024])
+    assert all(torch.equal(state["running"][name], tensor) for name, tensor in before.items())
+
+
+def test_a_state_of_other_settings_is_refused(frames):
+    state = QuantizerTrainer("product", 16, 3, 16).state_dict()
+    with pytest.raises(CheckpointError, match="codebook_size 16, not 32"):
+        QuantizerTrainer("product", 16, 3, 32).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("num_codebooks", "codebook_size"), [(1, 2), (1, 100), (2, 3), (5, 7), (16, 4)]
+)
+@pytest.mark.parametrize("quantizer_type", ["product", "additive"])
+def test_any_number_of_codebooks_and_entries_trains(
+    quantizer_type, num_codebooks, codebook_size, frames
+):
+    quantizer = trained(frames, quantizer_type, num_codebooks, codebook_size)
+    codes = quantizer.encode(frames)
+    assert codes.shape == (3000, num_codebooks)
+    assert error_of(quantizer, frames) < 0.9
+
+
+def test_no_code_is_dead_after_fifty_frames_an_entry(quantizer):
+    frames = power_law_frames(50 * 32, 16, seed=3)
+    codes = trained(frames, quantizer.type, 4, 32).encode(frames)
+    assert num_dead_codes(codes, 32) == 0
+
+
+def test_clusters_beside_heaps_of_equal_frames_all_get_entries():
+    """90 % silence: the few places that differ must not be lost to it."""
+    places = 10 * torch.randn(15, 8, generator=torch.Generator().manual_seed(0))
+    frames = torch.cat([torch.zeros(4500, 8), places.repeat(34, 1)])
+    quantizer = trained(frames, "product", 1, 16)
+    assert error_of(quantizer, frames) < 1e-6
+    assert num_dead_codes(quantizer.encode(frames), 16) == 0
+
+
+def test_dead_entries_come_back_to_life():
+    frames = power_law_frames(4000, 8)
+    trainer = QuantizerTrainer("product", 8, 1, 16)
+    trainer.step(frames[:1].expand(512, -1))  # all that gathering sees is one frame
+    while not trainer.done:
+        rows = torch.arange(512) + 512 * (trainer.steps_done % 7)
+        trainer.step(frames[rows])
+    assert num_dead_codes(trainer.quantizer.encode(frames), 16) == 0
+
+
+@pytest.mark.parametrize("quantizer_type", ["product", "additive"])
+def test_constant_dimensions_and_outliers_do_no_harm(quantizer_type, frames):
+    padded = torch.cat([frames, torch.full((3000, 8), 7.0)], dim=1)
+    quantizer = trained(padded, quantizer_type, 3, 16)
+    assert error_of(quantizer, padded) < 1.1 * error_of(
+        trained(frames, quantizer_type, 3, 16), frames
+    )
+    assert torch.allclose(
+        quantizer.decode(quantizer.encode(padded))[:, 16:], padded[:, 16:], atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("quantizer_type", ["product", "additive"])
+@pytest.mark.parametrize("num_frames", [1, 2, 5])
+def test_fewer_frames_than_entries_are_kept_as_they_are(quantizer_type, num_frames, frames):
+    few = frames[:num_frames] + 100
+    quantizer = trained(few, quantizer_type, 2, 8)
+    assert torch.allclose(quantizer.decode(quantizer.encode(few)), few, atol=1e-3)
+
+
+def test_float16_frames_near_the_limit_train(quantizer, frames):
+    big = (frames * (65_000 / float(frames.abs().max()))).half()
+    error = error_of(trained(big, quantizer.type, 3, 16), big)
+    assert error == pytest.approx(error_of(quantizer, frames), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (torch.zeros(0, 16), "at least one frame"),
+        (torch.zeros(5, 15), "16 dimensions"),
+        (torch.zeros(2, 5, 16), "16 dimensions"),
+        (torch.full((5, 16), float("nan")), "NaN"),
+    ],
+)
+def test_bad_batches_are_refused(bad, message):
+    with pytest.raises(DataError, match=message):
+        QuantizerTrainer("product", 16, 3, 16).step(bad)
+
+
+def test_values_beyond_float32_are_refused():
+    trainer = QuantizerTrainer("product", 2, 1, 2)
+    with pytest.raises(DataError, match="beyond float32"):
+        trainer.step(torch.tensor([[1e300, 0], [-1e300, 0]], dtype=torch.float64))
+
+
+def test_impossible_sizes_are_refused():
+    with pytest.raises(ConfigError, match="quantizer_out_dim 17"):
+        QuantizerTrainer("product", 16, 17, 16)
+
+
+def test_there_is_no_quantizer_too_early_and_no_step_too_late(frames):
+    trainer = QuantizerTrainer("product", 16, 3, 16)
+    with pytest.raises(RuntimeError, match="no quantizer before step 1"):
+        _ = trainer.quantizer
+    while not trainer.done:
+        trainer.step(frames[:16])
+    with pytest.raises(RuntimeError, match="done"):
+        trainer.step(frames[:16])
+
+
+def test_a_small_problem_has_few_steps_and_a_full_one_under_two_thousand():
+    assert QuantizerTrainer("product", 16, 4, 16).num_steps <= 100
+    assert QuantizerTrainer("product", 1280, 8, 256).num_steps <= 2000
+    assert QuantizerTrainer("additive", 1280, 8, 256).num_steps <= 2000
