@@ -20,6 +20,9 @@ def decode_other_format(
 ) -> tuple[np.ndarray, int]:
     """Decode the segment start..end of one utterance.
 
+    The whole file is decoded and then cut: ffmpeg's own seeking is off by hundreds of samples (342
+    in an m4a). Convert long recordings with many segments to flac first.
+
     Args:
         utterance: its file exists and is not empty.
         source: its path, or its bytes where it lies in a tar.
@@ -36,9 +39,13 @@ def decode_other_format(
     reasons = [f"soundfile: {reason}"]
     for name, decode in (("torchaudio", _decode_by_torchaudio), ("ffmpeg", _decode_by_ffmpeg)):
         try:
-            return decode(utterance, source)
+            samples, rate = decode(utterance, source)
         except DataError as error:
             reasons.append(f"{name}: {error}")
+            continue
+        first = round((utterance.start or 0.0) * rate)
+        last = None if utterance.end is None else round(utterance.end * rate)
+        return samples[first:last], rate
     raise DataError(
         f"nothing here can decode it (it begins with {_first_bytes(source)!r}); "
         f"{'; '.join(reasons)}. If it is audio, install the ffmpeg program or a torchaudio that "
@@ -73,9 +80,7 @@ def _decode_by_torchaudio(utterance: Utterance, source: str | io.BytesIO) -> tup
         samples, rate = torchaudio.load(source)  # (num_channels, num_frames)
     except Exception as error:  # its backends (sox, torchcodec, ffmpeg) share no base class
         raise DataError(str(error).partition("\n")[0] or type(error).__name__) from error
-    first = round((utterance.start or 0.0) * rate)
-    last = None if utterance.end is None else round(utterance.end * rate)
-    return samples.numpy().astype(np.float32, copy=False).T[first:last], rate
+    return samples.numpy().astype(np.float32, copy=False).T, rate
 
 
 def _decode_by_ffmpeg(utterance: Utterance, source: str | io.BytesIO) -> tuple[np.ndarray, int]:
@@ -88,17 +93,14 @@ def _decode_by_ffmpeg(utterance: Utterance, source: str | io.BytesIO) -> tuple[n
         assert utterance.tar_offset is not None
         end = utterance.tar_offset + (utterance.tar_size or 0)
         url = f"subfile,,start,{utterance.tar_offset},end,{end},,:{url}"
-    command = [program, "-nostdin", "-v", "error"]
-    if utterance.start:
-        command += ["-ss", str(utterance.start)]
-    if utterance.end is not None:
-        command += ["-t", str(utterance.end - (utterance.start or 0.0))]
     # float32 little endian in a wav rather than bare: it tells rate and channels, so that our own
     # resampler serves here too.
-    command += ["-i", url, "-map", "0:a:0", "-c:a", "pcm_f32le", "-f", "wav", "pipe:1"]
+    # -xerror: without it a truncated file gives what is left of it, and exit status 0.
+    command = [program, "-nostdin", "-v", "error", "-xerror", "-i", url, "-map", "0:a:0"]
+    command += ["-c:a", "pcm_f32le", "-f", "wav", "pipe:1"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    complaint = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
     if done.returncode != 0:
+        complaint = done.stderr.decode(errors="replace").strip().partition("\n")[0]
         raise DataError(complaint or f"exit status {done.returncode}")
     try:
         with soundfile.SoundFile(io.BytesIO(done.stdout)) as file:

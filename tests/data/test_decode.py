@@ -1,5 +1,6 @@
 """Decoding ahead, in real worker processes, with real signals."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -33,8 +34,8 @@ def listed(tmp_path: Path) -> list[Utterance]:
     return utterances
 
 
-def workers() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+def workers() -> list[multiprocessing.process.BaseProcess]:
+    return multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
@@ -121,7 +122,7 @@ def test_a_killed_worker_is_a_clear_error(
         try:
             for count, _ in enumerate(decoded):
                 if count == 3 + attempt:
-                    os.kill(workers()[0].pid, signal.SIGKILL)
+                    workers()[0].kill()
         except DataError as error:
             caught.append(error)
         finally:
