@@ -6,7 +6,6 @@ import hashlib
 import shutil
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -102,11 +101,7 @@ def _refuse_without_room(path: Path, parts: Iterable[Path]) -> None:
 
 
 def _copy_part(part: Path, keys: Iterable[str], target: h5py.File) -> None:
-    with ExitStack() as stack:
-        try:
-            source = stack.enter_context(open_h5(part))
-        except DataError as error:
-            raise DamagedPartError(part, str(error.__cause__)) from error
+    with open_h5(part) as source:
         for key in keys:
             try:
                 copy_dataset(source, target, key)

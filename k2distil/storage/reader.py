@@ -98,7 +98,7 @@ class UtteranceReader(Mapping[str, np.ndarray]):
 
     def _file(self) -> h5py.File:
         if self._h5 is None or self._h5[0] != os.getpid():
-            self._h5 = os.getpid(), h5py.File(self.path, "r", locking=False)
+            self._h5 = os.getpid(), h5py.File(self.path, "r")
         return self._h5[1]
 
     def _dataset(self, key: str) -> h5py.Dataset:

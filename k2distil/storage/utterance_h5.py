@@ -36,7 +36,7 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
         DataError: it is missing, truncated, or no h5 at all.
     """
     try:
-        file = h5py.File(path, "r", locking=False)  # many shared filesystems cannot lock
+        file = h5py.File(path, "r")
     except OSError as error:
         reason = str(error) if path.is_file() else "no such file"
         raise DataError(

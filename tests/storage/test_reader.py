@@ -270,6 +270,16 @@ def test_forked_processes_share_a_reader_without_pickling_it(
     assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0]
 
 
+def test_others_may_have_the_file_open_in_the_same_process(codes: Path, arrays: Arrays) -> None:
+    index_path(codes).unlink()
+    with h5py.File(codes) as file:
+        reader = CodebookReader(codes)
+        assert checks(reader, arrays)
+        assert len(file) == len(arrays)
+    with h5py.File(codes) as file:
+        assert len(file) == len(arrays)
+
+
 def test_a_pickle_holds_no_arrays_and_opens_again(codes: Path, arrays: Arrays) -> None:
     data = pickle.dumps(CodebookReader(codes))
     assert len(data) < 1000
