@@ -11,9 +11,10 @@ those of earlier rounds (faded), and a new rotation and new entries follow from 
 fade fast while the rotation is far off, slowly in the end, where averaging is all that is left to
 do. An additive quantizer starts from product codes.
 
-The start is random because principal axes, the choice of Ge et al. 2014 for Gaussian data, are a
-saddle point: on Whisper's states (D = 384, N = 8, K = 256) the same training ended at a held-out
-error of 0.257 from balanced principal axes and at 0.234 from a random rotation.
+The start is random because principal axes, the choice of Ge et al. 2014 for Gaussian data, are
+near a saddle point: on Whisper's states (D = 384, N = 8, K = 256) the same training ended at a
+held-out error of 0.257 from balanced principal axes (turned by a little noise) and at 0.234 from a
+random rotation. On Gaussian data the random start costs 1 to 3 %.
 """
 
 from __future__ import annotations
