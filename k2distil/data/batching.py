@@ -12,7 +12,7 @@ from k2distil.errors import ConfigError
 
 
 def batch_by_seconds(
-    audio: Sequence[tuple[str, Tensor]], batch_seconds: float
+    audio: Sequence[tuple[str, Tensor]], batch_seconds: float, least_seconds: float = 0.0
 ) -> Iterator[AudioBatch]:
     """Batch audio, longest first, so that running out of memory shows at once.
 
@@ -20,6 +20,7 @@ def batch_by_seconds(
         audio: (key, (num_samples,) float32 at 16 kHz) pairs in any order.
         batch_seconds: the most a batch may hold, padding included (B x longest). An utterance
             that is longer goes alone.
+        least_seconds: what a shorter utterance counts as, for teachers that pad it to so much.
 
     Raises:
         ConfigError: batch_seconds is not above zero.
@@ -30,7 +31,7 @@ def batch_by_seconds(
     by_length = sorted(audio, key=lambda pair: len(pair[1]), reverse=True)
     first = 0
     while first < len(by_length):
-        longest = max(1, len(by_length[first][1]))
+        longest = max(1, len(by_length[first][1]), int(least_seconds * SAMPLE_RATE))
         last = first + max(1, max_samples // longest)
         yield _pad(by_length[first:last])
         first = last

@@ -82,7 +82,8 @@ def embed(
 
     values: dict[str, np.ndarray] = {}
     bad: dict[int, str] = {}
-    for batch in batch_by_seconds(pieces, options.batch_seconds):
+    padded_to = 30.0 if teacher.padding == "30s" else 0.0
+    for batch in batch_by_seconds(pieces, options.batch_seconds, padded_to):
         _add_values(teacher.embed(batch), values_of, values, bad)
 
     for index, (utterance, audio) in enumerate(accepted):

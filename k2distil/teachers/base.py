@@ -54,7 +54,7 @@ class Teacher(Protocol):
 
     @property
     def digest(self) -> str:
-        """sha256 (hex) of the tensors in use; the same for the same weights in another format."""
+        """sha256 (hex) of the whole encoder; the same for the same weights in another format."""
 
     @property
     def padding(self) -> str:

@@ -140,7 +140,9 @@ def hubert_teacher(name: str, weights: HubertWeights, choice: Choice) -> Encoder
         num_layers=config.num_hidden_layers,
         layer=layer,
         frame_shift=HOP / SAMPLE_RATE,
-        digest=digest(encoder),
+        digest=digest(
+            tensors, num_heads=config.num_attention_heads, do_normalize=weights.do_normalize
+        ),
         padding="n/a",
         min_samples=WINDOW,
         max_samples=None,

@@ -95,10 +95,15 @@ def load_float32(encoder: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module
     return encoder.eval().requires_grad_(False)
 
 
-def digest(encoder: nn.Module) -> str:
-    """sha256 (hex) of an encoder's names, shapes and values; the encoder lies on the CPU."""
-    sha = hashlib.sha256()
-    for name, tensor in sorted(encoder.state_dict().items()):
+def digest(tensors: Mapping[str, Tensor], **settings: object) -> str:
+    """sha256 (hex) of an encoder's names, shapes and float32 values, blocks not in use included.
+
+    Args:
+        tensors: under the encoder's names.
+        settings: what else decides the output and shows in no tensor, such as num_heads.
+    """
+    sha = hashlib.sha256(f"{sorted(settings.items())}\n".encode())
+    for name, tensor in sorted(tensors.items()):
         sha.update(f"{name} {tuple(tensor.shape)}\n".encode())
-        sha.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        sha.update(tensor.float().contiguous().reshape(-1).numpy())
     return sha.hexdigest()

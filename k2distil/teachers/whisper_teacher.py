@@ -76,7 +76,7 @@ def whisper_teacher(
         num_layers=dims.num_layers,
         layer=layer,
         frame_shift=(4 if dims.subsampling == CONV2D else 2) * HOP / SAMPLE_RATE,
-        digest=digest(encoder),
+        digest=digest(weights.tensors, num_heads=dims.num_heads),
         padding=str(padding),
         min_samples=CONV2D_MIN_SAMPLES if dims.subsampling == CONV2D else MIN_SAMPLES,
         max_samples=longest - padding.extra,

@@ -44,3 +44,9 @@ def test_batches_are_filled_up() -> None:
 def test_no_seconds_are_an_error(seconds: float) -> None:
     with pytest.raises(ConfigError, match="--batch_seconds"):
         list(batch_by_seconds([], seconds))
+
+
+def test_short_audio_counts_as_what_the_teacher_pads_it_to() -> None:
+    audio = [(str(i), torch.ones(10)) for i in range(7)]
+    batches = batch_by_seconds(audio, 90.0, least_seconds=30.0)
+    assert [len(b.keys) for b in batches] == [3, 3, 1]
