@@ -297,9 +297,10 @@ def test_a_run_killed_again_and_again_loses_no_part_and_ends_right(tmp_path: Pat
                 num_kills += 1
                 break
         written += process.stdout.readlines()
-        if process.wait() == 0:
+        if process.wait() != -signal.SIGKILL:
             break
         assert not path.exists()
+    assert process.returncode == 0
     assert num_kills == 4
     assert written[-1] == "merged\n"
     assert len(written) == len(set(written))  # no part that was done was made again
