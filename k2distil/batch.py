@@ -27,7 +27,10 @@ class Utterance:
 
 @dataclass(frozen=True)
 class AudioBatch:
-    """samples: (B, max_samples) float32 in [-1, 1], 16 kHz, zeros beyond; num_samples: (B,) int64."""
+    """Audio of several utterances.
+
+    samples: (B, max_samples) float32, about -1 to 1, 16 kHz, zeros beyond num_samples: (B,) int64.
+    """
 
     keys: list[str]
     samples: Tensor
@@ -36,7 +39,10 @@ class AudioBatch:
 
 @dataclass(frozen=True)
 class EmbeddingBatch:
-    """embedding: (B, T, dim), zeros beyond; num_frames: (B,) int64, the frames that are not padding."""
+    """Frames of several utterances.
+
+    embedding: (B, T, dim), zeros beyond num_frames: (B,) int64.
+    """
 
     keys: list[str]
     embedding: Tensor

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Generator, Iterator, Sequence
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -72,7 +74,7 @@ def _decode_in_workers(audio: _Audio, num_workers: int) -> Generator[Tensor | Da
         num_workers=min(num_workers, max(1, len(audio))),
         prefetch_factor=PREFETCH_FACTOR,
         collate_fn=_as_it_is,
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=_start_worker,
     )
     handler = signal.getsignal(signal.SIGCHLD)
     decoded = iter(loader)
@@ -111,6 +113,16 @@ def _as_it_is(samples: Any) -> Any:
     return samples
 
 
-def _ignore_interrupt(worker: int) -> None:
-    """Ctrl-C reaches the whole process group; the caller alone decides what becomes of it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _start_worker(worker: int) -> None:
+    """The caller alone says what became of a run: workers are quiet when it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sys.excepthook = _log_unless_caller_is_gone
+
+
+def _log_unless_caller_is_gone(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    """For the thread that hands shared memory over: a connection reset is the caller's end."""
+    if not isinstance(error, ConnectionError):
+        sys.__excepthook__(kind, error, traceback)

@@ -74,10 +74,12 @@ def extract(
     parts = PartFolder(save_path, fingerprint, len(chunks))
     write_config(save_path, config)
     _write_parts(config, parts, chunks, teacher, values_of)
-    reports = list(parts.reports())
+    # The merge removes the parts, so what they say of themselves is kept first.
+    summary = _summarise(save_path, list(parts.reports()), fingerprint)
     attributes = {**attributes, "list": fingerprint["list"], "versions": json.dumps(versions())}
     parts.merge([utterance.key for utterance in utterances], attributes)
-    return _summarise(save_path, reports, fingerprint)
+    _log_outcome(save_path, summary.figures)
+    return summary
 
 
 def _write_parts(
@@ -108,8 +110,8 @@ def _write_parts(
                 logger.warning("failed: %s", rejection.reason)
             report = _report(embedded, time.monotonic() - started)
             parts.write(part, embedded.values, report)
-            hours = embedded.audio_seconds / 3600 / (time.monotonic() - started) * 3600
-            progress.advance(size, f"{hours:.0f} x real time")
+            speed = embedded.audio_seconds / (time.monotonic() - started)
+            progress.advance(size, f"{speed:.0f} x real time")
 
 
 def _report(embedded: Embedded, wall_seconds: float) -> dict[str, Any]:
@@ -124,7 +126,7 @@ def _report(embedded: Embedded, wall_seconds: float) -> dict[str, Any]:
 def _summarise(
     save_path: Path, reports: Sequence[dict[str, Any]], fingerprint: dict[str, Any]
 ) -> Summary:
-    """Write what stands beside the output, and say how it went."""
+    """Write what stands beside the output."""
     failed = [row for report in reports for row in report["failed"]]
     dropped = [row for report in reports for row in report["dropped"]]
     written = {key: count for report in reports for key, count in report["written"].items()}
@@ -144,11 +146,6 @@ def _summarise(
         "dim": fingerprint["dim"],
         "fingerprint": fingerprint,
     }
-    logger.info(
-        "%s: %.2f hours in %.1f s, %.0f x real time",
-        *(save_path, audio_seconds / 3600, wall_seconds, figures["times_real_time"]),
-    )
-    _log_outcome(save_path, figures)
     return write_summary(save_path, figures, len(failed))
 
 
@@ -161,6 +158,11 @@ def _complete_already(save_path: Path) -> Summary:
 
 
 def _log_outcome(save_path: Path, figures: dict[str, Any]) -> None:
+    logger.info(
+        "%s: %.2f hours in %.1f s, %.0f x real time",
+        *(save_path, figures["audio_seconds"] / 3600, figures["wall_seconds"]),
+        figures["times_real_time"],
+    )
     dropped = f", {figures['dropped']} dropped" if figures["dropped"] else ""
     failed = f", {figures['failed']} failed" if figures["failed"] else ""
     where = f": {beside(save_path, 'failed.tsv')}" if failed else ""
