@@ -105,5 +105,5 @@ def digest(tensors: Mapping[str, Tensor], **settings: object) -> str:
     sha = hashlib.sha256(f"{sorted(settings.items())}\n".encode())
     for name, tensor in sorted(tensors.items()):
         sha.update(f"{name} {tuple(tensor.shape)}\n".encode())
-        sha.update(tensor.float().contiguous().reshape(-1).view(torch.uint8).numpy())
+        sha.update(tensor.float().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
