@@ -12,8 +12,10 @@ venv: $(VENV)/.done
 $(VENV)/.done: setup.py $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 	  || { echo "error: $(PYTHON) is older than 3.10; run: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
-	@$(PYTHON) -m venv $(VENV) || $(PYTHON) -m virtualenv $(VENV) \
-	  || { echo "error: $(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) \
+	  || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y python3-venv \
+	       && $(PYTHON) -m venv $(VENV); } \
+	  || { echo "error: $(PYTHON) cannot make a virtual environment; run: sudo apt-get install python3-venv"; exit 2; }
 	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) torch
 	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
 	@touch $@
@@ -36,6 +38,13 @@ tests: venv
 
 coverage: venv
 	$(BIN)/python -m pytest -m "not network" $(PYTEST_FLAGS) --cov --cov-report=term
+
+bench: $(VENV)/.bench
+	OMP_NUM_THREADS=1 $(BIN)/python bench/encode.py --save
+
+$(VENV)/.bench: $(VENV)/.done
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[bench]'
+	@touch $@
 
 # The same suite in a copy of its own, whose .venv holds the oldest versions setup.py allows.
 test-oldest:
