@@ -12,6 +12,7 @@ BENCH = ["multi_quantization>=0.1", "faiss-cpu>=1.8", "matplotlib>=3.8"]
 DEV = [
     "hypothesis>=6.100",
     "mypy>=1.11",
+    "psutil>=5.9",
     "pre-commit>=3.7",
     "pytest>=8.0",
     "pytest-cov>=5.0",
@@ -33,7 +34,7 @@ setup(
     install_requires=[
         "torch>=2.6",  # the first whose weights_only=True load is safe (CVE-2025-32434)
         "torchaudio>=2.6",  # only for what soundfile cannot decode; may be broken, see docs
-        "h5py>=3.11",
+        "h5py>=3.12.1",  # older ones crash on a full disk
         "numpy>=1.26",
         "openai-whisper>=20250625",  # older ones no longer build
         "transformers>=4.57.1,<6",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FLOOR = {"errors", "batch", "device"}
+FLOOR = {"errors", "atomic", "batch", "device"}
 PARTS = {"data", "teachers", "quantizer", "storage"}
 ALLOWED = {
     **{name: {"errors"} for name in FLOOR},

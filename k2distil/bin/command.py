@@ -48,6 +48,15 @@ def run(kind: Any, target: str, argv: Sequence[str] | None = None) -> int:
     except K2DistilError as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return EXIT_USER_ERROR
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "k2distil":
+            raise
+        print(
+            f"error: {sys.executable}: has no {error.name}; run `make venv` beside the scripts, or "
+            "set PYTHON to a Python that has k2distil installed",
+            file=sys.stderr,
+        )
+        return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("interrupted; run the same command again to resume", file=sys.stderr)
         return EXIT_SIGINT

@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 
 from k2distil import __version__
+from k2distil.atomic import replacing
 from k2distil.errors import DataError
-from k2distil.storage import replacing
 
 logger = logging.getLogger(__name__)
 

@@ -23,8 +23,14 @@ from k2distil.pipeline.summary import (
     write_rejections,
     write_summary,
 )
-from k2distil.quantizer import FrameReservoir, QuantizerTrainer, evaluate, save_quantizer
-from k2distil.storage import describe_differences, replacing
+from k2distil.quantizer import (
+    FrameReservoir,
+    QuantizerTrainer,
+    evaluate,
+    save_quantizer,
+    write_tensors,
+)
+from k2distil.storage import describe_differences
 
 logger = logging.getLogger(__name__)
 
@@ -119,10 +125,8 @@ def _train(
             error = "" if stats.relative_error is None else f"error {stats.relative_error:.3f}"
             progress.advance(1, f"{stats.phase} {error}")
             if time.monotonic() - saved > config.checkpoint_seconds:
-                with replacing(_training_path(save_path)) as temporary:
-                    torch.save(
-                        {"fingerprint": fingerprint, "state": trainer.state_dict()}, temporary
-                    )
+                state = {"fingerprint": fingerprint, "state": trainer.state_dict()}
+                write_tensors(state, _training_path(save_path))
                 saved = time.monotonic()
 
 

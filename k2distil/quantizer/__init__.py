@@ -1,6 +1,11 @@
 """Multi-codebook quantizers: frames of D floats <-> N codes."""
 
-from k2distil.quantizer.checkpoint import load_quantizer, quantizer_file, save_quantizer
+from k2distil.quantizer.checkpoint import (
+    load_quantizer,
+    quantizer_file,
+    save_quantizer,
+    write_tensors,
+)
 from k2distil.quantizer.metrics import HeldOutFigures, evaluate
 from k2distil.quantizer.model import AdditiveQuantizer, ProductQuantizer, Quantizer
 from k2distil.quantizer.reservoir import FrameReservoir
@@ -18,4 +23,5 @@ __all__ = [
     "load_quantizer",
     "quantizer_file",
     "save_quantizer",
+    "write_tensors",
 ]

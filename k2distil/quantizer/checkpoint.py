@@ -7,8 +7,7 @@ centers (N, K, D) float32: for other readers; decode is the sum of one center a 
 
 from __future__ import annotations
 
-import contextlib
-import os
+import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from k2distil.atomic import replacing
 from k2distil.errors import CheckpointError
 from k2distil.quantizer.model import QUANTIZER_TYPES, Quantizer
 
@@ -33,7 +33,7 @@ def save_quantizer(quantizer: Quantizer, path: str | Path) -> Path:
     """Write the quantizer atomically (an existing file is replaced); -> the file written.
 
     Raises:
-        CheckpointError: the file cannot be written.
+        DataError: the disk is full, or the folder cannot be written to.
     """
     path = quantizer_file(path)
     tensors = {name: tensor.cpu() for name, tensor in quantizer.entries().items()}
@@ -48,19 +48,20 @@ def save_quantizer(quantizer: Quantizer, path: str | Path) -> Path:
         "provenance": dict(quantizer.provenance),
         "figures": dict(quantizer.figures),
     }
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise CheckpointError(f"{path}: cannot write the quantizer: {error}") from error
+    write_tensors(content, path)
     return path
+
+
+def write_tensors(content: dict[str, Any], path: Path) -> None:
+    """Write a dict of tensors and plain values atomically.
+
+    Raises:
+        DataError: the disk is full, or the folder cannot be written to.
+    """
+    buffer = io.BytesIO()  # torch's own file writer hides what is wrong with the disk
+    torch.save(content, buffer)
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load_quantizer(path: str | Path, device: str | torch.device = "cpu") -> Quantizer:

@@ -1,6 +1,5 @@
 """h5 files with one array per utterance: `PartFolder` makes them, readers read them."""
 
-from k2distil.storage.atomic import replacing
 from k2distil.storage.fingerprint import describe_differences
 from k2distil.storage.parts import PartFolder, finished, start_over
 from k2distil.storage.reader import (
@@ -18,6 +17,5 @@ __all__ = [
     "UtteranceReader",
     "describe_differences",
     "finished",
-    "replacing",
     "start_over",
 ]

@@ -14,8 +14,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from k2distil.atomic import reason_of_disk, replacing
 from k2distil.errors import DataError
-from k2distil.storage.atomic import reason_of_disk, replacing
 from k2distil.storage.offsets import Offsets, find_offsets, index_path, write_offsets
 from k2distil.storage.utterance_h5 import copy_dataset, create_h5, open_h5, write_attributes
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from k2distil.storage.atomic import replacing
+from k2distil.atomic import replacing
 from k2distil.storage.utterance_h5 import dataset_place
 
 logger = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from k2distil.atomic import replacing
 from k2distil.errors import DataError
-from k2distil.storage.atomic import replacing
 from k2distil.storage.fingerprint import as_json, describe_differences
 from k2distil.storage.merge import DamagedPartError, Written, checksum, merge_parts
 from k2distil.storage.offsets import index_path

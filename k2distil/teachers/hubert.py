@@ -109,7 +109,8 @@ def choose_do_normalize(saved: bool | None, given: bool | None, checkpoint: str)
 def hubert_teacher(name: str, weights: HubertWeights, choice: Choice) -> EncoderTeacher:
     """Cut the encoder after the chosen layer and put it on the device; see `build_teacher`."""
     hide_broken_torchaudio()
-    from transformers import HubertConfig
+    # The model too: what transformers imports with it cannot be imported under the meta device.
+    from transformers import HubertConfig, HubertModel  # noqa: F401
 
     # Without masking in training there is no masked_spec_embed among the tensors.
     fields = weights.config | {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}

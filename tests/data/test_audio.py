@@ -186,9 +186,9 @@ def test_a_truncated_ogg_in_a_tar_and_one_cut_inside_a_page_header_are_refused(
     soundfile.write(path, tone(16000, 3), 16000)
     whole = path.read_bytes()
     path.write_bytes(whole[: whole.rfind(b"OggS") + 10])
-    with pytest.raises(DataError, match="Ogg page"):
+    with pytest.raises(DataError, match="truncated"):
         load(path)
-    with pytest.raises(DataError, match="Ogg page"):
+    with pytest.raises(DataError, match="truncated"):
         load_audio(Utterance("utt1", str(path), tar_offset=0, tar_size=path.stat().st_size))
 
 

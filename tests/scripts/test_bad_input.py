@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from tests.scripts.conftest import WENET, WENET_TEACHER, run, speech, succeed
+from tests.scripts.conftest import (
+    WENET,
+    WENET_TEACHER,
+    command,
+    environment,
+    run,
+    speech,
+    succeed,
+)
 from tests.teachers.tiny import make_hf_hubert, make_hf_whisper, make_openai
 
 
@@ -253,9 +261,10 @@ def test_a_gpu_that_is_not_there_is_refused_and_the_default_falls_back(corpus, t
     assert "--gpu 7: no such device" in refused("save_embedding.sh", *flags, "--gpu", 7)
     assert "--gpu x: expected" in refused("save_embedding.sh", *flags, "--gpu", "x")
     done = subprocess.run(
-        [Path(__file__).parents[2] / "save_embedding.sh", *map(str, flags)],
+        command("save_embedding.sh", *flags),
         capture_output=True,
         text=True,
+        env=environment(),
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from k2distil.atomic import replacing
 from k2distil.errors import DataError
-from k2distil.storage import PartFolder, replacing
+from k2distil.storage import PartFolder
 from tests.storage.arrays import ATTRIBUTES, FINGERPRINT, some_arrays, write_all
 
 
@@ -79,7 +80,7 @@ def test_what_a_killed_process_left_is_removed_but_not_what_a_live_one_writes(
         """
         import os, signal, sys
         from pathlib import Path
-        from k2distil.storage import replacing
+        from k2distil.atomic import replacing
         with replacing(Path(sys.argv[1])) as temporary:
             temporary.write_text("half")
             os.kill(os.getpid(), signal.SIGKILL)
