@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
+from k2distil import __version__
+
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("k2distil", "torch", "numpy", "faiss-cpu", "multi_quantization")
+PACKAGES = ("torch", "numpy", "faiss-cpu", "multi_quantization")
 
 
 def environment() -> dict[str, Any]:
@@ -20,7 +22,7 @@ def environment() -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d"),
         "device": _cpu_name(),
         "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version()}
+        "versions": {"k2distil": __version__, "python": platform.python_version()}
         | {name: version for name in PACKAGES if (version := _version(name))},
     }
 
