@@ -108,7 +108,7 @@ def test_a_folder_that_is_missing_or_a_file_is_a_clear_error(tmp_path: Path) -> 
         ):
             temporary.write_text("x")
     with pytest.raises(DataError, match=r"cannot be made .Not a directory.*give a --save_path"):
-        PartFolder(tmp_path / "file" / "a.h5", FINGERPRINT, 1)
+        PartFolder(tmp_path / "file" / "a.h5", FINGERPRINT, 1, 1)
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_a_clear_error_and_what_was_done_stays(small_disk: Path) -> None:
     path = small_disk / "exp.h5"
     small = {"a": np.zeros((10, 8), np.uint8)}
-    parts = PartFolder(path, FINGERPRINT, 3)
+    parts = PartFolder(path, FINGERPRINT, 3, 1)
     parts.write(0, small, {})
     for num, frames in ((500, 495), (30000, 1)):  # room for the arrays, room for their names
         big = {f"b{i}": np.zeros((frames, 8), np.uint8) for i in range(num)}
@@ -179,7 +179,7 @@ def limited_file_size() -> Iterator[None]:
 @pytest.mark.usefixtures("limited_file_size")
 def test_a_file_that_may_not_grow_is_a_clear_error_in_parts_and_merge(tmp_path: Path) -> None:
     arrays = {f"{i}": np.zeros((495, 8), np.uint8) for i in range(20)}
-    parts = PartFolder(tmp_path / "exp.h5", FINGERPRINT, 1)
+    parts = PartFolder(tmp_path / "exp.h5", FINGERPRINT, 1, 1)
     with pytest.raises(DataError, match=r"part-000000\.h5: no room to write it"):
         parts.write(0, arrays, {})
     assert parts.missing() == [0]
@@ -191,6 +191,6 @@ def test_a_file_that_may_not_grow_is_a_clear_error_in_parts_and_merge(tmp_path: 
 
 
 def test_an_error_of_hdf5_that_is_not_the_disks_is_not_hidden(tmp_path: Path) -> None:
-    parts = PartFolder(tmp_path / "exp.h5", FINGERPRINT, 1)
+    parts = PartFolder(tmp_path / "exp.h5", FINGERPRINT, 1, 1)
     with pytest.raises((ValueError, RuntimeError, TypeError)):
         parts.write(0, {"a/b/": some_arrays(1)["utt 0-甲"], "a": np.array(["text"], object)}, {})

@@ -71,7 +71,7 @@ def extract(
         utterances[start : start + config.part_utterances]
         for start in range(0, len(utterances), config.part_utterances)
     ]
-    parts = PartFolder(save_path, fingerprint, len(chunks))
+    parts = PartFolder(save_path, fingerprint, len(utterances), config.part_utterances)
     write_config(save_path, config)
     _write_parts(config, parts, chunks, teacher, values_of)
     # The merge removes the parts, so what they say of themselves is kept first.

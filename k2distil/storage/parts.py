@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from k2distil.atomic import replacing
 from k2distil.errors import DataError
 from k2distil.storage.fingerprint import as_json, describe_differences
 from k2distil.storage.merge import DamagedPartError, Written, checksum, merge_parts
-from k2distil.storage.offsets import index_path
+from k2distil.storage.offsets import find_offsets, index_path, read_offsets, write_offsets
 from k2distil.storage.reader import FORMAT_VERSION
 from k2distil.storage.utterance_h5 import create_h5, open_h5, read_attributes, write_dataset
 
@@ -37,7 +38,7 @@ def parts_folder(save_path: Path) -> Path:
 def finished(save_path: Path, fingerprint: Mapping[str, Any]) -> bool:
     """Whether the h5 is there and complete.
 
-    Removes the parts that a run left which was killed between merging and removing them.
+    Ends what a run that was killed behind the merge left to do: makes the index, removes the parts.
 
     Raises:
         DataError: it was made with other settings, or by something else.
@@ -45,8 +46,13 @@ def finished(save_path: Path, fingerprint: Mapping[str, Any]) -> bool:
     if not save_path.exists():
         return False
     with open_h5(save_path) as file:
-        found = json.loads(str(read_attributes(file).get("fingerprint", "{}")))
-    _refuse_other(save_path, found, fingerprint)
+        attributes = read_attributes(file)
+        _refuse_other(save_path, json.loads(attributes.get("fingerprint", "{}")), fingerprint)
+        digest = str(attributes.get("content_digest", ""))
+        if read_offsets(save_path, digest) is None:
+            offsets = find_offsets(file, file)
+            if offsets is not None:
+                write_offsets(save_path, offsets, digest)
     _remove_folder(parts_folder(save_path))
     return True
 
@@ -68,26 +74,33 @@ def start_over(save_path: Path) -> None:
 class PartFolder:
     """The parts of one output, numbered from 0; any of them may be there already."""
 
-    def __init__(self, save_path: Path, fingerprint: Mapping[str, Any], num_parts: int) -> None:
+    def __init__(
+        self,
+        save_path: Path,
+        fingerprint: Mapping[str, Any],
+        num_utterances: int,
+        part_utterances: int,
+    ) -> None:
         """Make the folder, or go on with the one an earlier run left.
 
         Args:
             save_path: of the h5 that the parts become.
             fingerprint: all that decides the content, of JSON's types.
-            num_parts: how many there will be.
+            num_utterances: of the whole list.
+            part_utterances: of a part; the last may have fewer. Not part of the fingerprint: the
+                merged h5 does not depend on it, but the parts of one folder must share it.
 
         Raises:
             DataError: the parts there belong to other settings, or the folder cannot be made.
         """
-        self.save_path, self.num_parts = save_path, num_parts
+        self.save_path, self.num_parts = save_path, math.ceil(num_utterances / part_utterances)
         self.fingerprint = dict(fingerprint)
         self.folder = parts_folder(save_path)
-        plan = {"fingerprint": self.fingerprint, "num_parts": num_parts}
+        chunking = {"utterances": num_utterances, "part_utterances": part_utterances}
+        plan = {**self.fingerprint, **chunking}
         plan_path = self.folder / "plan.json"
         if plan_path.exists():
-            found = json.loads(plan_path.read_text(encoding="utf-8"))
-            found = {**found["fingerprint"], "num_parts": found["num_parts"]}
-            _refuse_other(self.folder, found, {**self.fingerprint, "num_parts": num_parts})
+            _refuse_other(self.folder, json.loads(plan_path.read_text(encoding="utf-8")), plan)
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

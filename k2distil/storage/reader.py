@@ -20,8 +20,8 @@ FORMAT_VERSION = 1
 class UtteranceReader(Mapping[str, np.ndarray]):
     """A lazy mapping from key to (num_frames, width) array, each read from disk when asked for.
 
-    Through `<file>.idx.npz` where that belongs to the file, else through HDF5; the arrays are the
-    same. Iterates in the order of the list through the index, in that of the names without it.
+    Through `<file>.idx.npz` where that belongs to the file, else through HDF5; the arrays and their
+    order are the same: that of the list in our files, as a rule that of the names in others'.
     Safe to fork and to pickle: a process that needs HDF5 opens the file for itself.
     """
 

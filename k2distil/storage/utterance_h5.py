@@ -18,14 +18,17 @@ from k2distil.errors import DataError
 def create_h5(path: Path) -> h5py.File:
     """An empty h5 for many datasets, to be used in a `with`.
 
-    The format is HDF5 1.8's: the older default slows down 13-fold past 80,000 long keys.
+    The format is HDF5 1.8's: the older default slows down 13-fold past 80,000 long keys. The file
+    keeps the order in which datasets are made, and is iterated in it.
     """
+    creation = h5p.create(h5p.FILE_CREATE)
+    creation.set_link_creation_order(h5p.CRT_ORDER_TRACKED)  # not indexed: as fast as without
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_libver_bounds(h5f.LIBVER_V18, h5f.LIBVER_LATEST)
     access.set_fclose_degree(h5f.CLOSE_STRONG)
     # No buffer for raw data: a full disk is then an error of the write, not of a destructor.
     access.set_sieve_buf_size(0)
-    return h5py.File(h5f.create(os.fsencode(path), h5f.ACC_TRUNC, fapl=access))
+    return h5py.File(h5f.create(os.fsencode(path), h5f.ACC_TRUNC, fcpl=creation, fapl=access))
 
 
 @contextmanager

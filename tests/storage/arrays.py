@@ -29,9 +29,8 @@ def in_chunks(arrays: dict[str, np.ndarray], size: int) -> Iterator[dict[str, np
 
 def write_all(path: Path, arrays: dict[str, np.ndarray], size: int = 4) -> PartFolder:
     """All parts, not merged yet."""
-    chunks = list(in_chunks(arrays, size))
-    parts = PartFolder(path, FINGERPRINT, len(chunks))
-    for index, chunk in enumerate(chunks):
+    parts = PartFolder(path, FINGERPRINT, len(arrays), size)
+    for index, chunk in enumerate(in_chunks(arrays, size)):
         parts.write(index, chunk, {"failed": [], "audio_seconds": 1.5})
     return parts
 

@@ -71,7 +71,7 @@ def test_the_bytes_do_not_depend_on_the_size_of_parts_or_on_their_order(tmp_path
     arrays = some_arrays(20)
     make_h5(tmp_path / "a.h5", arrays)
     chunks = list(in_chunks(arrays, 7))
-    parts = PartFolder(tmp_path / "b.h5", FINGERPRINT, len(chunks))
+    parts = PartFolder(tmp_path / "b.h5", FINGERPRINT, 20, 7)
     for index in (2, 0, 1):
         shortest_first = sorted(chunks[index], key=lambda key: len(arrays[key]))
         parts.write(index, {key: arrays[key] for key in shortest_first}, {})
@@ -92,11 +92,11 @@ def test_many_keys_and_an_array_without_frames(tmp_path: Path) -> None:
 def test_resume_skips_what_is_done(tmp_path: Path) -> None:
     arrays = some_arrays(10)
     chunks = list(in_chunks(arrays, 4))
-    parts = PartFolder(tmp_path / "exp.h5", FINGERPRINT, 3)
+    parts = PartFolder(tmp_path / "exp.h5", FINGERPRINT, 10, 4)
     assert parts.missing() == [0, 1, 2]
     report = parts.write(1, chunks[1], {"failed": [{"key": "x", "wav": "x.wav", "reason": "?"}]})
     assert list(report["written"]) == list(chunks[1])
-    again = PartFolder(tmp_path / "exp.h5", FINGERPRINT, 3)
+    again = PartFolder(tmp_path / "exp.h5", FINGERPRINT, 10, 4)
     assert again.missing() == [0, 2]
     assert list(again.reports()) == [report]
     with pytest.raises(DataError, match=r"2 of 3 parts are missing \(0, 2\); run the same command"):
@@ -111,7 +111,7 @@ def test_other_settings_are_refused_with_both_values_of_each(tmp_path: Path) -> 
     path = tmp_path / "exp.h5"
     write_all(path, some_arrays())
     other = {**FINGERPRINT, "layer": 7, "padding": None}
-    for make in (lambda: PartFolder(path, other, 4), lambda: finished(path, other)):
+    for make in (lambda: PartFolder(path, other, 10, 3), lambda: finished(path, other)):
         with pytest.raises(DataError) as caught:
             make()
         message = str(caught.value)
@@ -120,8 +120,16 @@ def test_other_settings_are_refused_with_both_values_of_each(tmp_path: Path) -> 
         assert "--force" in message
         assert "teacher" not in message
         if not path.exists():
-            assert "num_parts: 3 there, 4 now" in message
-            PartFolder(path, FINGERPRINT, 3).merge(list(some_arrays()), ATTRIBUTES)
+            assert "part_utterances: 4 there, 3 now" in message
+            PartFolder(path, FINGERPRINT, 10, 4).merge(list(some_arrays()), ATTRIBUTES)
+
+
+def test_other_chunks_are_refused_though_they_are_as_many(tmp_path: Path) -> None:
+    write_all(tmp_path / "exp.h5", some_arrays(9), size=4)
+    with pytest.raises(DataError, match=r"\(part_utterances: 4 there, 3 now\)"):
+        PartFolder(tmp_path / "exp.h5", FINGERPRINT, 9, 3)
+    with pytest.raises(DataError, match=r"\(utterances: 9 there, 12 now\)"):
+        PartFolder(tmp_path / "exp.h5", FINGERPRINT, 12, 4)
 
 
 def test_an_output_of_something_else_is_refused(tmp_path: Path) -> None:
@@ -223,7 +231,7 @@ def test_arrays_of_two_widths_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_output_of_nothing_but_failures_is_an_empty_h5(tmp_path: Path) -> None:
-    parts = PartFolder(tmp_path / "exp.h5", FINGERPRINT, 1)
+    parts = PartFolder(tmp_path / "exp.h5", FINGERPRINT, 1, 1)
     parts.write(0, {}, {"failed": [{"key": "a", "wav": "a.wav", "reason": "empty"}]})
     parts.merge(["a"], ATTRIBUTES)
     assert finished(tmp_path / "exp.h5", FINGERPRINT)
@@ -232,7 +240,7 @@ def test_an_output_of_nothing_but_failures_is_an_empty_h5(tmp_path: Path) -> Non
 
 def test_an_index_of_an_older_output_does_not_survive_an_empty_one(tmp_path: Path) -> None:
     make_h5(tmp_path / "exp.h5", some_arrays())
-    parts = PartFolder(tmp_path / "exp.h5", FINGERPRINT, 1)
+    parts = PartFolder(tmp_path / "exp.h5", FINGERPRINT, 1, 1)
     parts.write(0, {}, {})
     parts.merge([], ATTRIBUTES)
     assert os.listdir(tmp_path) == ["exp.h5"]
@@ -248,7 +256,7 @@ def test_what_a_run_killed_after_the_merge_left_is_removed(tmp_path: Path) -> No
 
 
 def write_part(path: Path, index: int, arrays: dict[str, np.ndarray]) -> None:
-    PartFolder(path, FINGERPRINT, 6).write(index, arrays, {})
+    PartFolder(path, FINGERPRINT, 60, 10).write(index, arrays, {})
 
 
 def test_processes_write_different_parts_at_once(tmp_path: Path) -> None:
@@ -257,7 +265,7 @@ def test_processes_write_different_parts_at_once(tmp_path: Path) -> None:
     jobs = [(path, index, chunk) for index, chunk in enumerate(in_chunks(arrays, 10))]
     with multiprocessing.get_context("fork").Pool(3) as pool:
         pool.starmap(write_part, jobs, chunksize=1)
-    parts = PartFolder(path, FINGERPRINT, 6)
+    parts = PartFolder(path, FINGERPRINT, 60, 10)
     assert parts.missing() == []
     parts.merge(list(arrays), ATTRIBUTES)
     assert_holds(path, arrays)
@@ -268,7 +276,7 @@ WRITER = """
     from pathlib import Path
     import numpy as np
     from k2distil.storage import PartFolder
-    parts = PartFolder(Path(sys.argv[1]), {"run": 1}, 40)
+    parts = PartFolder(Path(sys.argv[1]), {"run": 1}, 2400, 60)
     keys = []
     for index in range(40):
         arrays = {f"{index}-{i}": np.full((400, 8), index, np.uint8) for i in range(60)}
@@ -322,14 +330,14 @@ MERGER = """
         original(*arguments)
         os.kill(os.getpid(), signal.SIGKILL)
     setattr(merge, name, dying)
-    parts = PartFolder(path, FINGERPRINT, 3)
+    parts = PartFolder(path, FINGERPRINT, 10, 4)
     parts.merge([key for report in parts.reports() for key in report["written"]], ATTRIBUTES)
 """
 
 
 @pytest.mark.parametrize(
     ("dies_after", "is_there"),
-    [("_copy_part", False), ("_verify", False), ("write_offsets", True)],
+    [("_copy_part", False), ("_verify", False), ("index_path", True), ("write_offsets", True)],
 )
 def test_a_merge_killed_midway_leaves_no_half_file_and_can_be_run_again(
     tmp_path: Path, dies_after: str, is_there: bool
@@ -343,6 +351,9 @@ def test_a_merge_killed_midway_leaves_no_half_file_and_can_be_run_again(
     assert done.returncode == -signal.SIGKILL
     assert path.exists() == is_there
     if not finished(path, FINGERPRINT):
-        PartFolder(path, FINGERPRINT, 3).merge(list(arrays), ATTRIBUTES)
+        PartFolder(path, FINGERPRINT, 10, 4).merge(list(arrays), ATTRIBUTES)
     assert_holds(path, arrays)
     assert sorted(os.listdir(tmp_path)) == ["exp.h5", "exp.h5.idx.npz"]
+    reader = CodebookReader(path)
+    assert list(reader) == list(arrays)
+    assert reader._offsets is not None  # the index was made, and is this file's
