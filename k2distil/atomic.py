@@ -46,6 +46,20 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for output, with those above it.
+
+    Raises:
+        DataError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be made ({error.strerror}); give a path in a folder you can write to"
+        ) from error
+
+
 def reason_of_disk(error: BaseException) -> str | None:
     """What the user can do about an error of the disk; None: it is another error.
 

@@ -32,18 +32,18 @@ def device_indexes(gpu: str) -> list[int]:
     return indexes
 
 
-def choose_device(gpu: str | None, default: str = "0") -> torch.device:
+def choose_device(gpu: str | None) -> torch.device:
     """The device of one process.
 
     Args:
-        gpu: what the user gave; None: `default`, and the CPU with a warning where it is absent.
+        gpu: what the user gave; None: the first device, or the CPU with a warning without one.
 
     Raises:
         ConfigError: the user named a device this machine lacks, or several for one process.
     """
     import torch
 
-    indexes = device_indexes(default if gpu is None else gpu)
+    indexes = device_indexes("0" if gpu is None else gpu)
     if not indexes:
         return torch.device("cpu")
     num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0

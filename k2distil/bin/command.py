@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -16,6 +17,7 @@ from k2distil.config.load import load_config, nearest, option_types
 from k2distil.errors import K2DistilError
 
 EXIT_OK, EXIT_SOME_FAILED, EXIT_USER_ERROR = 0, 1, 2
+EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
 EXIT_SIGINT, EXIT_SIGTERM = 130, 143  # 128 + signal number, as shells report it
 
 
@@ -49,14 +51,16 @@ def run(kind: Any, target: str, argv: Sequence[str] | None = None) -> int:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return EXIT_USER_ERROR
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "k2distil":
-            raise
         print(
             f"error: {sys.executable}: has no {error.name}; run `make venv` beside the scripts, or "
             "set PYTHON to a Python that has k2distil installed",
             file=sys.stderr,
         )
         return EXIT_USER_ERROR
+    except Exception:
+        traceback.print_exc()
+        print("error: this is a fault of k2distil, please report it", file=sys.stderr)
+        return EXIT_BUG
     except KeyboardInterrupt:
         print("interrupted; run the same command again to resume", file=sys.stderr)
         return EXIT_SIGINT

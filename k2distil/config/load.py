@@ -16,6 +16,8 @@ from k2distil.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
+WENET_KEY = "wenet_yaml"  # of a resolved config: the WeNet yaml it was made with
+
 T = TypeVar("T")
 
 
@@ -39,18 +41,27 @@ def load_config(
     hints = option_types(kind)
     known = hints.keys() | _keys_of_all_commands()
     tree = read_yaml(path) if path else {}
-    wenet = tree if is_wenet_yaml(tree) else None
-    values = (
-        {} if wenet is not None else {key: (value, f"{path}: {key}") for key, value in tree.items()}
-    )
+    if is_wenet_yaml(tree):
+        tree = {WENET_KEY: tree}
+    wenet = tree.pop(WENET_KEY, None)
+    if not isinstance(wenet, dict | None):
+        raise ConfigError(f"{path}: {WENET_KEY}: expected the content of a WeNet yaml")
+    values = {key: (value, f"{path}: {key}") for key, value in tree.items()}
     errors = []
     for text in overrides:
         key, _, value = text.strip().partition(" ")
-        parsed = yaml.safe_load(value)
-        if key in known:
-            values[key] = (parsed, f"--override_config {key}")
-        elif wenet is None or not _set_nested(wenet, key, parsed):
-            errors.append(f"--override_config {text!r}: {_unknown(key, known)}")
+        try:
+            if not value.strip():
+                raise ValueError('expected "key value"')
+            parsed = yaml.safe_load(value)
+            if key in known:
+                values[key] = (parsed, f"--override_config {key}")
+            elif wenet is None:
+                raise ValueError(_unknown(key, known))
+            else:
+                _set_nested(wenet, key, parsed, known)
+        except (ValueError, yaml.YAMLError) as error:
+            errors.append(f"--override_config {text!r}: {' '.join(str(error).split())}")
     values |= {key: (value, f"--{key}") for key, value in (flags or {}).items()}
 
     checked: dict[str, Any] = {}
@@ -64,12 +75,12 @@ def load_config(
         elif key not in known:
             errors.append(f"{origin}: {_unknown(key, known)}")
     for key in getattr(kind, "required", ()):
-        if checked.get(key) is None and key not in values:
+        if values.get(key, (None, ""))[0] is None:
             errors.append(f"--{key}: missing; add it to the command or to the yaml")
     if errors:
         raise ConfigError("\n".join(errors))
     if wenet is not None:
-        checked["wenet_yaml"] = wenet
+        checked[WENET_KEY] = wenet
         logger.info(
             "%s: a WeNet yaml; it describes the teacher, its training settings are ignored", path
         )
@@ -157,14 +168,14 @@ def _keys_of_all_commands() -> set[str]:
     return {key for kind in kinds for key in option_types(kind)}
 
 
-def _set_nested(tree: dict[str, Any], dotted: str, value: Any) -> bool:
-    """Set tree[a][b] for "a.b"; False where the tree has no such section."""
+def _set_nested(tree: dict[str, Any], dotted: str, value: Any, known: Iterable[str]) -> None:
+    """Set tree[a][b] for "a.b"; what looks like a slip of a name in the tree is refused."""
     *sections, last = dotted.split(".")
     for section in sections:
-        tree = tree.get(section)  # type: ignore[assignment]
-        if not isinstance(tree, dict):
-            return False
-    if not sections and last not in tree:
-        return False
+        if not isinstance(tree.get(section), dict):
+            raise ValueError(_unknown(section, [*tree, *known]))
+        tree = tree[section]
+    slip = difflib.get_close_matches(last, tree, 1, cutoff=0.8)
+    if last not in tree and (slip or not sections):
+        raise ValueError(_unknown(last, slip or [*tree, *known]))
     tree[last] = value
-    return True

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from k2distil.errors import ConfigError
+
 FRAME = 0.01  # seconds; filter_conf counts in 10 ms frames
 
 
@@ -29,12 +31,21 @@ class DurationLimits:
 
 
 def duration_limits(tree: dict[str, Any] | None) -> DurationLimits:
-    """WeNet's filter_conf; its token limits concern its own tokenizer and are not applied."""
-    dataset_conf = (tree or {}).get("dataset_conf") or {}
-    filter_conf = dataset_conf.get("filter_conf")
-    if not filter_conf:
-        return DurationLimits()
-    return DurationLimits(
-        shortest=filter_conf.get("min_length", 10) * FRAME,
-        longest=filter_conf.get("max_length", 10240) * FRAME,
-    )
+    """WeNet's filter_conf; its token limits concern its own tokenizer and are not applied.
+
+    Raises:
+        ConfigError: it is not what WeNet would take.
+    """
+    try:
+        filter_conf = ((tree or {}).get("dataset_conf") or {}).get("filter_conf")
+        if not filter_conf:
+            return DurationLimits()
+        return DurationLimits(
+            shortest=filter_conf.get("min_length", 10) * FRAME,
+            longest=filter_conf.get("max_length", 10240) * FRAME,
+        )
+    except (AttributeError, TypeError):
+        raise ConfigError(
+            "dataset_conf.filter_conf of the WeNet yaml: expected min_length and max_length in "
+            "10 ms frames; correct them or remove filter_conf"
+        ) from None

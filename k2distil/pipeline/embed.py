@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +14,8 @@ from k2distil.config.wenet_yaml import DurationLimits
 from k2distil.data import batch_by_seconds
 from k2distil.errors import DataError
 from k2distil.teachers import Teacher
+
+WINDOW = 30 * 60 * SAMPLE_RATE  # samples sorted by length together; bounds the memory to 115 MB
 
 # Frames of several utterances, all finite: list of (num_frames, dim) -> list of (num_frames, ...).
 ValuesOf = Callable[[list[Tensor]], list[np.ndarray]]
@@ -50,13 +52,23 @@ class EmbedOptions:
     limits: DurationLimits = field(default_factory=DurationLimits)
 
 
+def as_dtype(dtype: str) -> ValuesOf:
+    """Embeddings as they are, in a numpy dtype; what it cannot hold becomes inf."""
+
+    def values_of(frames: list[Tensor]) -> list[np.ndarray]:
+        with np.errstate(over="ignore"):  # found, and named with its utterance, later
+            return [each.cpu().numpy().astype(dtype) for each in frames]
+
+    return values_of
+
+
 def embed(
     decoded: Iterable[tuple[Utterance, Tensor | DataError]],
     teacher: Teacher,
     values_of: ValuesOf,
     options: EmbedOptions,
 ) -> Embedded:
-    """Run `teacher` over a few hundred utterances, the longest first, in batches.
+    """Run `teacher` over a few hundred utterances, in batches of similar length.
 
     Args:
         decoded: utterances in list order, each with its samples (num_samples,) or what is wrong.
@@ -65,58 +77,78 @@ def embed(
         options: batch size and limits.
     """
     result = Embedded()
-    pieces: list[tuple[str, Tensor]] = []  # (utterance index, piece index) as a batch key
-    accepted: list[tuple[Utterance, Tensor]] = []
+    waiting: list[tuple[Utterance, Tensor]] = []
+    num_waiting = 0  # samples
     for utterance, audio in decoded:
         if isinstance(audio, DataError):
             result.failed.append(Rejection(utterance, str(audio)))
-            continue
-        if rejected := _rejection(utterance, audio, teacher, options):
-            kept, reason = rejected
-            kept_in = result.dropped if kept == "dropped" else result.failed
-            kept_in.append(Rejection(utterance, reason))
-            continue
-        for piece_index, piece in enumerate(_pieces(audio, teacher)):
-            pieces.append((f"{len(accepted)} {piece_index}", piece))
-        accepted.append((utterance, audio))
-
-    values: dict[str, np.ndarray] = {}
-    bad: dict[int, str] = {}
-    padded_to = 30.0 if teacher.padding == "30s" else 0.0
-    for batch in batch_by_seconds(pieces, options.batch_seconds, padded_to):
-        _add_values(teacher.embed(batch), values_of, values, bad)
-
-    for index, (utterance, audio) in enumerate(accepted):
-        if index in bad:
-            result.failed.append(Rejection(utterance, bad[index]))
-            continue
-        num_pieces = len(_pieces(audio, teacher))
-        result.values[utterance.key] = np.concatenate(
-            [values[f"{index} {piece}"] for piece in range(num_pieces)]
-        )
-        result.audio_seconds += len(audio) / SAMPLE_RATE
+        elif not _is_rejected(utterance, audio, teacher, options, result):
+            waiting.append((utterance, audio))
+            num_waiting += len(audio)
+            if num_waiting >= WINDOW:
+                _embed_window(waiting, teacher, values_of, options, result)
+                waiting, num_waiting = [], 0
+    _embed_window(waiting, teacher, values_of, options, result)
     return result
 
 
-def _rejection(
-    utterance: Utterance, audio: Tensor, teacher: Teacher, options: EmbedOptions
-) -> tuple[str, str] | None:
-    """("failed" or "dropped", reason) of audio the teacher cannot or shall not take."""
+def _is_rejected(
+    utterance: Utterance, audio: Tensor, teacher: Teacher, options: EmbedOptions, result: Embedded
+) -> bool:
+    """Whether the teacher cannot or shall not take the audio; then `result` says why."""
     seconds = len(audio) / SAMPLE_RATE
-    where = f"{utterance.key} ({utterance.wav})"
     if reason := options.limits.reason(seconds):
-        return "dropped", f"{where}: {reason}"
-    if len(audio) < teacher.min_samples:
+        result.dropped.append(Rejection(utterance, _about(utterance, reason)))
+    elif len(audio) < teacher.min_samples:
         least = teacher.min_samples / SAMPLE_RATE
-        return "failed", f"{where}: {seconds:.4f} s is too short, the teacher needs {least:.4f} s"
-    if teacher.max_samples is not None and len(audio) > teacher.max_samples:
-        most = teacher.max_samples / SAMPLE_RATE
-        reason = f"{where}: {seconds:.2f} s is longer than the teacher's {most:g} s"
+        reason = f"{seconds:.4f} s is too short, the teacher needs {least:.4f} s"
+        result.failed.append(Rejection(utterance, _about(utterance, reason)))
+    elif teacher.max_samples is not None and len(audio) > teacher.max_samples:
+        reason = (
+            f"{seconds:.2f} s is longer than the teacher's {teacher.max_samples / SAMPLE_RATE:g} s"
+        )
         if options.long_audio == "skip":
-            return "dropped", f"{reason}; skipped"
-        if options.long_audio == "error":
-            return "failed", f"{reason}; use --long_audio chunk or skip"
-    return None
+            result.dropped.append(Rejection(utterance, _about(utterance, f"{reason}; skipped")))
+        elif options.long_audio == "error":
+            reason = f"{reason}; use --long_audio chunk or skip"
+            result.failed.append(Rejection(utterance, _about(utterance, reason)))
+        else:
+            return False
+    else:
+        return False
+    return True
+
+
+def _embed_window(
+    window: Sequence[tuple[Utterance, Tensor]],
+    teacher: Teacher,
+    values_of: ValuesOf,
+    options: EmbedOptions,
+    result: Embedded,
+) -> None:
+    """Embed some utterances and add what comes of them to `result`, in their order."""
+    pieces = [_pieces(audio, teacher) for _, audio in window]
+    named = [
+        (f"{index} {number}", piece)
+        for index, of_one in enumerate(pieces)
+        for number, piece in enumerate(of_one)
+    ]
+    padded_to = 30.0 if teacher.padding == "30s" else 0.0
+    values: dict[str, np.ndarray] = {}
+    faults: dict[int, str] = {}
+    for batch in batch_by_seconds(named, options.batch_seconds, padded_to):
+        _add_values(teacher.embed(batch), values_of, values, faults)
+    for index, (utterance, audio) in enumerate(window):
+        if index in faults:
+            result.failed.append(Rejection(utterance, _about(utterance, faults[index])))
+            continue
+        of_one = [values[f"{index} {number}"] for number in range(len(pieces[index]))]
+        result.values[utterance.key] = np.concatenate(of_one)
+        result.audio_seconds += len(audio) / SAMPLE_RATE
+
+
+def _about(utterance: Utterance, reason: str) -> str:
+    return f"{utterance.wav}: utterance {utterance.key}: {reason}"
 
 
 def _pieces(audio: Tensor, teacher: Teacher) -> tuple[Tensor, ...]:
@@ -131,22 +163,22 @@ def _add_values(
     batch: EmbeddingBatch,
     values_of: ValuesOf,
     values: dict[str, np.ndarray],
-    bad: dict[int, str],
+    faults: dict[int, str],
 ) -> None:
-    """Add the batch's values by piece; where something is not finite, the reason to `bad`."""
+    """Add the batch's values by piece; where something is not finite, the reason to `faults`."""
     finite = torch.isfinite(batch.embedding).flatten(1).all(1).tolist()
     good = []
     for (name, frames), is_finite in zip(batch.unpadded(), finite, strict=True):
         if is_finite:
             good.append((name, frames))
         else:
-            bad[_index(name)] = "NaN or inf in the embedding; check the audio and the checkpoint"
+            faults[_index(name)] = "NaN or inf in the embedding; check the audio and the checkpoint"
     if not good:
         return
     names, frames_of = zip(*good, strict=True)
     for name, value in zip(names, values_of(list(frames_of)), strict=True):
         if value.dtype.kind == "f" and not np.isfinite(value).all():
-            bad[_index(name)] = "embedding beyond float16's range; use --embedding_dtype float32"
+            faults[_index(name)] = "embedding beyond float16's range; use --embedding_dtype float32"
         values[name] = value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
@@ -14,9 +15,9 @@ from k2distil.batch import Utterance
 from k2distil.config import SaveCodebookConfig, SaveEmbeddingConfig
 from k2distil.data import decode_ahead
 from k2distil.errors import DataError
-from k2distil.pipeline.embed import Embedded, ValuesOf, embed
+from k2distil.pipeline.embed import Embedded, EmbedOptions, ValuesOf, embed
 from k2distil.pipeline.progress import Progress
-from k2distil.pipeline.provenance import list_digest
+from k2distil.pipeline.provenance import request
 from k2distil.pipeline.summary import (
     Summary,
     beside,
@@ -55,25 +56,18 @@ def extract(
         DataError: the output cannot be written, or was made with other settings.
     """
     save_path = config.save_path
+    options = embed_options(config, config.wenet_yaml)
     fingerprint = {name: attributes[name] for name in attributes.keys() - NO_CONTENT}
-    fingerprint |= {
-        "list": list_digest(utterances),
-        "utterances": len(utterances),
-        "channel": config.channel,
-        "long_audio": config.long_audio,
-        "filter_conf": str(embed_options(config, config.wenet_yaml).limits),
-    }
-    if config.force:
-        start_over(save_path)
-    elif finished(save_path, fingerprint):
-        return _complete_already(save_path)
+    fingerprint |= request(config, utterances, options.limits)
     chunks = [
         utterances[start : start + config.part_utterances]
         for start in range(0, len(utterances), config.part_utterances)
     ]
-    parts = PartFolder(save_path, fingerprint, len(utterances), config.part_utterances)
+    parts = _open_parts(config, fingerprint)
+    if parts is None:
+        return _complete_already(save_path)
     write_config(save_path, config)
-    _write_parts(config, parts, chunks, teacher, values_of)
+    _write_parts(config, parts, chunks, teacher, values_of, options)
     # The merge removes the parts, so what they say of themselves is kept first.
     summary = _summarise(save_path, list(parts.reports()), fingerprint)
     attributes = {**attributes, "list": fingerprint["list"], "versions": json.dumps(versions())}
@@ -82,12 +76,34 @@ def extract(
     return summary
 
 
+def _open_parts(
+    config: SaveEmbeddingConfig | SaveCodebookConfig, fingerprint: dict[str, Any]
+) -> PartFolder | None:
+    """The parts to be made; None: the output is complete already.
+
+    Raises:
+        DataError: an output of other settings is in the way, and there is no --force.
+    """
+    chunking = (fingerprint["utterances"], config.part_utterances)
+    try:
+        if finished(config.save_path, fingerprint):
+            return None
+        return PartFolder(config.save_path, fingerprint, *chunking)
+    except DataError as error:
+        if not config.force:
+            raise
+        logger.warning("starting over because of --force: %s", error)
+        start_over(config.save_path)
+        return PartFolder(config.save_path, fingerprint, *chunking)
+
+
 def _write_parts(
     config: SaveEmbeddingConfig | SaveCodebookConfig,
     parts: PartFolder,
     chunks: Sequence[Sequence[Utterance]],
     teacher: Teacher,
     values_of: ValuesOf,
+    options: EmbedOptions,
 ) -> None:
     """Make the parts that are missing."""
     missing = parts.missing()
@@ -97,21 +113,20 @@ def _write_parts(
     todo = [utterance for part in missing for utterance in chunks[part]]
     num_utterances = sum(map(len, chunks))
     decoded = decode_ahead(todo, num_workers(config), config.channel)
-    options = embed_options(config, config.wenet_yaml)
     progress = Progress(
         parts.save_path.name, num_utterances, "utterances", num_utterances - len(todo)
     )
-    with progress:
+    with progress, contextlib.closing(decoded):
+        started = time.monotonic()
         for part in missing:
-            started = time.monotonic()
             size = len(chunks[part])
             embedded = embed(itertools.islice(decoded, size), teacher, values_of, options)
             for rejection in embedded.failed:
                 logger.warning("failed: %s", rejection.reason)
-            report = _report(embedded, time.monotonic() - started)
-            parts.write(part, embedded.values, report)
-            speed = embedded.audio_seconds / (time.monotonic() - started)
-            progress.advance(size, f"{speed:.0f} x real time")
+            # Writing a part counts to the next: its report is written with it.
+            seconds, started = time.monotonic() - started, time.monotonic()
+            parts.write(part, embedded.values, _report(embedded, seconds))
+            progress.advance(size, f"{embedded.audio_seconds / seconds:.0f} x real time")
 
 
 def _report(embedded: Embedded, wall_seconds: float) -> dict[str, Any]:
@@ -130,8 +145,7 @@ def _summarise(
     failed = [row for report in reports for row in report["failed"]]
     dropped = [row for report in reports for row in report["dropped"]]
     written = {key: count for report in reports for key, count in report["written"].items()}
-    if len(written) + len(failed) + len(dropped) != fingerprint["utterances"]:
-        raise DataError(f"{save_path}: some utterances are in no part; use --force to start over")
+    assert len(written) + len(failed) + len(dropped) == fingerprint["utterances"]
     audio_seconds = sum(report["audio_seconds"] for report in reports)
     wall_seconds = sum(report["wall_seconds"] for report in reports)
     write_rejections(save_path, failed, dropped)

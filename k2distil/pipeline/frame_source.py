@@ -6,6 +6,7 @@ quantizer.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Iterator
@@ -20,8 +21,8 @@ from torch import Tensor
 from k2distil.config import TrainQuantizerConfig
 from k2distil.data import decode_ahead
 from k2distil.errors import ConfigError, DataError
-from k2distil.pipeline.embed import Embedded, embed
-from k2distil.pipeline.provenance import list_digest
+from k2distil.pipeline.embed import Embedded, as_dtype, embed
+from k2distil.pipeline.provenance import request
 from k2distil.pipeline.teacher import embed_options, num_workers, open_teacher, read_utterances
 from k2distil.quantizer import FrameReservoir
 from k2distil.storage import EmbeddingReader
@@ -72,21 +73,18 @@ def fill(
 ) -> tuple[FrameReservoir, FrameReservoir]:
     """Draw all frames; -> (to train on, held out), each a uniform sample of bounded size.
 
-    Every tenth utterance is held out; of fewer than ten, every tenth frame.
+    The second of every ten utterances is held out; of fewer than ten, the last tenth of each.
     """
     dim = source.provenance["dim"]
-    training, held_out = (
-        FrameReservoir(capacity, dim, seed),
-        FrameReservoir(HELD_OUT_FRAMES, dim, seed + 1),
-    )
+    training = FrameReservoir(capacity, dim, seed)
+    held_out = FrameReservoir(HELD_OUT_FRAMES, dim, seed + 1)
     for index, frames in enumerate(source.frames()):
         if source.num_utterances < HELD_OUT_EVERY:
-            is_held_out = torch.arange(len(frames)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-            training.add(frames[~is_held_out])
-            held_out.add(frames[is_held_out])
+            num_training = len(frames) - max(1, len(frames) // HELD_OUT_EVERY)
+            training.add(frames[:num_training])
+            held_out.add(frames[num_training:])
         else:
-            is_last = index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-            (held_out if is_last else training).add(frames)
+            (held_out if index % HELD_OUT_EVERY == 1 else training).add(frames)
         on_utterance()
     return training, held_out
 
@@ -115,7 +113,9 @@ def _from_h5(path: Path) -> FrameSource:
             yield torch.from_numpy(array)
 
     provenance = {name: reader.meta[name] for name in PROVENANCE if name in reader.meta}
-    identity = {"utterances": len(reader), "list": reader.meta.get("list", str(path))}
+    # Of an h5 of others, what tells two versions of a file apart.
+    stamp = f"{path.stat().st_size} bytes, changed at {path.stat().st_mtime_ns}"
+    identity = {"embeddings": reader.meta.get("content_digest", stamp), "utterances": len(reader)}
     return FrameSource({**provenance, "dim": first.shape[1]}, identity, len(reader), frames)
 
 
@@ -127,17 +127,14 @@ def _from_audio(config: TrainQuantizerConfig, device: torch.device) -> FrameSour
 
     def frames() -> Iterator[Tensor]:
         decoded = decode_ahead(utterances, num_workers(config), config.channel)
-        while part := list(itertools.islice(decoded, config.part_utterances)):
-            embedded = embed(part, teacher, _as_stored, options)
-            outcome.failed += embedded.failed
-            outcome.dropped += embedded.dropped
-            outcome.audio_seconds += embedded.audio_seconds
-            yield from map(torch.from_numpy, embedded.values.values())
+        with contextlib.closing(decoded):
+            while part := list(itertools.islice(decoded, config.part_utterances)):
+                embedded = embed(part, teacher, as_dtype("float32"), options)
+                for rejection in embedded.failed:
+                    logger.warning("failed: %s", rejection.reason)
+                outcome.failed += embedded.failed
+                outcome.dropped += embedded.dropped
+                yield from map(torch.from_numpy, embedded.values.values())
 
-    identity = {"utterances": len(utterances), "list": list_digest(utterances)}
+    identity = request(config, utterances, options.limits)
     return FrameSource(provenance, identity, len(utterances), frames, outcome)
-
-
-def _as_stored(frames: list[Tensor]) -> list[np.ndarray]:
-    """float16, as save_embedding.sh writes by default."""
-    return [each.half().cpu().numpy() for each in frames]

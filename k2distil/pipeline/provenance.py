@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from k2distil.batch import Utterance
+from k2distil.config import AudioOptions
 from k2distil.errors import ConfigError
 from k2distil.teachers import Teacher
 
 logger = logging.getLogger(__name__)
 
 SAME_TEACHER = ("dim", "teacher_digest")  # other ones never fit
-SAME_OUTPUT = ("middle_layer", "middle_layer_norm", "whisper_padding", "dtype")  # --force overrides
-REMEDY = {
+SAME_OUTPUT = {  # and the flags that decide it; --force overrides
     "middle_layer": "--middle_layer",
     "middle_layer_norm": "--middle_layer_norm",
-    "whisper_padding": "--whisper_padding",
+    "whisper_padding": "--whisper_padding (or the WeNet yaml)",
     "dtype": "--dtype",
 }
 
@@ -46,29 +47,38 @@ def check_same_embedding(
     Raises:
         ConfigError: naming every difference with both values, and the flag that mends it.
     """
-    if not trained_on.get("teacher_digest"):
-        logger.warning("%s does not say which teacher it is for; taken as given", quantizer_path)
-        return
     errors = [
-        f"{quantizer_path}: trained for {name} {trained_on.get(name)}, this teacher has "
+        f"{quantizer_path}: trained for {name} {trained_on[name]}, this teacher has "
         f"{asked[name]}; train a quantizer for this teacher"
         for name in SAME_TEACHER
-        if trained_on.get(name) != asked[name]
+        if name in trained_on and trained_on[name] != asked[name]
     ]
-    differences = [name for name in SAME_OUTPUT if trained_on.get(name) != asked[name]]
-    for name in differences:
-        message = f"{quantizer_path}: trained on {name} {trained_on.get(name)}, asked {asked[name]}"
+    if "teacher_digest" not in trained_on:
+        logger.warning("%s does not say which teacher it is for; taken as given", quantizer_path)
+    for name, flag in SAME_OUTPUT.items():
+        if name not in trained_on or trained_on[name] == asked[name]:
+            continue
+        message = f"{quantizer_path}: trained on {name} {trained_on[name]}, asked {asked[name]}"
         if force:
             logger.warning("%s; going on because of --force", message)
         else:
-            errors.append(f"{message}; use {REMEDY[name]} {trained_on.get(name)}, or --force")
+            errors.append(f"{message}; use {flag} as then, or --force")
     if errors:
         raise ConfigError("\n".join(errors))
 
 
-def list_digest(utterances: Sequence[Utterance]) -> str:
-    """Digest of what is to be done: keys, files and segments, in order."""
+def request(
+    config: AudioOptions, utterances: Sequence[Utterance], limits: object
+) -> dict[str, Any]:
+    """What decides the embeddings beside the teacher: which audio, and how it is read."""
     digest = hashlib.sha256()
     for each in utterances:
-        digest.update(repr((each.key, each.wav, each.start, each.end, each.tar_offset)).encode())
-    return digest.hexdigest()[:16]
+        wav = os.path.abspath(each.wav)
+        digest.update(repr((each.key, wav, each.start, each.end, each.tar_offset)).encode())
+    return {
+        "list": digest.hexdigest()[:16],
+        "utterances": len(utterances),
+        "channel": config.channel,
+        "long_audio": config.long_audio,
+        "filter_conf": str(limits),
+    }

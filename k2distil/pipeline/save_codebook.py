@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from k2distil.atomic import make_folder
 from k2distil.config import SaveCodebookConfig
 from k2distil.device import choose_device
 from k2distil.errors import ConfigError
@@ -13,18 +16,22 @@ from k2distil.pipeline.embed import ValuesOf
 from k2distil.pipeline.extract import extract
 from k2distil.pipeline.provenance import check_same_embedding
 from k2distil.pipeline.save_embedding import save_embedding
-from k2distil.pipeline.summary import Summary, make_folder
+from k2distil.pipeline.summary import Summary
 from k2distil.pipeline.teacher import open_teacher, read_utterances
 from k2distil.quantizer import Quantizer, load_quantizer
+
+logger = logging.getLogger(__name__)
 
 
 def save_codebook(config: SaveCodebookConfig) -> Summary:
     """Write the codes of the utterances that a config asks for."""
     if not config.save_codebook:
+        if config.quantizer_path is not None:
+            logger.warning("--quantizer_path is not used: without --save_codebook, embeddings")
         return save_embedding(config)
     if config.quantizer_path is None:
         raise ConfigError("--quantizer_path: missing; give the file of train_quantizer_offline.sh")
-    make_folder(config.save_path)
+    make_folder(config.save_path.parent)
     device = choose_device(config.gpu)
     quantizer = load_quantizer(config.quantizer_path).to(device)
     _check_flags(config, quantizer)

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import numpy as np
-from torch import Tensor
-
+from k2distil.atomic import make_folder
 from k2distil.config import SaveCodebookConfig, SaveEmbeddingConfig
 from k2distil.device import choose_device
-from k2distil.pipeline.embed import ValuesOf
+from k2distil.pipeline.embed import as_dtype
 from k2distil.pipeline.extract import extract
-from k2distil.pipeline.summary import Summary, make_folder
+from k2distil.pipeline.summary import Summary
 from k2distil.pipeline.teacher import open_teacher, read_utterances
 
 
 def save_embedding(config: SaveEmbeddingConfig | SaveCodebookConfig) -> Summary:
     """Write the embeddings of the utterances that a config asks for."""
-    make_folder(config.save_path)
+    make_folder(config.save_path.parent)
     device = choose_device(config.gpu)
     utterances = read_utterances(config, config.seed)
     teacher, provenance = open_teacher(config, device)
     attributes = {"kind": "embedding", **provenance, "embedding_dtype": config.embedding_dtype}
     return extract(config, utterances, teacher, as_dtype(config.embedding_dtype), attributes)
-
-
-def as_dtype(dtype: str) -> ValuesOf:
-    """Embeddings as they are, in a numpy dtype; what it cannot hold becomes inf."""
-
-    def values_of(frames: list[Tensor]) -> list[np.ndarray]:
-        with np.errstate(over="ignore"):  # found, and named with its utterance, later
-            return [each.cpu().numpy().astype(dtype) for each in frames]
-
-    return values_of

@@ -17,7 +17,6 @@ import yaml
 
 from k2distil import __version__
 from k2distil.atomic import replacing
-from k2distil.errors import DataError
 
 logger = logging.getLogger(__name__)
 
@@ -62,13 +61,9 @@ def read_summary(save_path: Path) -> dict[str, Any]:
 
 
 def write_config(save_path: Path, config: Any) -> None:
-    """Write <save_path>.config.yaml: every option as it was resolved."""
+    """Write <save_path>.config.yaml: every option as it was resolved; a valid --config."""
     tree = {each.name: getattr(config, each.name) for each in fields(config)}
     tree = {key: str(value) if isinstance(value, Path) else value for key, value in tree.items()}
-    wenet_yaml = tree.pop("wenet_yaml", None)
-    if wenet_yaml is not None:  # kept, but below: the rest stays a valid --config
-        write_text(beside(save_path, "wenet.yaml"), yaml.safe_dump(wenet_yaml))
-    tree = {key: value for key, value in tree.items() if value is not None}
     write_text(beside(save_path, "config.yaml"), yaml.safe_dump(tree, sort_keys=False))
 
 
@@ -86,7 +81,9 @@ def write_rejections(save_path: Path, failed: Rows, dropped: Rows) -> None:
             path.unlink(missing_ok=True)
             continue
         text = io.StringIO()
-        writer = csv.DictWriter(text, ["key", "wav", "reason"], dialect="excel-tab")
+        writer = csv.DictWriter(
+            text, ["key", "wav", "reason"], dialect="excel-tab", lineterminator="\n"
+        )
         writer.writeheader()
         writer.writerows(rows)
         write_text(path, text.getvalue())
@@ -97,17 +94,3 @@ def write_text(path: Path, text: str) -> None:
     """Write a small file so that it is whole or not there."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def make_folder(save_path: Path) -> None:
-    """Make the folder of an output.
-
-    Raises:
-        DataError: it cannot be made.
-    """
-    try:
-        save_path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"{save_path.parent}: {error.strerror}; give a --save_path in a folder you can write to"
-        ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -9,15 +10,15 @@ from typing import Any
 
 import torch
 
+from k2distil.atomic import make_folder
 from k2distil.config import TrainQuantizerConfig
 from k2distil.device import choose_device
-from k2distil.errors import CheckpointError, ConfigError
+from k2distil.errors import CheckpointError, ConfigError, DataError
 from k2distil.pipeline.frame_source import FrameSource, fill, open_source
 from k2distil.pipeline.progress import Progress
 from k2distil.pipeline.summary import (
     Summary,
     beside,
-    make_folder,
     read_summary,
     write_config,
     write_rejections,
@@ -27,6 +28,7 @@ from k2distil.quantizer import (
     FrameReservoir,
     QuantizerTrainer,
     evaluate,
+    load_quantizer,
     save_quantizer,
     write_tensors,
 )
@@ -45,7 +47,7 @@ def train_quantizer(config: TrainQuantizerConfig) -> Summary:
     """
     started = time.monotonic()
     save_path = _file_of(config)
-    make_folder(save_path)
+    make_folder(save_path.parent)
     device = choose_device(config.gpu)
     source = open_source(config, device)
     dim = source.provenance["dim"]
@@ -59,12 +61,6 @@ def train_quantizer(config: TrainQuantizerConfig) -> Summary:
     if _is_finished(save_path, fingerprint, config.force):
         return Summary(save_path, 0, read_summary(save_path))
     write_config(save_path, config)
-
-    with Progress("reading frames", source.num_utterances, "utterances") as progress:
-        training, held_out = fill(
-            source, config.reservoir_frames, config.seed, lambda: progress.advance(1)
-        )
-    logger.info("%d frames to train on, %d held out", len(training), len(held_out))
     trainer = QuantizerTrainer(
         config.quantizer_type,
         dim,
@@ -74,38 +70,47 @@ def train_quantizer(config: TrainQuantizerConfig) -> Summary:
         device=device,
         batch_size=config.quantizer_batch_size,
     )
+
+    with Progress("reading frames", source.num_utterances, "utterances") as progress:
+        training, held_out = fill(
+            source, config.reservoir_frames, config.seed, lambda: progress.advance(1)
+        )
+    failed = [each.row() for each in source.outcome.failed]
+    dropped = [each.row() for each in source.outcome.dropped]
+    write_rejections(save_path, failed, dropped)
+    if not len(training) or not len(held_out):
+        raise DataError(
+            f"{len(training)} frames to train on and {len(held_out)} held out: too few utterances "
+            "gave frames; see the failed ones above, or raise --num_audio"
+        )
+    logger.info("%d frames to train on, %d held out", len(training), len(held_out))
     training_started = time.monotonic()
     _train(trainer, training, config, save_path, fingerprint)
     quantizer = trainer.quantizer
     training_seconds = time.monotonic() - training_started
     training_sample = training.batch(0, min(PROBE_FRAMES, len(training)))
     held_out_figures = evaluate(quantizer, training_sample, held_out.frames, config.seed).as_dict()
-    quantizer.provenance = dict(source.provenance)
+    quantizer.provenance = {**source.provenance, "fingerprint": json.dumps(fingerprint)}
     quantizer.figures = held_out_figures
-    save_quantizer(quantizer, save_path)
-    _training_path(save_path).unlink(missing_ok=True)
-
-    outcome = source.outcome
-    failed, dropped = (
-        [each.row() for each in outcome.failed],
-        [each.row() for each in outcome.dropped],
-    )
-    write_rejections(save_path, failed, dropped)
+    num_frames = training.num_seen + held_out.num_seen
     figures = {
         "quantizer_id": quantizer.id,
         "written": source.num_utterances - len(failed) - len(dropped),
         "failed": len(failed),
         "dropped": len(dropped),
-        "audio_seconds": outcome.audio_seconds or None,
+        "audio_seconds": num_frames * source.provenance.get("frame_shift", 0.0),
         "wall_seconds": time.monotonic() - started,
         "training_seconds": training_seconds,
-        "frames": training.num_seen + held_out.num_seen,
+        "frames": num_frames,
         "dim": dim,
         "held_out": held_out_figures,
         "fingerprint": fingerprint,
     }
     logger.info("%s: %s", save_path, _in_words(held_out_figures))
-    return write_summary(save_path, figures, len(failed))
+    summary = write_summary(save_path, figures, len(failed))
+    save_quantizer(quantizer, save_path)
+    _training_path(save_path).unlink(missing_ok=True)
+    return summary
 
 
 def _train(
@@ -115,8 +120,8 @@ def _train(
     save_path: Path,
     fingerprint: dict[str, Any],
 ) -> None:
-    """Train to the end, with a checkpoint now and then and when stopped."""
-    _resume(trainer, save_path, fingerprint)
+    """Train to the end, with a checkpoint now and then."""
+    _resume(trainer, save_path, fingerprint, config.force)
     batch_size = config.quantizer_batch_size
     saved = time.monotonic()
     with Progress("training", trainer.num_steps, "steps", trainer.steps_done) as progress:
@@ -130,43 +135,46 @@ def _train(
                 saved = time.monotonic()
 
 
-def _resume(trainer: QuantizerTrainer, save_path: Path, fingerprint: dict[str, Any]) -> None:
+def _resume(
+    trainer: QuantizerTrainer, save_path: Path, fingerprint: dict[str, Any], force: bool
+) -> None:
     """Go on with an unfinished training of the same settings, if there is one."""
     path = _training_path(save_path)
     if not path.exists():
         return
     try:
-        checkpoint = torch.load(path, map_location=trainer.device, weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken file
         raise CheckpointError(f"{path}: cannot be read ({error}); remove it") from error
-    if differences := describe_differences(checkpoint["fingerprint"], fingerprint):
-        raise CheckpointError(
-            f"{path}: an unfinished training with other settings ({differences}); "
-            "give the same ones, another --save_path, or --force to start over"
-        )
-    trainer.load_state_dict(checkpoint["state"])
-    logger.info("resuming at step %d of %d", trainer.steps_done, trainer.num_steps)
+    if _is_same(path, checkpoint["fingerprint"], fingerprint, force):
+        trainer.load_state_dict(checkpoint["state"])
+        logger.info("resuming at step %d of %d", trainer.steps_done, trainer.num_steps)
 
 
 def _is_finished(save_path: Path, fingerprint: dict[str, Any], force: bool) -> bool:
-    """Whether the quantizer is there already.
-
-    Raises:
-        CheckpointError: one is there that was made with other settings.
-    """
-    if force:
-        save_path.unlink(missing_ok=True)
-        _training_path(save_path).unlink(missing_ok=True)
+    """Whether the quantizer is there already."""
     if not save_path.exists():
         return False
-    found = read_summary(save_path).get("fingerprint", {})
-    if differences := describe_differences(found, fingerprint):
-        raise CheckpointError(
-            f"{save_path}: made with other settings ({differences}); "
-            "give the same ones, another --save_path, or --force to start over"
-        )
+    found = load_quantizer(save_path).provenance.get("fingerprint", "{}")
+    if not _is_same(save_path, json.loads(str(found)), fingerprint, force):
+        return False
     logger.info("%s: complete already", save_path)
     return True
+
+
+def _is_same(path: Path, found: dict[str, Any], wanted: dict[str, Any], force: bool) -> bool:
+    """Whether a file was made with the same settings.
+
+    Raises:
+        CheckpointError: it was not, and there is no --force.
+    """
+    differences = describe_differences(found, wanted)
+    if differences and not force:
+        raise CheckpointError(
+            f"{path}: made with other settings ({differences}); "
+            "give the same settings, another --save_path, or --force to start over"
+        )
+    return not differences
 
 
 def _file_of(config: TrainQuantizerConfig) -> Path:

@@ -244,7 +244,7 @@ def test_a_quantizer_of_another_layer_padding_or_dtype_needs_force(encode, quant
     other = ["--quantizer_path", quantizer, "--middle_layer", 2, "--whisper_padding", "30s"]
     other += ["--dtype", "bfloat16", "--override_config", "num_audio 2"]
     errors = refused(*encode, *other)
-    assert "middle_layer 3, asked 2; use --middle_layer 3, or --force" in errors
+    assert "middle_layer 3, asked 2; use --middle_layer as then, or --force" in errors
     assert "whisper_padding none, asked 30s" in errors
     assert "dtype float32, asked bfloat16" in errors
     assert "going on because of --force" in succeed(*encode, *other, "--force")
