@@ -14,6 +14,7 @@ ALLOWED = {
     "config": {"errors", "config"},
     "pipeline": FLOOR | PARTS | {"config", "pipeline"},
     "bin": {"errors", "config", "device", "pipeline", "bin"},
+    "__main__": {"bin"},
 }
 
 

@@ -26,6 +26,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message and leave with status 2."""
+        message = message.removeprefix("argument ")
         print(f"error: {message}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
 
@@ -43,6 +44,7 @@ def run(kind: Any, target: str, argv: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr
     )
     signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         config = parse(kind, argv)
         module, _, function = target.partition(":")
@@ -67,7 +69,13 @@ def run(kind: Any, target: str, argv: Sequence[str] | None = None) -> int:
     return EXIT_SOME_FAILED if result.num_failed else EXIT_OK
 
 
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would break the cleaning up
+    raise KeyboardInterrupt
+
+
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     print("terminated; run the same command again to resume", file=sys.stderr)
     sys.exit(EXIT_SIGTERM)
 
@@ -124,7 +132,7 @@ def _argument(hint: Any) -> dict[str, Any]:
         return {"type": str, "metavar": "{" + ",".join(choices) + "}"}  # load_config checks
     if kind is bool:
         return {"type": _yes_or_no, "nargs": "?", "const": True, "metavar": "true|false"}
-    return {"type": kind, "metavar": kind.__name__.upper()}
+    return {"type": _path if kind is Path else kind, "metavar": kind.__name__.upper()}
 
 
 def _default_text(each: Any, required: tuple[str, ...]) -> str:
@@ -133,6 +141,12 @@ def _default_text(each: Any, required: tuple[str, ...]) -> str:
     if each.default in (None, MISSING):
         return ""
     return f" (default: {str(each.default).lower() if each.default is False else each.default})"
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got nothing")
+    return Path(text)
 
 
 def _yes_or_no(text: str) -> bool:

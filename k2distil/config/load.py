@@ -76,15 +76,28 @@ def load_config(
             errors.append(f"{origin}: {_unknown(key, known)}")
     for key in getattr(kind, "required", ()):
         if values.get(key, (None, ""))[0] is None:
-            errors.append(f"--{key}: missing; add it to the command or to the yaml")
+            where = "the command" if key in (wenet or {}) else "the command or to the yaml"
+            errors.append(f"--{key}: missing; add it to {where}")
     if errors:
         raise ConfigError("\n".join(errors))
     if wenet is not None:
         checked[WENET_KEY] = wenet
-        logger.info(
-            "%s: a WeNet yaml; it describes the teacher, its training settings are ignored", path
-        )
+        logger.info("%s: a WeNet yaml; it describes the teacher, the rest is ignored", path)
+        if ours := [key for key in wenet if key in known and key != "dtype"]:
+            logger.warning("%s: not read from a WeNet yaml: %s; give flags", path, ", ".join(ours))
     return kind(**checked)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a key that comes twice: yaml would take the last and say nothing."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {twice[0]!r} comes twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
 
 
 def option_types(kind: type) -> dict[str, Any]:
@@ -96,11 +109,12 @@ def option_types(kind: type) -> dict[str, Any]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a yaml file."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; see conf/ for examples") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a yaml file: {error}") from None
+        what = " ".join(str(error).replace('"<unicode string>"', "it").split())
+        raise ConfigError(f"{path}: not a yaml of plain values: {what}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from k2distil.atomic import make_folder
 from k2distil.config import SaveCodebookConfig
 from k2distil.device import choose_device
 from k2distil.errors import ConfigError
@@ -16,7 +15,7 @@ from k2distil.pipeline.embed import ValuesOf
 from k2distil.pipeline.extract import extract
 from k2distil.pipeline.provenance import check_same_embedding
 from k2distil.pipeline.save_embedding import save_embedding
-from k2distil.pipeline.summary import Summary
+from k2distil.pipeline.summary import Summary, prepare_output
 from k2distil.pipeline.teacher import open_teacher, read_utterances
 from k2distil.quantizer import Quantizer, load_quantizer
 
@@ -31,7 +30,7 @@ def save_codebook(config: SaveCodebookConfig) -> Summary:
         return save_embedding(config)
     if config.quantizer_path is None:
         raise ConfigError("--quantizer_path: missing; give the file of train_quantizer_offline.sh")
-    make_folder(config.save_path.parent)
+    prepare_output(config.save_path, [config.train_data, config.checkpoint, config.quantizer_path])
     device = choose_device(config.gpu)
     quantizer = load_quantizer(config.quantizer_path).to(device)
     _check_flags(config, quantizer)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from k2distil.atomic import make_folder
 from k2distil.config import SaveCodebookConfig, SaveEmbeddingConfig
 from k2distil.device import choose_device
 from k2distil.pipeline.embed import as_dtype
 from k2distil.pipeline.extract import extract
-from k2distil.pipeline.summary import Summary
+from k2distil.pipeline.summary import Summary, prepare_output
 from k2distil.pipeline.teacher import open_teacher, read_utterances
 
 
 def save_embedding(config: SaveEmbeddingConfig | SaveCodebookConfig) -> Summary:
     """Write the embeddings of the utterances that a config asks for."""
-    make_folder(config.save_path.parent)
+    prepare_output(config.save_path, [config.train_data, config.checkpoint])
     device = choose_device(config.gpu)
     utterances = read_utterances(config, config.seed)
     teacher, provenance = open_teacher(config, device)

@@ -8,7 +8,7 @@ import io
 import json
 import logging
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from typing import Any
 import yaml
 
 from k2distil import __version__
-from k2distil.atomic import replacing
+from k2distil.atomic import make_folder, replacing
+from k2distil.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,21 @@ class Summary:
     save_path: Path
     num_failed: int
     figures: dict[str, Any]
+
+
+def prepare_output(save_path: Path, inputs: Iterable[str | Path | None]) -> None:
+    """Make the folder of an output, and refuse what cannot be one before any work is done.
+
+    Raises:
+        ConfigError: the output is a folder, or one of the inputs.
+        DataError: its folder cannot be made.
+    """
+    if save_path.is_dir():
+        raise ConfigError(f"--save_path {save_path}: a folder; give the name of a file in it")
+    for each in inputs:
+        if each is not None and save_path.resolve() == Path(each).resolve():
+            raise ConfigError(f"--save_path {save_path}: an input of this command; give another")
+    make_folder(save_path.parent)
 
 
 def beside(save_path: Path, suffix: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from typing import Any
@@ -56,7 +57,7 @@ def read_utterances(config: AudioOptions, seed: int) -> list[Utterance]:
     chosen = sample_utterances(found, config.num_audio, config.num_audio_from, seed)
     logger.info("%s: %d utterances, %d to be done", config.train_data, len(found), len(chosen))
     if config.num_audio is not None and len(found) < config.num_audio:
-        logger.warning("%s: fewer than --num_audio %d", config.train_data, config.num_audio)
+        logger.info("%s: fewer than --num_audio %d", config.train_data, config.num_audio)
     return chosen
 
 
@@ -69,4 +70,7 @@ def num_workers(config: AudioOptions) -> int:
 
 def embed_options(config: AudioOptions, wenet_yaml: dict[str, Any] | None) -> EmbedOptions:
     """How audio reaches the teacher; filter_conf counts only in a yaml the user gave."""
-    return EmbedOptions(config.batch_seconds, config.long_audio, duration_limits(wenet_yaml))
+    limits = duration_limits(wenet_yaml)
+    if config.long_audio == "chunk":  # asked for: filter_conf then drops nothing for its length
+        limits = dataclasses.replace(limits, longest=float("inf"))
+    return EmbedOptions(config.batch_seconds, config.long_audio, limits)

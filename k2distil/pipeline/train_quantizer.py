@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from k2distil.atomic import make_folder
 from k2distil.config import TrainQuantizerConfig
 from k2distil.device import choose_device
 from k2distil.errors import CheckpointError, ConfigError, DataError
@@ -19,6 +18,7 @@ from k2distil.pipeline.progress import Progress
 from k2distil.pipeline.summary import (
     Summary,
     beside,
+    prepare_output,
     read_summary,
     write_config,
     write_rejections,
@@ -36,6 +36,7 @@ from k2distil.storage import describe_differences
 
 logger = logging.getLogger(__name__)
 
+FEW_FRAMES = 50  # per entry of a codebook: below, some entries hardly see any
 PROBE_FRAMES = 50_000  # training frames that the figures look at
 
 
@@ -47,7 +48,7 @@ def train_quantizer(config: TrainQuantizerConfig) -> Summary:
     """
     started = time.monotonic()
     save_path = _file_of(config)
-    make_folder(save_path.parent)
+    prepare_output(save_path, [config.train_data, config.checkpoint, config.embedding_path])
     device = choose_device(config.gpu)
     source = open_source(config, device)
     dim = source.provenance["dim"]
@@ -60,7 +61,6 @@ def train_quantizer(config: TrainQuantizerConfig) -> Summary:
     fingerprint = _fingerprint(config, source)
     if _is_finished(save_path, fingerprint, config.force):
         return Summary(save_path, 0, read_summary(save_path))
-    write_config(save_path, config)
     trainer = QuantizerTrainer(
         config.quantizer_type,
         dim,
@@ -70,6 +70,8 @@ def train_quantizer(config: TrainQuantizerConfig) -> Summary:
         device=device,
         batch_size=config.quantizer_batch_size,
     )
+    _resume(trainer, save_path, fingerprint, config.force)
+    write_config(save_path, config)
 
     with Progress("reading frames", source.num_utterances, "utterances") as progress:
         training, held_out = fill(
@@ -78,12 +80,7 @@ def train_quantizer(config: TrainQuantizerConfig) -> Summary:
     failed = [each.row() for each in source.outcome.failed]
     dropped = [each.row() for each in source.outcome.dropped]
     write_rejections(save_path, failed, dropped)
-    if not len(training) or not len(held_out):
-        raise DataError(
-            f"{len(training)} frames to train on and {len(held_out)} held out: too few utterances "
-            "gave frames; see the failed ones above, or raise --num_audio"
-        )
-    logger.info("%d frames to train on, %d held out", len(training), len(held_out))
+    _check_number(len(training), len(held_out), config.quantizer_codebook_size)
     training_started = time.monotonic()
     _train(trainer, training, config, save_path, fingerprint)
     quantizer = trainer.quantizer
@@ -113,6 +110,26 @@ def train_quantizer(config: TrainQuantizerConfig) -> Summary:
     return summary
 
 
+def _check_number(num_training: int, num_held_out: int, codebook_size: int) -> None:
+    """Refuse too few frames, and warn of few.
+
+    Raises:
+        DataError: fewer frames than entries in a codebook, or none to measure on.
+    """
+    logger.info("%d frames to train on, %d held out", num_training, num_held_out)
+    if num_training < codebook_size or not num_held_out:
+        raise DataError(
+            f"{num_training} frames to train {codebook_size} entries a codebook on, {num_held_out} "
+            "held out: too few utterances gave frames; see the failed ones above, raise "
+            "--num_audio or lower --quantizer_codebook_size"
+        )
+    if num_training < FEW_FRAMES * codebook_size:
+        logger.warning(
+            "fewer than %d frames an entry: other audio will be coded badly; raise --num_audio",
+            FEW_FRAMES,
+        )
+
+
 def _train(
     trainer: QuantizerTrainer,
     training: FrameReservoir,
@@ -121,7 +138,6 @@ def _train(
     fingerprint: dict[str, Any],
 ) -> None:
     """Train to the end, with a checkpoint now and then."""
-    _resume(trainer, save_path, fingerprint, config.force)
     batch_size = config.quantizer_batch_size
     saved = time.monotonic()
     with Progress("training", trainer.num_steps, "steps", trainer.steps_done) as progress:
@@ -145,7 +161,8 @@ def _resume(
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken file
-        raise CheckpointError(f"{path}: cannot be read ({error}); remove it") from error
+        logger.warning("%s: damaged, training from the start: %s", path, type(error).__name__)
+        return
     if _is_same(path, checkpoint["fingerprint"], fingerprint, force):
         trainer.load_state_dict(checkpoint["state"])
         logger.info("resuming at step %d of %d", trainer.steps_done, trainer.num_steps)

@@ -40,7 +40,7 @@ def test_a_switch_is_bare_or_true_or_false():
         ),
         (["--middle", "3"], "error: --middle: unknown flag"),  # no silent abbreviations
         (["seven"], "error: seven: not a flag"),
-        (["--num_audio", "x"], "error: argument --num_audio: invalid int value: 'x'"),
+        (["--num_audio", "x"], "error: --num_audio: invalid int value: 'x'"),
         (["--force", "maybe"], "expected true or false, got 'maybe'"),
     ],
 )
