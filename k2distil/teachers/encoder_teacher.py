@@ -40,8 +40,8 @@ class EncoderTeacher:
         lengths: list[int] = batch.num_samples.tolist()
         for key, length in zip(batch.keys, lengths, strict=True):
             self._require_length(key, length)
-        frames = self.encoder(*self.front_end(batch.samples, lengths))
         num_frames = [self.num_frames(length) for length in lengths]
+        frames = self.encoder(*self.front_end(batch.samples, lengths), num_frames)
         valid = valid_positions(num_frames, max(num_frames), frames.device)
         frames = frames[:, : max(num_frames)].masked_fill(~valid[..., None], 0.0)
         return EmbeddingBatch(batch.keys, frames, torch.tensor(num_frames))

@@ -4,48 +4,81 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+from k2distil.teachers.lengths import valid_positions
 
 logger = logging.getLogger(__name__)
 
 
 class FiniteEncoder:
-    """An encoder in `dtype` that runs a batch again in float32 where NaN or infinity came out.
+    """An encoder in `dtype` that runs an utterance again in float32 where it gave NaN or infinity.
 
-    The float32 weights stay on the CPU until they are needed for the first time.
+    It is run again alone: its neighbours keep what they have, whatever stands beside them. The
+    float32 weights are on the device for that time only, which leaves its memory to the batches.
     """
 
     def __init__(self, encoder: nn.Module, device: torch.device, dtype: torch.dtype):
         """encoder: float32, on the CPU, in eval mode; it is owned from now on."""
         self.device = device
         self.dtype = dtype
-        self.num_fallbacks = 0
+        self.num_fallbacks = 0  # utterances
         if dtype != torch.float32:
             self._fast = copy.deepcopy(encoder).to(device, dtype)
         self._exact = encoder.to(device) if dtype == torch.float32 else encoder
 
-    def __call__(self, features: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Features and lengths as the encoder takes them -> (B, T, dim) float32."""
+    def __call__(
+        self, features: Tensor, lengths: Sequence[int], num_frames: Sequence[int]
+    ) -> Tensor:
+        """Features and lengths as the encoder takes them -> (B, T, dim) float32.
+
+        num_frames: how many of the T are wanted of each utterance; NaN beyond them is no matter.
+        """
         if self.dtype == torch.float32:
             return self._in_float32(features, lengths)
         hidden = self._fast(features, lengths).float()
-        if bool(hidden.isfinite().all()):
-            return hidden
-        self.num_fallbacks += 1
-        logger.warning(
-            "%s gave NaN or infinity: a batch of %d utterances was computed in float32 "
-            "(batch %d so far); --dtype bfloat16 or float32 avoids the second pass",
-            str(self.dtype).removeprefix("torch."),
-            len(lengths),
-            self.num_fallbacks,
-        )
-        self._exact.to(self.device)
-        return self._in_float32(features, lengths)
+        wanted = valid_positions(num_frames, hidden.shape[1], hidden.device)
+        is_bad = (wanted & ~hidden.isfinite().all(2)).any(1)
+        bad = is_bad.nonzero().flatten().tolist()
+        if bad:
+            self.num_fallbacks += len(bad)
+            logger.warning(
+                "%s gave NaN or infinity: %d of %d utterances of a batch were computed in float32 "
+                "(%d so far); --dtype bfloat16 or float32 avoids the second pass",
+                str(self.dtype).removeprefix("torch."),
+                len(bad),
+                len(lengths),
+                self.num_fallbacks,
+            )
+            self._exact.to(self.device)
+            for row in bad:
+                alone = features[row : row + 1, ..., : lengths[row]]
+                frames = self._in_float32(alone, [lengths[row]])[0]
+                hidden[row, : num_frames[row]] = frames[: num_frames[row]]
+            self._exact.to("cpu")
+        return hidden
 
     def _in_float32(self, features: Tensor, lengths: Sequence[int]) -> Tensor:
-        # On CUDA, convolutions of float32 round to 10 bits (TF32) unless they are told not to.
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with no_tf32():
             return self._exact(features, lengths)
+
+
+@contextmanager
+def no_tf32() -> Iterator[None]:
+    """Keep float32 on CUDA from rounding to 10 bits (TF32), as convolutions do by default."""
+    # torch 2.9 has newer switches; where somebody used those, the older ones raise.
+    conv = getattr(torch.backends.cudnn, "conv", None)
+    places = (torch.backends.cuda.matmul, conv or torch.backends.cudnn)
+    name, exact = ("fp32_precision", "ieee") if conv else ("allow_tf32", False)
+    before = [getattr(place, name) for place in places]
+    try:
+        for place in places:
+            setattr(place, name, exact)
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            setattr(place, name, value)
