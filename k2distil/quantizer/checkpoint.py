@@ -8,7 +8,6 @@ centers (N, K, D) float32: for other readers; decode is the sum of one center a 
 from __future__ import annotations
 
 import io
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +103,7 @@ def _read(path: Path) -> dict[str, Any]:
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged file: struct.error, IndexError, BadZipFile and more
         raise CheckpointError(
             f"{path}: not a quantizer file, or a damaged one "
             f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); "

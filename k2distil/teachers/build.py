@@ -18,8 +18,8 @@ from k2distil.teachers.hf_source import HfSource
 from k2distil.teachers.hf_whisper import read_hf_whisper
 from k2distil.teachers.hubert import hubert_teacher
 from k2distil.teachers.openai_whisper import read_openai_whisper
-from k2distil.teachers.pickle_file import load_pickle
-from k2distil.teachers.tensors import refuse_lora
+from k2distil.teachers.pickle_file import load_pickle, unreadable
+from k2distil.teachers.tensors import refuse_lora, require_names
 from k2distil.teachers.wenet_whisper import read_wenet_config, read_wenet_whisper, wenet_padding
 from k2distil.teachers.whisper_teacher import PADDINGS, whisper_teacher
 
@@ -112,10 +112,14 @@ def build_teacher(
 def _open(checkpoint: str, encoder_type: str) -> tuple[Format, Any]:
     """The format, and a file's content or an HfSource."""
     path = Path(checkpoint)
-    if path.is_file() and path.suffix != ".safetensors":
+    try:
+        is_file = path.is_file()
+    except PermissionError as error:
+        raise unreadable(path, error) from None
+    if is_file and path.suffix != ".safetensors":
         content = load_pickle(path)
         return _format_of(content, checkpoint), content
-    if path.is_file():
+    if is_file:
         raise CheckpointError(f"{checkpoint}: part of a Hugging Face model; give the folder")
     may_be_hub_id = encoder_type != "wenet-whisper" and re.fullmatch(HUB_ID, checkpoint)
     if not path.is_dir() and (not may_be_hub_id or path.suffix in FILE_SUFFIXES):
@@ -132,12 +136,13 @@ def _open(checkpoint: str, encoder_type: str) -> tuple[Format, Any]:
 
 
 def _format_of(content: Any, checkpoint: str) -> Format:
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{checkpoint}: holds a {type(content).__name__}, not named tensors")
-    if "dims" in content:
+    names = require_names(content, checkpoint)
+    if "dims" in names:
         return OPENAI
-    model = content.get("model")
-    if isinstance(model, Mapping) and any("feature_extractor.conv_layers." in n for n in model):
+    model = names.get("model")
+    if isinstance(model, Mapping) and any(
+        "feature_extractor.conv_layers." in name for name in require_names(model, checkpoint)
+    ):
         return FAIRSEQ
     refuse_lora(content, checkpoint)
     if any(name.startswith(("encoder.encoders.", "encoder.embed.")) for name in content):

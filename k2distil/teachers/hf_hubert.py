@@ -25,5 +25,7 @@ def read_hf_hubert(source: HfSource, do_normalize: bool | None) -> HubertWeights
     if saved is None:  # transformers 5 saves a whole processor in one file
         processor = source.json("processor_config.json")
         saved = processor.get("feature_extractor", {}).get("do_normalize")
+    if saved is None and do_normalize is None:
+        source.refuse_unreachable(["preprocessor_config.json"], "or give --do_normalize")
     normalizes = choose_do_normalize(saved, do_normalize, source.checkpoint)
     return HubertWeights(source.config, found, {}, normalizes)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from k2distil.errors import CheckpointError
-from k2distil.teachers.pickle_file import load_pickle
+from k2distil.teachers.pickle_file import load_pickle, unreadable
+from k2distil.teachers.tensors import require_names
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first found is used
 FindFile = Callable[[str], Path | None]
@@ -26,8 +27,11 @@ class HfSource:
             CheckpointError: neither of them, or a folder that holds an adapter only.
         """
         self.checkpoint = checkpoint
+        self._unreachable: list[str] = []  # neither in the cache nor, without network, to be had
         folder = Path(checkpoint)
-        self._find = _in_folder(folder) if folder.is_dir() else _on_hub(checkpoint)
+        self._find = (
+            _in_folder(folder) if folder.is_dir() else _on_hub(checkpoint, self._unreachable)
+        )
         config = self._find("config.json")
         if config is None:
             if self._find("adapter_config.json") is not None:
@@ -54,17 +58,39 @@ class HfSource:
                 return _read_weights(path)
             index = self.json(f"{name}.index.json")
             if index:
-                return self._read_shards(sorted(set(index["weight_map"].values())))
+                return self._read_shards(self._shards_of(index, f"{name}.index.json"))
+        self.refuse_unreachable([file for name in WEIGHTS for file in (name, f"{name}.index.json")])
         raise CheckpointError(
             f"{self.checkpoint}: none of {', '.join(WEIGHTS)} nor their shards are there; "
             "download the weights too"
         )
+
+    def refuse_unreachable(self, names: Sequence[str], otherwise: str = "") -> None:
+        """Tell a checkpoint that has none of these files from a hub that could not be asked.
+
+        Raises:
+            CheckpointError: one of them was looked for without a network; it may well exist.
+        """
+        unreachable = [name for name in names if name in self._unreachable]
+        if unreachable:
+            raise CheckpointError(
+                f"{self.checkpoint}: {' and '.join(unreachable)} not in the local cache, and the "
+                "Hugging Face hub cannot be reached; connect to the network, or download the "
+                f"model where there is one (hf download {self.checkpoint}) {otherwise}".rstrip()
+            )
+
+    def _shards_of(self, index: dict[str, Any], name: str) -> list[str]:
+        weight_map = index.get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise CheckpointError(f"{self.checkpoint}/{name}: no weight_map; download it again")
+        return sorted(set(map(str, weight_map.values())))
 
     def _read_shards(self, names: list[str]) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}
         for name in names:
             path = self._find(name)
             if path is None:
+                self.refuse_unreachable([name])
                 raise CheckpointError(
                     f"{self.checkpoint}: shard {name} is named in the index and missing; "
                     "download it too"
@@ -87,28 +113,32 @@ def read_config(config_class: Any, fields: dict[str, Any], checkpoint: str) -> A
 
 def _in_folder(folder: Path) -> FindFile:
     def find(name: str) -> Path | None:
-        return folder / name if (folder / name).is_file() else None
+        path = folder / name
+        try:
+            return path if path.is_file() else None
+        except PermissionError as error:
+            raise unreadable(path, error) from None
 
     return find
 
 
-def _on_hub(checkpoint: str) -> FindFile:
+def _on_hub(checkpoint: str, unreachable: list[str]) -> FindFile:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     def find(name: str) -> Path | None:
         try:
             return Path(hf_hub_download(checkpoint, name))
-        except EntryNotFoundError as error:
-            if name != "config.json":
+        except Exception as error:  # requests' or httpx' own among them, by the hub's version
+            if isinstance(error, EntryNotFoundError) and name != "config.json":
+                if isinstance(error, LocalEntryNotFoundError):  # a subclass: no network
+                    unreachable.append(name)
                 return None
-            reason: Exception = error
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
-            reason = error
+            reason = str(error).partition("\n")[0] or type(error).__name__
         raise CheckpointError(
             f"{checkpoint}: no such file or folder, and not found on the Hugging Face hub "
-            f"({str(reason).splitlines()[0]}); check the path, or the hub id and the network"
-        ) from None
+            f"({reason}); check the path, or the hub id and the network"
+        )
 
     return find
 
@@ -116,6 +146,8 @@ def _on_hub(checkpoint: str) -> FindFile:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise unreadable(path, error) from None
     except ValueError as error:
         raise CheckpointError(f"{path}: not valid JSON ({error}); download it again") from None
     if not isinstance(content, dict):
@@ -125,13 +157,15 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".bin":
-        return load_pickle(path)
+        return dict(require_names(load_pickle(path), str(path)))
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except SafetensorError as error:
         raise CheckpointError(
             f"{path}: not readable as safetensors ({error}); download it again"
         ) from None

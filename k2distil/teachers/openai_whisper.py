@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from k2distil.errors import CheckpointError
-from k2distil.teachers.tensors import fill, refuse_lora, select
+from k2distil.teachers.tensors import fill, refuse_lora, require_names, select
 from k2distil.teachers.whisper_encoder import WhisperDims, WhisperEncoder
 from k2distil.teachers.whisper_teacher import WhisperWeights
 
@@ -22,7 +22,7 @@ def read_openai_whisper(content: Mapping[str, Any], checkpoint: str) -> WhisperW
     tensors = content.get("model_state_dict")
     if not isinstance(tensors, Mapping):
         raise CheckpointError(f"{checkpoint}: `dims` without `model_state_dict`; download it again")
-    refuse_lora(tensors, checkpoint)
+    refuse_lora(require_names(tensors, checkpoint), checkpoint)
     try:
         given = {name: int(content["dims"][name]) for name in _DIMS}
     except (KeyError, TypeError, ValueError) as error:

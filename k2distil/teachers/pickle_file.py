@@ -38,10 +38,18 @@ def load_pickle(path: Path) -> Any:
             f"{path}: refused, as it is no checkpoint or holds more than tensors and plain values, "
             f"which could run code ({reason}); save its state_dict alone with torch.save"
         ) from None
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file: struct.error, IndexError, BadZipFile and more
         raise CheckpointError(
             f"{path}: not a readable checkpoint ({error}); copy or download it again"
         ) from None
+
+
+def unreadable(path: Path, error: OSError) -> CheckpointError:
+    """The error to raise where the system does not let us read a file or look into a folder."""
+    return CheckpointError(
+        f"{path}: cannot be read ({error.strerror or error}); give yourself the permission, "
+        "or check the disk"
+    )
 
 
 def _stand_ins(path: Path) -> list[Any]:

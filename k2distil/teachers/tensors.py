@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,23 @@ def translate(name: str, rules: Mapping[str, str]) -> str:
     for pattern, replacement in rules.items():
         name = re.sub(pattern, replacement, name)
     return name
+
+
+def require_names(content: Any, checkpoint: str) -> Mapping[str, Any]:
+    """`content`, where that is a mapping from names.
+
+    Raises:
+        CheckpointError: it is something else.
+    """
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{checkpoint}: holds a {type(content).__name__}, not named tensors")
+    for name in content:
+        if not isinstance(name, str):
+            raise CheckpointError(
+                f"{checkpoint}: holds something under {name!r}, which is no name of a tensor; "
+                "save the model's state_dict"
+            )
+    return content
 
 
 def select(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

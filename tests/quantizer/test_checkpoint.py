@@ -87,6 +87,15 @@ def test_truncated_files_are_refused(quantizer, tmp_path):
             load_quantizer(path)
 
 
+@pytest.mark.parametrize(
+    "content", [b"Q" * 9, b"\x80\x02}r\x00"], ids=["IndexError", "struct.error"]
+)
+def test_a_damaged_pickle_is_refused_whatever_torch_raises(tmp_path, content):
+    (tmp_path / "q.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"q\.pt: not a quantizer file, or a damaged one"):
+        load_quantizer(tmp_path / "q.pt")
+
+
 class Evil:
     def __reduce__(self):
         return os.mkdir, ("evil-was-here",)

@@ -220,6 +220,28 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, made):
         assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "content", [b"Q" * 9, b"\x80\x02}r\x00", b""], ids=["IndexError", "struct.error", "EOFError"]
+)
+def test_a_damaged_pickle_is_refused_whatever_torch_raises(tmp_path, content):
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"a\.pt: not a readable checkpoint .*again"):
+        build_teacher(WENET, str(tmp_path / "a.pt"))
+
+
+@pytest.mark.parametrize("where", [None, "model", "model_state_dict"])
+def test_keys_that_are_no_names_are_refused(tmp_path, where):
+    content = {0: torch.zeros(2)}
+    if where:
+        content = {where: content, **({"dims": {}} if where == "model_state_dict" else {})}
+    torch.save(content, tmp_path / "a.pt")
+    folder = to_bin(make_hf_whisper(tmp_path / "hf"))
+    torch.save({0: torch.zeros(2)}, Path(folder, "pytorch_model.bin"))
+    for encoder_type, checkpoint in ((WENET, str(tmp_path / "a.pt")), (HF, folder)):
+        with pytest.raises(CheckpointError, match=r"under 0, which is no name.*state_dict"):
+            build_teacher(encoder_type, checkpoint)
+
+
 def test_a_checkpoint_that_torch_wrote_long_ago_is_read(made, tmp_path):
     old = tmp_path / "old.pt"
     content = torch.load(made["openai"], weights_only=True)

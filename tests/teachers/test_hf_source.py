@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -47,6 +48,66 @@ def test_a_hubert_by_hub_id_finds_its_do_normalize(hub):
 def test_what_is_neither_there_nor_on_the_hub_is_named(hub, encoder_type, checkpoint):
     with pytest.raises(CheckpointError, match=f"^{checkpoint}: no such file or folder"):
         build_teacher(encoder_type, checkpoint)
+
+
+def test_a_file_that_no_network_could_bring_is_not_said_to_be_absent(hub):
+    whisper = Path(make_hf_whisper(hub("org/whisper"), max_shard_size="100KB"))
+    shard = sorted(whisper.glob("model-*.safetensors"))[1]
+    shard.unlink()
+    remedy = r"hub cannot be reached; connect .*\(hf download org/"
+    with pytest.raises(CheckpointError, match=f"org/whisper: {shard.name} not in .*{remedy}"):
+        build_teacher(HF, "org/whisper")
+    (whisper / "model.safetensors.index.json").unlink()
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors and .*{remedy}whisper"):
+        build_teacher(HF, "org/whisper")
+    hubert = Path(make_hf_hubert(hub("org/hubert"), "layer"))
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        (hubert / name).unlink(missing_ok=True)
+    with pytest.raises(CheckpointError, match=rf"{remedy}hubert\) or give --do_normalize"):
+        build_teacher("hubert", "org/hubert")
+    assert build_teacher("hubert", "org/hubert", do_normalize=True).num_layers == 3
+
+
+def test_whatever_the_hubs_client_raises_names_the_checkpoint(hub, monkeypatch):
+    def broken(*_):
+        raise TimeoutError
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", broken)
+    with pytest.raises(CheckpointError, match=r"org/a: no such file .*\(TimeoutError\)"):
+        build_teacher(HF, "org/a")
+
+
+def test_an_index_without_a_weight_map_is_refused(tmp_path):
+    folder = Path(make_hf_whisper(tmp_path / "shards", max_shard_size="100KB"))
+    (folder / "model.safetensors.index.json").write_text('{"metadata": {}}')
+    with pytest.raises(CheckpointError, match=r"model\.safetensors\.index\.json: no weight_map"):
+        build_teacher(HF, str(folder))
+
+
+@pytest.mark.parametrize("name", ["", "config.json", "model.safetensors"])
+def test_what_may_not_be_read_is_named(tmp_path, monkeypatch, name):
+    """chmod would not keep root out, who often runs the tests."""
+    forbidden = Path(make_hf_whisper(tmp_path / "hf")) / name
+    is_file, read_text = Path.is_file, Path.read_text
+
+    def no(path, found):
+        if path == forbidden:
+            raise PermissionError(13, "Permission denied", str(path))
+        return found
+
+    monkeypatch.setattr(Path, "is_file", lambda path: no(path, is_file(path)))
+    monkeypatch.setattr(Path, "read_text", lambda path, **how: no(path, read_text(path, **how)))
+    with pytest.raises(CheckpointError, match=f"{forbidden}: cannot be read .Permission denied"):
+        build_teacher(HF, str(tmp_path / "hf"))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_named(tmp_path, name):
+    path = Path(make_hf_whisper(tmp_path / "hf")) / name
+    path.chmod(0)
+    with pytest.raises(CheckpointError, match=f"{path}: cannot be read .Permission denied"):
+        build_teacher(HF, str(tmp_path / "hf"))
 
 
 def test_a_folder_with_an_adapter_only_is_refused(tmp_path):
