@@ -34,7 +34,8 @@ class HeldOutFigures:
     flips_1, flips_5: share of codes that change when Gaussian noise is added whose deviation, the
         same in every dimension, is 1 % (5 %) of the frames' root-mean-square deviation.
     usage: mean over codebooks of perplexity / K; 1 when all entries are used alike.
-    dead_codes: entries of all codebooks that neither training nor held-out frames use.
+    dead_codes: entries of all codebooks that neither the training frames given nor the held-out
+        frames use.
     num_frames: held-out frames measured.
     """
 

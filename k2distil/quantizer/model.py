@@ -38,7 +38,7 @@ class Quantizer(nn.Module):
         table: (N, K, D) float32, the entries for centred and scaled frames.
         bias: (N, K) float32, -|entry|^2 / 2.
         mean: (D,) float32; scale: () float32.
-        provenance: plain values that say what it was trained on (teacher, layer, seed, ...).
+        provenance: plain values that say what it was trained on (teacher, layer, dtype, ...).
         figures: held-out figures by name (metrics.py), empty until measured.
     """
 

@@ -79,6 +79,7 @@ class QuantizerTrainer:
             "codebook_size": codebook_size,
             "seed": seed,
             "batch_size": batch_size,
+            "device": torch.device(device).type,  # its generator and its sums are its own
         }
         self.dim, self.num_codebooks, self.codebook_size = dim, num_codebooks, codebook_size
         self.schedule = plan(quantizer_type, dim, num_codebooks, codebook_size, batch_size)

@@ -98,6 +98,13 @@ def test_a_state_of_other_settings_is_refused(frames):
         QuantizerTrainer("product", 16, 3, 32).load_state_dict(state)
 
 
+def test_a_state_of_another_kind_of_device_is_refused():
+    state = QuantizerTrainer("product", 16, 3, 16).state_dict()
+    state["config"]["device"] = "cuda"
+    with pytest.raises(CheckpointError, match="device cuda, not cpu"):
+        QuantizerTrainer("product", 16, 3, 16).load_state_dict(state)
+
+
 @pytest.mark.parametrize(
     ("num_codebooks", "codebook_size"), [(1, 2), (1, 100), (2, 3), (5, 7), (16, 4)]
 )
