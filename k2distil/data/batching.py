@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -23,10 +24,10 @@ def batch_by_seconds(
         least_seconds: what a shorter utterance counts as, for teachers that pad it to so much.
 
     Raises:
-        ConfigError: batch_seconds is not above zero.
+        ConfigError: batch_seconds is not above zero, or infinite.
     """
-    if not batch_seconds > 0:
-        raise ConfigError(f"--batch_seconds {batch_seconds}: expected a number above 0")
+    if not 0 < batch_seconds < math.inf:
+        raise ConfigError(f"--batch_seconds {batch_seconds}: expected a finite number above 0")
     max_samples = int(batch_seconds * SAMPLE_RATE)
     by_length = sorted(audio, key=lambda pair: len(pair[1]), reverse=True)
     first = 0

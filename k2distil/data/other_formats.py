@@ -62,11 +62,15 @@ def _first_bytes(source: str | io.BytesIO, num_bytes: int = 12) -> bytes:
 
 @functools.cache
 def _torchaudio() -> ModuleType | str:
-    """The module, or why it cannot be had: one built for CUDA raises OSError beside a CPU torch."""
+    """The module, or why it cannot be had.
+
+    Beside a torch of other CUDA, or of none, one built for CUDA raises RuntimeError or OSError.
+    """
     try:
         import torchaudio
-    except (ImportError, OSError) as error:
-        return f"does not load ({str(error).splitlines()[0]})"
+    except Exception as error:  # whatever it raises, it is of no use to us
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        return f"does not load ({reason})"
     return torchaudio
 
 

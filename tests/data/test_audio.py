@@ -327,11 +327,12 @@ def test_text_named_wav_names_both_remedies_where_there_is_no_ffmpeg(
         assert words in str(caught.value)
 
 
+@pytest.mark.parametrize("error", ["OSError", "RuntimeError"])
 def test_a_torchaudio_that_fails_to_load_is_asked_once_and_its_reason_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
 ) -> None:
     (tmp_path / "torchaudio.py").write_text(
-        f"open({str(tmp_path / 'tries')!r}, 'a').write('x')\nraise OSError('libcudart.so: no')\n"
+        f"open({str(tmp_path / 'tries')!r}, 'a').write('x')\nraise {error}('libcudart.so: no')\n"
     )
     monkeypatch.delitem(sys.modules, "torchaudio", raising=False)
     monkeypatch.syspath_prepend(tmp_path)

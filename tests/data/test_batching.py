@@ -40,8 +40,8 @@ def test_batches_are_filled_up() -> None:
     assert [len(b.keys) for b in batch_by_seconds(audio, 30 / SAMPLE_RATE)] == [3, 3, 1]
 
 
-@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])
-def test_no_seconds_are_an_error(seconds: float) -> None:
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+def test_no_seconds_and_endless_ones_are_an_error(seconds: float) -> None:
     with pytest.raises(ConfigError, match="--batch_seconds"):
         list(batch_by_seconds([], seconds))
 
