@@ -2,7 +2,7 @@
 
     python bench/quality.py --embedding_path exp/embedding.h5 --num_codebooks 4 8
 
-Every tenth utterance is held out, as in training; all other frames train every method (faiss'
+One utterance in ten is held out, as in training; all other frames train every method (faiss'
 limits on training points are lifted). docs/quantizer.md defines the figures. One row is the median
 of `--seeds` trainings, which differ in seed and in the order of the frames; the JSON has them all.
 CPU seconds are of all threads together.

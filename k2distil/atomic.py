@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import logging
 import os
 import re
 import socket
@@ -11,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from k2distil.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _ERRNO_OF_HDF5 = re.compile(r"errno = (\d+), error message = '([^']*)'")
@@ -44,6 +48,25 @@ def replacing(path: Path) -> Iterator[Path]:
         if not isinstance(error, DataError) and (reason := reason_of_disk(error)) is not None:
             raise DataError(f"{path}: {reason}") from error
         raise
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an existing file for this process alone; the lock ends with the process at the latest.
+
+    Raises:
+        DataError: another process holds it.
+    """
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(
+                f"{path.parent}: another run is writing this output; wait for it to end"
+            ) from None
+        except OSError:
+            logger.debug("%s: this file system has no locks", path)
+        yield
 
 
 def make_folder(folder: Path) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -23,7 +23,7 @@ PREFETCH_FACTOR = 4  # utterances decoded ahead by each worker; bounds the memor
 
 def decode_ahead(
     utterances: Sequence[Utterance], num_workers: int, channel: int = 0
-) -> Iterator[tuple[Utterance, Tensor | DataError]]:
+) -> Generator[tuple[Utterance, Tensor | DataError]]:
     """Decode utterances in worker processes, at most `PREFETCH_FACTOR` ahead in each.
 
     Args:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from k2distil.batch import Utterance
 from k2distil.data.relative_path import path_resolver
+
+MAX_SECONDS = 1e9  # 30 years; a longer audio is a slip
 
 
 def read_raw_lines(
@@ -48,8 +49,8 @@ def _fault(fields: Any) -> str | None:
             return f'no "{name}"'
         if value is not None and not isinstance(value, str):
             return f'"{name}" is {value!r}; expected a string'
-    if not fields["wav"]:
-        return '"wav" is empty'
+    if not fields["wav"] or "\0" in fields["wav"]:
+        return '"wav" is empty or no path'
     for name in ("start", "end"):
         value = fields.get(name)
         if value is not None and not _is_time(value):
@@ -61,4 +62,4 @@ def _fault(fields: Any) -> str | None:
 
 
 def _is_time(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value < math.inf  # not NaN, not true
+    return type(value) in (int, float) and 0 <= value < MAX_SECONDS  # not NaN, not true

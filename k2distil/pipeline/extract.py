@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from k2distil.atomic import locked
 from k2distil.batch import Utterance
 from k2distil.config import SaveCodebookConfig, SaveEmbeddingConfig
 from k2distil.data import decode_ahead
@@ -21,6 +22,7 @@ from k2distil.pipeline.provenance import request
 from k2distil.pipeline.summary import (
     Summary,
     beside,
+    read_rejections,
     read_summary,
     versions,
     write_config,
@@ -28,7 +30,7 @@ from k2distil.pipeline.summary import (
     write_summary,
 )
 from k2distil.pipeline.teacher import embed_options, num_workers
-from k2distil.storage import PartFolder, finished, start_over
+from k2distil.storage import PartFolder, UtteranceReader, finished, remove_parts, start_over
 from k2distil.teachers import Teacher
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,8 @@ def extract(
 ) -> Summary:
     """Write the values of every utterance to config.save_path; resumes where a run stopped.
 
+    Where the output is there already, only the utterances that had failed are tried again.
+
     Args:
         config: what the user asked for.
         utterances: in the order of the h5.
@@ -59,74 +63,100 @@ def extract(
     options = embed_options(config, config.wenet_yaml)
     fingerprint = {name: attributes[name] for name in attributes.keys() - NO_CONTENT}
     fingerprint |= request(config, utterances, options.limits)
-    chunks = [
-        utterances[start : start + config.part_utterances]
-        for start in range(0, len(utterances), config.part_utterances)
-    ]
-    parts = _open_parts(config, fingerprint)
-    if parts is None:
+    earlier = _earlier(config, fingerprint)
+    todo = [each for each in utterances if earlier is None or each.key not in earlier]
+    if earlier is not None and not todo:
+        remove_parts(save_path)
         return _complete_already(save_path)
-    write_config(save_path, config)
-    _write_parts(config, parts, chunks, teacher, values_of, options)
-    # The merge removes the parts, so what they say of themselves is kept first.
-    summary = _summarise(save_path, list(parts.reports()), fingerprint)
+    parts = _open_parts(config, fingerprint, len(todo), is_retry=earlier is not None)
     attributes = {**attributes, "list": fingerprint["list"], "versions": json.dumps(versions())}
-    parts.merge([utterance.key for utterance in utterances], attributes)
+    with locked(parts.folder / "plan.json"):
+        write_config(save_path, config)
+        _write_parts(config, parts, todo, teacher, values_of, options)
+        # The merge removes the parts, so what they say of themselves is kept first.
+        summary = _summarise(save_path, list(parts.reports()), fingerprint, earlier)
+        keys = [utterance.key for utterance in utterances]
+        parts.merge(keys, attributes, onto=earlier is not None)
     _log_outcome(save_path, summary.figures)
     return summary
 
 
-def _open_parts(
+def _earlier(
     config: SaveEmbeddingConfig | SaveCodebookConfig, fingerprint: dict[str, Any]
-) -> PartFolder | None:
-    """The parts to be made; None: the output is complete already.
+) -> set[str] | None:
+    """Keys that an earlier run wrote or dropped; None: there is no output of these settings.
 
     Raises:
         DataError: an output of other settings is in the way, and there is no --force.
     """
-    chunking = (fingerprint["utterances"], config.part_utterances)
     try:
-        if finished(config.save_path, fingerprint):
+        if not finished(config.save_path, fingerprint):
             return None
-        return PartFolder(config.save_path, fingerprint, *chunking)
     except DataError as error:
         if not config.force:
             raise
         logger.warning("starting over because of --force: %s", error)
         start_over(config.save_path)
-        return PartFolder(config.save_path, fingerprint, *chunking)
+        return None
+    dropped = read_rejections(config.save_path, "dropped")
+    return {*UtteranceReader(config.save_path), *(row["key"] for row in dropped)}
+
+
+def _open_parts(
+    config: SaveEmbeddingConfig | SaveCodebookConfig,
+    fingerprint: dict[str, Any],
+    num_utterances: int,
+    is_retry: bool,
+) -> PartFolder:
+    """The parts to be made, some of them perhaps there already.
+
+    Raises:
+        DataError: parts of other settings are in the way, and there is no --force.
+    """
+    plan = (config.save_path, fingerprint, num_utterances, config.part_utterances)
+    try:
+        return PartFolder(*plan)
+    except DataError as error:
+        # What was not removed behind the merge is of no use to a retry.
+        if not config.force and not is_retry:
+            raise
+        logger.warning("starting over: %s", error)
+        remove_parts(config.save_path)
+        return PartFolder(*plan)
 
 
 def _write_parts(
     config: SaveEmbeddingConfig | SaveCodebookConfig,
     parts: PartFolder,
-    chunks: Sequence[Sequence[Utterance]],
+    utterances: Sequence[Utterance],
     teacher: Teacher,
     values_of: ValuesOf,
     options: EmbedOptions,
 ) -> None:
     """Make the parts that are missing."""
+    size = config.part_utterances
+    chunks = [utterances[start : start + size] for start in range(0, len(utterances), size)]
     missing = parts.missing()
     if len(missing) < len(chunks):
         num_done = len(chunks) - len(missing)
         logger.info("resuming: %d of %d parts are done", num_done, len(chunks))
     todo = [utterance for part in missing for utterance in chunks[part]]
-    num_utterances = sum(map(len, chunks))
     decoded = decode_ahead(todo, num_workers(config), config.channel)
     progress = Progress(
-        parts.save_path.name, num_utterances, "utterances", num_utterances - len(todo)
+        parts.save_path.name, len(utterances), "utterances", len(utterances) - len(todo)
     )
     with progress, contextlib.closing(decoded):
         started = time.monotonic()
         for part in missing:
-            size = len(chunks[part])
-            embedded = embed(itertools.islice(decoded, size), teacher, values_of, options)
+            of_part = itertools.islice(decoded, len(chunks[part]))
+            embedded = embed(of_part, teacher, values_of, options)
             for rejection in embedded.failed:
                 logger.warning("failed: %s", rejection.reason)
             # Writing a part counts to the next: its report is written with it.
             seconds, started = time.monotonic() - started, time.monotonic()
             parts.write(part, embedded.values, _report(embedded, seconds))
-            progress.advance(size, f"{embedded.audio_seconds / seconds:.0f} x real time")
+            speed = embedded.audio_seconds / seconds
+            progress.advance(len(chunks[part]), f"{speed:.0f} x real time")
 
 
 def _report(embedded: Embedded, wall_seconds: float) -> dict[str, Any]:
@@ -139,24 +169,36 @@ def _report(embedded: Embedded, wall_seconds: float) -> dict[str, Any]:
 
 
 def _summarise(
-    save_path: Path, reports: Sequence[dict[str, Any]], fingerprint: dict[str, Any]
+    save_path: Path,
+    reports: Sequence[dict[str, Any]],
+    fingerprint: dict[str, Any],
+    earlier: set[str] | None,
 ) -> Summary:
     """Write what stands beside the output."""
     failed = [row for report in reports for row in report["failed"]]
     dropped = [row for report in reports for row in report["dropped"]]
     written = {key: count for report in reports for key, count in report["written"].items()}
-    assert len(written) + len(failed) + len(dropped) == fingerprint["utterances"]
     audio_seconds = sum(report["audio_seconds"] for report in reports)
     wall_seconds = sum(report["wall_seconds"] for report in reports)
+    num_written, num_frames = len(written), sum(count for count, _ in written.values())
+    if earlier is not None:  # a run that tried again what had failed
+        figures = read_summary(save_path)
+        reader = UtteranceReader(save_path)
+        dropped = [*read_rejections(save_path, "dropped"), *dropped]
+        audio_seconds += figures.get("audio_seconds", 0.0)
+        wall_seconds += figures.get("wall_seconds", 0.0)
+        num_written += len(reader)
+        num_frames += sum(map(reader.num_frames, reader))
+    assert num_written + len(failed) + len(dropped) == fingerprint["utterances"]
     write_rejections(save_path, failed, dropped)
     figures = {
-        "written": len(written),
+        "written": num_written,
         "failed": len(failed),
         "dropped": len(dropped),
         "audio_seconds": audio_seconds,
         "wall_seconds": wall_seconds,
         "times_real_time": audio_seconds / wall_seconds if wall_seconds else 0.0,
-        "frames": sum(num_frames for num_frames, _ in written.values()),
+        "frames": num_frames,
         "dim": fingerprint["dim"],
         "fingerprint": fingerprint,
     }

@@ -106,6 +106,15 @@ def write_rejections(save_path: Path, failed: Rows, dropped: Rows) -> None:
         logger.warning("%d utterances %s: %s", len(rows), name, path)
 
 
+def read_rejections(save_path: Path, name: str) -> list[dict[str, str]]:
+    """The rows of <save_path>.<name>.tsv; none where there is no such file."""
+    try:
+        text = beside(save_path, f"{name}.tsv").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    return list(csv.DictReader(io.StringIO(text), dialect="excel-tab"))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a small file so that it is whole or not there."""
     with replacing(path) as temporary:

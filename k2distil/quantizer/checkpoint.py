@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from k2distil.atomic import replacing
+from k2distil.atomic import make_folder, replacing
 from k2distil.errors import CheckpointError
 from k2distil.quantizer.model import QUANTIZER_TYPES, Quantizer
 
@@ -57,6 +57,7 @@ def write_tensors(content: dict[str, Any], path: Path) -> None:
     Raises:
         DataError: the disk is full, or the folder cannot be written to.
     """
+    make_folder(path.parent)
     buffer = io.BytesIO()  # torch's own file writer hides what is wrong with the disk
     torch.save(content, buffer)
     with replacing(path) as temporary:
@@ -105,8 +106,7 @@ def _read(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file: struct.error, IndexError, BadZipFile and more
         raise CheckpointError(
-            f"{path}: not a quantizer file, or a damaged one "
-            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
+            f"{path}: not a quantizer file, or a damaged one ({type(error).__name__}); "
             "--quantizer_path takes what train_quantizer_offline.sh saved"
         ) from error
     if isinstance(content, dict) and content.get("format") == FORMAT:

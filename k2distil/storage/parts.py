@@ -24,7 +24,7 @@ from k2distil.errors import DataError
 from k2distil.storage.fingerprint import as_json, describe_differences
 from k2distil.storage.merge import DamagedPartError, Written, checksum, merge_parts
 from k2distil.storage.offsets import find_offsets, index_path, read_offsets, write_offsets
-from k2distil.storage.reader import FORMAT_VERSION
+from k2distil.storage.reader import FORMAT_VERSION, UtteranceReader
 from k2distil.storage.utterance_h5 import create_h5, open_h5, read_attributes, write_dataset
 
 logger = logging.getLogger(__name__)
@@ -36,9 +36,9 @@ def parts_folder(save_path: Path) -> Path:
 
 
 def finished(save_path: Path, fingerprint: Mapping[str, Any]) -> bool:
-    """Whether the h5 is there and complete.
+    """Whether the h5 is there; utterances that failed may be missing in it.
 
-    Ends what a run that was killed behind the merge left to do: makes the index, removes the parts.
+    Makes the index that a run left to do which was killed behind the merge.
 
     Raises:
         DataError: it was made with other settings, or by something else.
@@ -53,18 +53,27 @@ def finished(save_path: Path, fingerprint: Mapping[str, Any]) -> bool:
             offsets = find_offsets(file, file)
             if offsets is not None:
                 write_offsets(save_path, offsets, digest)
-    _remove_folder(parts_folder(save_path))
     return True
 
 
+def remove_parts(save_path: Path) -> None:
+    """Remove the parts of an output, if there are any."""
+    _remove_folder(parts_folder(save_path))
+
+
 def start_over(save_path: Path) -> None:
-    """Remove an output, its index and its parts, whatever made them.
+    """Remove an output of ours, its index and its parts, whatever the settings were.
 
     Raises:
-        DataError: they cannot be removed.
+        DataError: it is no output of ours, or cannot be removed.
     """
+    if save_path.exists():
+        with open_h5(save_path) as file:
+            is_ours = "fingerprint" in read_attributes(file)
+        if not is_ours:
+            raise DataError(f"{save_path}: not made by k2distil; give another --save_path")
     try:
-        _remove_folder(parts_folder(save_path))
+        remove_parts(save_path)
         index_path(save_path).unlink(missing_ok=True)
         save_path.unlink(missing_ok=True)
     except OSError as error:
@@ -148,7 +157,9 @@ class PartFolder:
             if self._report_path(index).exists():
                 yield json.loads(self._report_path(index).read_text(encoding="utf-8"))
 
-    def merge(self, keys: Sequence[str], attributes: Mapping[str, Any]) -> None:
+    def merge(
+        self, keys: Sequence[str], attributes: Mapping[str, Any], *, onto: bool = False
+    ) -> None:
         """Make the h5 of all parts, its index, and remove the parts.
 
         Args:
@@ -156,6 +167,7 @@ class PartFolder:
                 wrote (failed, dropped) are passed over.
             attributes: root attributes; the format's version, the fingerprint and a digest of the
                 content are added.
+            onto: keep the arrays of the h5 that is there, and add those of the parts.
 
         Raises:
             DataError: a part is missing, holds a key twice or a strange one, or is damaged (it is
@@ -166,7 +178,7 @@ class PartFolder:
                 f"{self.folder}: {len(missing)} of {self.num_parts} parts are missing "
                 f"({', '.join(map(str, missing[:10]))}); run the same command again"
             )
-        written: dict[str, Written] = {}
+        written = _written_before(self.save_path) if onto else {}
         known = set(keys)
         for index, report in enumerate(self.reports()):
             for key, (num_frames, crc32) in report["written"].items():
@@ -202,6 +214,14 @@ class PartFolder:
 
     def _report_path(self, index: int) -> Path:
         return self.folder / f"part-{index:06d}.json"
+
+
+def _written_before(save_path: Path) -> dict[str, Written]:
+    """What an h5 holds, as the reports of its parts said it."""
+    reader = UtteranceReader(save_path)
+    return {
+        key: Written(save_path, len(values), checksum(values)) for key, values in reader.items()
+    }
 
 
 def _refuse_other(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

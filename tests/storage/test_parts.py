@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from k2distil.errors import DataError
-from k2distil.storage import CodebookReader, PartFolder, finished, start_over
+from k2distil.storage import CodebookReader, PartFolder, finished, remove_parts, start_over
 from tests.storage.arrays import (
     ATTRIBUTES,
     FINGERPRINT,
@@ -149,9 +149,28 @@ def test_starting_over_leaves_nothing(tmp_path: Path) -> None:
     start_over(path)
     assert os.listdir(tmp_path) == []
     start_over(path)  # nothing to remove is no error
-    path.mkdir()
-    with pytest.raises(DataError, match="cannot be removed"):
+    path.write_text("years of work")
+    with pytest.raises(DataError, match=r"exp\.h5"):
         start_over(path)
+    make_plain_h5(path)
+    with pytest.raises(DataError, match="not made by k2distil"):
+        start_over(path)
+    assert path.exists()
+
+
+def make_plain_h5(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["a"] = np.zeros((3, 8), np.uint8)
+
+
+def test_merging_onto_an_output_keeps_its_arrays(tmp_path: Path) -> None:
+    arrays = some_arrays(10)
+    first = {key: arrays[key] for key in list(arrays)[::2]}
+    rest = {key: arrays[key] for key in list(arrays)[1::2]}
+    make_h5(tmp_path / "exp.h5", first)
+    write_all(tmp_path / "exp.h5", rest).merge(list(arrays), ATTRIBUTES, onto=True)
+    assert_holds(tmp_path / "exp.h5", arrays)
+    assert list(CodebookReader(tmp_path / "exp.h5")) == list(arrays)
 
 
 def test_a_damaged_part_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -252,6 +271,7 @@ def test_what_a_run_killed_after_the_merge_left_is_removed(tmp_path: Path) -> No
     write_all(path, some_arrays())
     (tmp_path / ".exp.h5.parts.removed").mkdir()
     assert finished(path, FINGERPRINT)
+    remove_parts(path)
     assert sorted(os.listdir(tmp_path)) == ["exp.h5", "exp.h5.idx.npz"]
 
 
@@ -322,7 +342,7 @@ def test_a_run_killed_again_and_again_loses_no_part_and_ends_right(tmp_path: Pat
 MERGER = """
     import os, signal, sys
     from pathlib import Path
-    from k2distil.storage import PartFolder, merge
+    from k2distil.storage import PartFolder, remove_parts, merge
     from tests.storage.arrays import ATTRIBUTES, FINGERPRINT
     name, path = sys.argv[1], Path(sys.argv[2])
     original = getattr(merge, name)
@@ -352,6 +372,7 @@ def test_a_merge_killed_midway_leaves_no_half_file_and_can_be_run_again(
     assert path.exists() == is_there
     if not finished(path, FINGERPRINT):
         PartFolder(path, FINGERPRINT, 10, 4).merge(list(arrays), ATTRIBUTES)
+    remove_parts(path)
     assert_holds(path, arrays)
     assert sorted(os.listdir(tmp_path)) == ["exp.h5", "exp.h5.idx.npz"]
     reader = CodebookReader(path)
