@@ -97,6 +97,8 @@ def test_relative_paths_are_beside_the_list_or_else_in_the_working_directory(
         ({"key": "a", "wav": "a.wav", "end": "3"}, "\"end\" is '3'; expected seconds"),
         ('{"key": "a", "wav": "a.wav", "end": NaN}', '"end" is nan; expected seconds'),
         ('{"key": "a", "wav": "a.wav", "start": Infinity}', '"start" is inf; expected seconds'),
+        ('{"key": "a", "wav": "a.wav", "start": 1e308}', '"start" is 1e+308; expected seconds'),
+        ('{"key": "a", "wav": "a\\u0000.wav"}', '"wav" is empty or no path'),
     ],
 )
 def test_a_bad_line_is_named_by_number_and_fault(tmp_path: Path, line: object, words: str) -> None:
