@@ -34,10 +34,10 @@ types: venv
 	$(BIN)/mypy
 
 tests: venv
-	$(BIN)/python -m pytest -m "not network" $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 coverage: venv
-	$(BIN)/python -m pytest -m "not network" $(PYTEST_FLAGS) --cov --cov-report=term
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) --cov --cov-report=term
 
 bench: $(VENV)/.bench
 	OMP_NUM_THREADS=1 $(BIN)/python bench/encode.py --save

@@ -10,6 +10,7 @@ VERSION = (HERE / "k2distil" / "__init__.py").read_text().split('__version__ = "
 DEMO = ["espeakng-loader>=0.2.1", "jiwer>=3.0"]
 BENCH = ["multi_quantization>=0.1", "faiss-cpu>=1.8", "matplotlib>=3.8"]
 DEV = [
+    "coverage>=7.10",
     "hypothesis>=6.100",
     "mypy>=1.11",
     "psutil>=5.9",
@@ -38,6 +39,7 @@ setup(
         "numpy>=1.26",
         "openai-whisper>=20250625",  # older ones no longer build
         "transformers>=4.57.1,<6",
+        "huggingface_hub>=0.36",
         "safetensors>=0.4.3",
         "pyyaml>=6.0",
         "tqdm>=4.66",

@@ -12,7 +12,7 @@ from torch import Tensor
 from k2distil.batch import SAMPLE_RATE, EmbeddingBatch, Utterance
 from k2distil.config.wenet_yaml import DurationLimits
 from k2distil.data import batch_by_seconds
-from k2distil.errors import DataError
+from k2distil.errors import ConfigError, DataError
 from k2distil.teachers import Teacher
 
 WINDOW = 30 * 60 * SAMPLE_RATE  # samples sorted by length together; bounds the memory to 115 MB
@@ -136,8 +136,14 @@ def _embed_window(
     padded_to = 30.0 if teacher.padding == "30s" else 0.0
     values: dict[str, np.ndarray] = {}
     faults: dict[int, str] = {}
-    for batch in batch_by_seconds(named, options.batch_seconds, padded_to):
-        _add_values(teacher.embed(batch), values_of, values, faults)
+    try:
+        for batch in batch_by_seconds(named, options.batch_seconds, padded_to):
+            _add_values(teacher.embed(batch), values_of, values, faults)
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            f"--batch_seconds {options.batch_seconds:g}: out of GPU memory ({error}); lower it and "
+            "run the same command again"
+        ) from error
     for index, (utterance, audio) in enumerate(window):
         if index in faults:
             result.failed.append(Rejection(utterance, _about(utterance, faults[index])))

@@ -10,7 +10,7 @@ import yaml
 
 from k2distil.quantizer import load_quantizer
 from k2distil.storage import CodebookReader
-from tests.scripts.conftest import GOLDEN, WENET_TEACHER, run, speech, succeed
+from tests.scripts.conftest import GOLDEN, ROOT, WENET_TEACHER, run, speech, succeed
 from tests.teachers.tiny import make_hf_hubert, make_hf_whisper, make_openai
 
 SMALL = ["--quantizer_out_dim", 4, "--quantizer_codebook_size", 16]
@@ -82,6 +82,10 @@ def test_the_whole_chain_gives_the_codes_of_the_embeddings(corpus, tmp_path):
             expected = quantizer.encode(torch.from_numpy(embeddings[key][:])).numpy()
             np.testing.assert_array_equal(file[key][:], expected)
             np.testing.assert_array_equal(codes[key], expected)
+    formats = (ROOT / "docs" / "formats.md").read_text()
+    for path in (codes_path, tmp_path / "all.h5"):
+        with h5py.File(path) as file:
+            assert [name for name in file.attrs if f"`{name}`" not in formats] == []
     with h5py.File(tmp_path / "embedding.h5") as sample:
         assert len(sample) == 20
         assert {dataset.dtype for dataset in sample.values()} == {np.dtype(np.float16)}
