@@ -74,9 +74,13 @@ def extract(
         write_config(save_path, config)
         _write_parts(config, parts, todo, teacher, values_of, options)
         # The merge removes the parts, so what they say of themselves is kept first.
-        summary = _summarise(save_path, list(parts.reports()), fingerprint, earlier)
-        keys = [utterance.key for utterance in utterances]
-        parts.merge(keys, attributes, onto=earlier is not None)
+        reports = list(parts.reports())
+        summary = _summarise(save_path, reports, fingerprint, earlier)
+        if earlier is None or any(report["written"] for report in reports):
+            keys = [utterance.key for utterance in utterances]
+            parts.merge(keys, attributes, onto=earlier is not None)
+        else:  # they failed again: the h5 stays as it is
+            remove_parts(save_path)
     _log_outcome(save_path, summary.figures)
     return summary
 

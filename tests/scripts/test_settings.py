@@ -123,6 +123,11 @@ def test_the_same_command_tries_again_what_had_failed(corpus, tmp_path):
         before = {key: dataset[:] for key, dataset in file.items()}
     assert len(before) == 24
     soundfile.write(corpus.folder / "late.wav", speech(1.0), 16000)
+    stamp = (tmp_path / "e.h5").stat().st_mtime_ns
+    (corpus.folder / "late.wav").rename(tmp_path / "late.wav")
+    assert run("save_embedding.sh", *flags).returncode == 1  # both fail again
+    assert (tmp_path / "e.h5").stat().st_mtime_ns == stamp
+    (tmp_path / "late.wav").rename(corpus.folder / "late.wav")
     done = run("save_embedding.sh", *flags)
     assert done.returncode == 1
     assert "25 written, 1 failed" in done.stderr
