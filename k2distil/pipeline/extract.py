@@ -30,7 +30,7 @@ from k2distil.pipeline.summary import (
     write_summary,
 )
 from k2distil.pipeline.teacher import embed_options, num_workers
-from k2distil.storage import PartFolder, UtteranceReader, finished, remove_parts, start_over
+from k2distil.storage import PartFolder, UtteranceReader, finished, refuse_foreign, remove_parts
 from k2distil.teachers import Teacher
 
 logger = logging.getLogger(__name__)
@@ -99,8 +99,8 @@ def _earlier(
     except DataError as error:
         if not config.force:
             raise
-        logger.warning("starting over because of --force: %s", error)
-        start_over(config.save_path)
+        refuse_foreign(config.save_path)
+        logger.warning("to be replaced because of --force: %s", error)
         return None
     dropped = read_rejections(config.save_path, "dropped")
     return {*UtteranceReader(config.save_path), *(row["key"] for row in dropped)}

@@ -1,7 +1,7 @@
 """h5 files with one array per utterance: `PartFolder` makes them, readers read them."""
 
 from k2distil.storage.fingerprint import describe_differences
-from k2distil.storage.parts import PartFolder, finished, remove_parts, start_over
+from k2distil.storage.parts import PartFolder, finished, refuse_foreign, remove_parts
 from k2distil.storage.reader import (
     FORMAT_VERSION,
     CodebookReader,
@@ -17,6 +17,6 @@ __all__ = [
     "UtteranceReader",
     "describe_differences",
     "finished",
+    "refuse_foreign",
     "remove_parts",
-    "start_over",
 ]

@@ -23,7 +23,7 @@ from k2distil.atomic import replacing
 from k2distil.errors import DataError
 from k2distil.storage.fingerprint import as_json, describe_differences
 from k2distil.storage.merge import DamagedPartError, Written, checksum, merge_parts
-from k2distil.storage.offsets import find_offsets, index_path, read_offsets, write_offsets
+from k2distil.storage.offsets import find_offsets, read_offsets, write_offsets
 from k2distil.storage.reader import FORMAT_VERSION, UtteranceReader
 from k2distil.storage.utterance_h5 import create_h5, open_h5, read_attributes, write_dataset
 
@@ -61,23 +61,17 @@ def remove_parts(save_path: Path) -> None:
     _remove_folder(parts_folder(save_path))
 
 
-def start_over(save_path: Path) -> None:
-    """Remove an output of ours, its index and its parts, whatever the settings were.
+def refuse_foreign(save_path: Path) -> None:
+    """Refuse to replace what is no output of ours.
 
     Raises:
-        DataError: it is no output of ours, or cannot be removed.
+        DataError: it is not.
     """
-    if save_path.exists():
-        with open_h5(save_path) as file:
-            is_ours = "fingerprint" in read_attributes(file)
-        if not is_ours:
+    if not save_path.exists():
+        return
+    with open_h5(save_path) as file:
+        if "fingerprint" not in read_attributes(file):
             raise DataError(f"{save_path}: not made by k2distil; give another --save_path")
-    try:
-        remove_parts(save_path)
-        index_path(save_path).unlink(missing_ok=True)
-        save_path.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"{save_path}: cannot be removed ({error.strerror}); remove it") from error
 
 
 class PartFolder:

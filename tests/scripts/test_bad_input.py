@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.scripts.conftest import (
     WENET_TEACHER,
     command,
     environment,
+    interrupt,
     run,
     speech,
     succeed,
@@ -292,7 +294,17 @@ def test_an_existing_output_of_other_settings_is_refused_by_name(corpus, tmp_pat
     assert "middle_layer" in errors
     assert "--force" in errors
     assert (tmp_path / "e.h5").stat().st_mtime_ns == stamp
-    succeed("save_embedding.sh", *flags, "--num_audio", 3, "--middle_layer", 2, "--force")
+    other = [*flags, "--num_audio", 24, "--middle_layer", 2, "--force"]
+    parts = tmp_path / "e.h5.parts"
+    status, _ = interrupt(
+        command("save_embedding.sh", *other, "--gpu", "cpu", "--part_utterances", 1),
+        lambda: len(list(parts.glob("part-*.json"))) >= 1,
+        signal.SIGKILL,
+    )
+    assert status == -9
+    assert (tmp_path / "e.h5").stat().st_mtime_ns == stamp  # the old one until the new is whole
+    log = succeed("save_embedding.sh", *other, "--part_utterances", 1)
+    assert "of 24 parts are done" in log
     with h5py.File(tmp_path / "e.h5") as file:
         assert file.attrs["middle_layer"] == 2
 

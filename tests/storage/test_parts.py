@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from k2distil.errors import DataError
-from k2distil.storage import CodebookReader, PartFolder, finished, remove_parts, start_over
+from k2distil.storage import CodebookReader, PartFolder, finished, refuse_foreign, remove_parts
 from tests.storage.arrays import (
     ATTRIBUTES,
     FINGERPRINT,
@@ -143,19 +143,17 @@ def test_an_output_of_something_else_is_refused(tmp_path: Path) -> None:
         finished(tmp_path / "text.h5", FINGERPRINT)
 
 
-def test_starting_over_leaves_nothing(tmp_path: Path) -> None:
+def test_only_an_output_of_ours_may_be_replaced(tmp_path: Path) -> None:
     path = tmp_path / "exp.h5"
+    refuse_foreign(path)  # nothing there is no error
     make_h5(path, some_arrays())
-    write_all(path, some_arrays())
-    start_over(path)
-    assert os.listdir(tmp_path) == []
-    start_over(path)  # nothing to remove is no error
+    refuse_foreign(path)
     path.write_text("years of work")
     with pytest.raises(DataError, match=r"exp\.h5"):
-        start_over(path)
+        refuse_foreign(path)
     make_plain_h5(path)
     with pytest.raises(DataError, match="not made by k2distil"):
-        start_over(path)
+        refuse_foreign(path)
     assert path.exists()
 
 
