@@ -79,7 +79,8 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(
-            f"{folder}: cannot be made ({error.strerror}); give a path in a folder you can write to"
+            f"{folder}: cannot be made ({error.strerror}); give a --save_path in a folder you can "
+            "write to"
         ) from error
 
 

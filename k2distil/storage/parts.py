@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from k2distil.atomic import replacing
+from k2distil.atomic import make_folder, replacing
 from k2distil.errors import DataError
 from k2distil.storage.fingerprint import as_json, describe_differences
 from k2distil.storage.merge import DamagedPartError, Written, checksum, merge_parts
@@ -105,13 +105,7 @@ class PartFolder:
         if plan_path.exists():
             _refuse_other(self.folder, json.loads(plan_path.read_text(encoding="utf-8")), plan)
             return
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(
-                f"{self.folder}: cannot be made ({error.strerror}); give a --save_path in a "
-                "folder you can write to"
-            ) from error
+        make_folder(self.folder)
         with replacing(plan_path) as temporary:
             temporary.write_text(as_json(plan), encoding="utf-8")
 
