@@ -134,7 +134,7 @@ def test_a_multi_quantization_file_is_recognised(tmp_path):
 
 def test_an_unwritable_place_is_named_and_nothing_is_left(quantizer, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"file: cannot be made \(.*give a path in a folder"):
+    with pytest.raises(DataError, match=r"file: cannot be made \(.*give a --save_path in a folder"):
         save_quantizer(quantizer, tmp_path / "file" / "q.pt")
     assert os.listdir(tmp_path) == ["file"]
 
