@@ -51,7 +51,7 @@ def beam_search(unary: Tensor, interactions: Tensor, width: int) -> Tensor:
     codes = codes.unsqueeze(-1)  # (B, H, 1) for H prefixes
     for m in range(1, num_codebooks):
         first_rows = torch.arange(m, device=codes.device) * codebook_size
-        chosen = _sum_rows(interactions[m], codes + first_rows)  # (B, H, K)
+        chosen = sum_rows(interactions[m], codes + first_rows)  # (B, H, K)
         candidates = scores.unsqueeze(-1) + unary[:, m].unsqueeze(1) - chosen
         num_kept = min(width, candidates[0].numel())
         scores, best = candidates.flatten(1).topk(num_kept)
@@ -67,12 +67,12 @@ def refine(unary: Tensor, interactions: Tensor, codes: Tensor, num_sweeps: int) 
     rows = codes + torch.arange(num_codebooks, device=codes.device) * codebook_size
     for _ in range(num_sweeps):
         for m in range(num_codebooks):
-            scores = unary[:, m] - _sum_rows(interactions[m], rows)
+            scores = unary[:, m] - sum_rows(interactions[m], rows)
             rows[:, m] = scores.argmax(-1) + m * codebook_size
     return rows % codebook_size
 
 
-def _sum_rows(table: Tensor, rows: Tensor) -> Tensor:
+def sum_rows(table: Tensor, rows: Tensor) -> Tensor:
     """table: (R, K), rows: (*, n) -> (*, K), the sum of the n rows, without a (*, n, K) tensor."""
     total = F.embedding_bag(rows.reshape(-1, rows.shape[-1]), table, mode="sum")
     return total.view(*rows.shape[:-1], table.shape[1])
