@@ -8,7 +8,8 @@ HERE = Path(__file__).parent
 VERSION = (HERE / "k2distil" / "__init__.py").read_text().split('__version__ = "')[1].split('"')[0]
 
 DEMO = ["espeakng-loader>=0.2.1", "jiwer>=3.0"]
-BENCH = ["multi_quantization>=0.1", "faiss-cpu>=1.8", "matplotlib>=3.8"]
+PEER = ["multi_quantization>=0.1"]
+BENCH = [*PEER, "faiss-cpu>=1.8", "matplotlib>=3.8"]
 DEV = [
     "coverage>=7.10",
     "hypothesis>=6.100",
@@ -46,6 +47,6 @@ setup(
         "soundfile>=0.12.1",
         "soxr>=0.5",
     ],
-    extras_require={"demo": DEMO, "bench": BENCH, "dev": DEV + DEMO},
+    extras_require={"demo": DEMO, "bench": BENCH, "dev": DEV + DEMO + PEER},
     entry_points={"console_scripts": ["k2distil = k2distil.bin.main:main"]},
 )

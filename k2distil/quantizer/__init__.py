@@ -8,6 +8,7 @@ from k2distil.quantizer.checkpoint import (
 )
 from k2distil.quantizer.metrics import HeldOutFigures, evaluate
 from k2distil.quantizer.model import AdditiveQuantizer, ProductQuantizer, Quantizer
+from k2distil.quantizer.multi_quantization import MultiQuantizer, package_state
 from k2distil.quantizer.reservoir import FrameReservoir
 from k2distil.quantizer.trainer import QuantizerTrainer, StepStats
 
@@ -15,12 +16,14 @@ __all__ = [
     "AdditiveQuantizer",
     "FrameReservoir",
     "HeldOutFigures",
+    "MultiQuantizer",
     "ProductQuantizer",
     "Quantizer",
     "QuantizerTrainer",
     "StepStats",
     "evaluate",
     "load_quantizer",
+    "package_state",
     "quantizer_file",
     "save_quantizer",
     "write_tensors",

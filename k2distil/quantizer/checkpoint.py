@@ -1,8 +1,10 @@
 """The quantizer's file: a versioned dict of tensors and plain values (docs: quantizer.md).
 
-format: "k2distil.quantizer"; version: 1; type: product | additive; id: digest of the tensors
+format: "k2distil.quantizer"; version: 1; type: product | additive | multi_quantization
+id: digest of the tensors
 table (N, K, D), mean (D,), scale (): float32; settings: the search; provenance; figures
 centers (N, K, D) float32: for other readers; decode is the sum of one center a codebook
+multi_quantization: logits_weight (N, K, D), logits_bias (N, K) beside centers, and no table
 """
 
 from __future__ import annotations
@@ -12,14 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from k2distil.atomic import make_folder, replacing
 from k2distil.errors import CheckpointError
 from k2distil.quantizer.model import QUANTIZER_TYPES, Quantizer
+from k2distil.quantizer.multi_quantization import (
+    MultiQuantizer,
+    from_package_state,
+    is_package_state,
+)
 
 FORMAT = "k2distil.quantizer"
 VERSION = 1
+TYPES: dict[str, type[Quantizer]] = {**QUANTIZER_TYPES, MultiQuantizer.type: MultiQuantizer}
 
 
 def quantizer_file(path: str | Path) -> Path:
@@ -67,11 +74,15 @@ def write_tensors(content: dict[str, Any], path: Path) -> None:
 def load_quantizer(path: str | Path, device: str | torch.device = "cpu") -> Quantizer:
     """Read what `save_quantizer` wrote; `path` may be the folder that holds `quantizer.pt`.
 
+    Also a state dict of the multi_quantization package (multi_quantization.py).
+
     Raises:
         CheckpointError: no such file, not a quantizer, damaged, or of another version.
     """
     path = quantizer_file(path)
     content = _read(path)
+    if is_package_state(content):
+        return from_package_state(content, path).to(device).eval()
     version = content.get("version")
     if version != VERSION:
         raise CheckpointError(
@@ -79,9 +90,11 @@ def load_quantizer(path: str | Path, device: str | torch.device = "cpu") -> Quan
             "install the k2distil that wrote it, or train the quantizer again"
         )
     try:
-        tensors = {name: content[name] for name in ("table", "mean", "scale")}
-        _check_tensors(**tensors)
-        quantizer = QUANTIZER_TYPES[content["type"]](**tensors, **content["settings"])
+        kind = TYPES[content["type"]]
+        tensors = {name: content[name] for name in kind.tensor_names}
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise ValueError("NaN or infinite values")
+        quantizer = kind(**tensors, **content["settings"])
         quantizer.provenance = dict(content["provenance"])
         quantizer.figures = dict(content["figures"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -107,23 +120,13 @@ def _read(path: Path) -> dict[str, Any]:
     except Exception as error:  # a damaged file: struct.error, IndexError, BadZipFile and more
         raise CheckpointError(
             f"{path}: not a quantizer file, or a damaged one ({type(error).__name__}); "
-            "--quantizer_path takes what train_quantizer_offline.sh saved"
+            "--quantizer_path takes what train_quantizer_offline.sh saved, or a state dict of "
+            "multi_quantization"
         ) from error
-    if isinstance(content, dict) and content.get("format") == FORMAT:
+    if isinstance(content, dict) and (content.get("format") == FORMAT or is_package_state(content)):
         return content
-    if isinstance(content, dict) and {"to_logits.weight", "centers_scale"} <= content.keys():
-        raise CheckpointError(
-            f"{path}: a quantizer of the multi_quantization package, which k2distil cannot read "
-            "yet; train one with train_quantizer_offline.sh"
-        )
     raise CheckpointError(
         f"{path}: a torch file, but not a quantizer (is it a teacher's checkpoint?); "
-        "--quantizer_path takes what train_quantizer_offline.sh saved"
+        "--quantizer_path takes what train_quantizer_offline.sh saved, or a state dict of "
+        "multi_quantization"
     )
-
-
-def _check_tensors(table: Tensor, mean: Tensor, scale: Tensor) -> None:
-    if table.ndim != 3 or mean.shape != table.shape[2:] or scale.shape != ():
-        raise ValueError(f"shapes {tuple(table.shape)}, {tuple(mean.shape)}, {tuple(scale.shape)}")
-    if not all(tensor.isfinite().all() for tensor in (table, mean, scale)):
-        raise ValueError("NaN or infinite values")

@@ -1,9 +1,9 @@
 """Choose all codebooks again at once: candidates of each, joined two by two.
 
 The refinement of multi_quantization (github.com/k2-fsa/multi_quantization, `_refine_indexes`), here
-on scores and inner products alone (search.py). Each codebook keeps the `width` entries that are best
-while all others stay as they are. Then neighbours are joined: of all pairs of candidates the best
-are kept, of the pairs of those, and so on, until one group holds all codebooks.
+on scores and inner products alone (search.py). Each codebook keeps the `width` entries that are
+best while all others stay as they are. Then neighbours are joined: of all pairs of candidates the
+best are kept, of the pairs of those again, until one group holds all codebooks.
 
 A candidate stands for a change of the present codes. With d its vector minus the one it replaces,
 and `gain` what it adds to the score (half of what it takes from the squared error), two changes
@@ -19,7 +19,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from k2distil.quantizer.search import sum_rows
@@ -106,7 +105,9 @@ def _candidates(
     """
     num_codebooks, codebook_size = unary.shape[1:]
     rows = codes + torch.arange(num_codebooks, device=codes.device) * codebook_size
-    gains = torch.stack([unary[:, m] - sum_rows(interactions[m], rows) for m in range(num_codebooks)], 1)
+    gains = torch.stack(
+        [unary[:, m] - sum_rows(interactions[m], rows) for m in range(num_codebooks)], 1
+    )
     present = codes.unsqueeze(2)
     best, entries = gains.topk(min(width, codebook_size), sorted=False)
     return torch.cat([entries, present], 2), best - gains.gather(2, present)
@@ -122,9 +123,7 @@ def _single_codebooks(entries: Tensor, gains: Tensor, codebook_size: int) -> lis
     columns = narrow + own * (num_codebooks * codebook_size**2)
     picks = torch.arange(num_entries, device=entries.device).view(1, -1, 1)
     picks = picks.expand(len(entries), -1, -1)
-    return [
-        _Group(rows[:, n], columns[:, n], gains[:, n], picks) for n in range(num_codebooks)
-    ]
+    return [_Group(rows[:, n], columns[:, n], gains[:, n], picks) for n in range(num_codebooks)]
 
 
 def _join(one: _Group, two: _Group, table: Tensor, width: int, num_codebooks: int) -> _Group:

@@ -30,7 +30,7 @@ MAX_CHUNK_SCORES = 2**28  # of one chunk's (B, N, K), 1 GiB
 
 
 class Quantizer(nn.Module):
-    """What both types share; a subclass brings the search.
+    """What all types share; a subclass brings the search.
 
     Attributes:
         type: the name in `--quantizer_type` and in files.
@@ -43,6 +43,7 @@ class Quantizer(nn.Module):
     """
 
     type: ClassVar[str]  # type: ignore[assignment]  # hides Module.type(dtype); use .to()
+    tensor_names: ClassVar[tuple[str, ...]] = ("table", "mean", "scale")
     table: Tensor
     bias: Tensor
     mean: Tensor
@@ -50,6 +51,9 @@ class Quantizer(nn.Module):
 
     def __init__(self, table: Tensor, mean: Tensor, scale: Tensor) -> None:
         super().__init__()
+        if table.ndim != 3 or mean.shape != table.shape[2:] or scale.shape != ():
+            shapes = [tuple(each.shape) for each in (table, mean, scale)]
+            raise ValueError(f"shapes {shapes}")
         self.num_codebooks, self.codebook_size, self.dim = table.shape
         self.register_buffer("table", table.float().contiguous())
         self.register_buffer("bias", -0.5 * self.table.square().sum(-1))
@@ -77,7 +81,7 @@ class Quantizer(nn.Module):
 
     def entries(self) -> dict[str, Tensor]:
         """The constructor's tensors; all others follow from them."""
-        return {"table": self.table, "mean": self.mean, "scale": self.scale}
+        return {name: getattr(self, name) for name in self.tensor_names}
 
     @property
     def id(self) -> str:

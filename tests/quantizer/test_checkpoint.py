@@ -124,14 +124,6 @@ def test_a_teachers_checkpoint_and_text_are_refused(tmp_path):
         load_quantizer(tmp_path / "text.pt")
 
 
-def test_a_multi_quantization_file_is_recognised(tmp_path):
-    multi_quantization = pytest.importorskip("multi_quantization")
-    state = multi_quantization.Quantizer(dim=8, num_codebooks=2, codebook_size=4).state_dict()
-    torch.save(state, tmp_path / "q.pt")
-    with pytest.raises(CheckpointError, match="multi_quantization package"):
-        load_quantizer(tmp_path / "q.pt")
-
-
 def test_an_unwritable_place_is_named_and_nothing_is_left(quantizer, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"file: cannot be made \(.*give a --save_path in a folder"):
