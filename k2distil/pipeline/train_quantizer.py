@@ -172,7 +172,13 @@ def _is_finished(save_path: Path, fingerprint: dict[str, Any], force: bool) -> b
     """Whether the quantizer is there already."""
     if not save_path.exists():
         return False
-    found = load_quantizer(save_path).provenance.get("fingerprint", "{}")
+    quantizer = load_quantizer(save_path)
+    if quantizer.type == "multi_quantization":
+        raise CheckpointError(
+            f"{save_path}: a quantizer of multi_quantization, not made by k2distil, never "
+            "replaced; give another --save_path"
+        )
+    found = quantizer.provenance.get("fingerprint", "{}")
     if not _is_same(save_path, json.loads(str(found)), fingerprint, force):
         return False
     logger.info("%s: complete already", save_path)
