@@ -2,6 +2,7 @@
 
 from k2distil.config.fields import (
     AudioOptions,
+    ExportConfig,
     SaveCodebookConfig,
     SaveEmbeddingConfig,
     TeacherOptions,
@@ -11,6 +12,7 @@ from k2distil.config.load import load_config
 
 __all__ = [
     "AudioOptions",
+    "ExportConfig",
     "SaveCodebookConfig",
     "SaveEmbeddingConfig",
     "TeacherOptions",

@@ -128,7 +128,9 @@ class SaveCodebookConfig(TeacherOptions, AudioOptions, RunOptions):
 
     save_path: Path = option("h5 file to write")
     save_codebook: bool = option("write codes; without it, embeddings", False)
-    quantizer_path: Path | None = option("quantizer from train_quantizer_offline.sh", None)
+    quantizer_path: Path | None = option(
+        "quantizer from train_quantizer_offline.sh, or a state dict of multi_quantization", None
+    )
     quantizer_in_dim: int | None = option("must be the quantizer's, if given", None)
     quantizer_out_dim: int | None = option("must be the quantizer's, if given", None)
     quantizer_codebook_size: int | None = option("must be the quantizer's, if given", None)
@@ -137,3 +139,15 @@ class SaveCodebookConfig(TeacherOptions, AudioOptions, RunOptions):
     )
 
     required = ("encoder_type", "checkpoint", "train_data", "save_path")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """k2distil export: a quantizer -> a file for another toolkit."""
+
+    to: Literal["multi_quantization"] = option("multi_quantization: icefall's; a state dict")
+    quantizer_path: Path = option("quantizer file, or its folder")
+    save_path: Path = option("file to write")
+    force: bool = option("replace what was exported from another quantizer", False)
+
+    required = ("to", "quantizer_path", "save_path")
