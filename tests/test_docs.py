@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from k2distil.config import SaveCodebookConfig, SaveEmbeddingConfig, TrainQuantizerConfig
+from k2distil.bin.command import parse
+from k2distil.config import (
+    ExportConfig,
+    SaveCodebookConfig,
+    SaveEmbeddingConfig,
+    TrainQuantizerConfig,
+)
 from k2distil.config.load import option_types
 from k2distil.quantizer import ProductQuantizer, save_quantizer
 
@@ -35,6 +41,13 @@ def test_every_field_of_a_quantizer_file_is_documented(tmp_path):
     documented = (ROOT / "docs" / "quantizer.md").read_text(encoding="utf-8")
     assert len(fields) > 8
     assert [field for field in fields if f"`{field}`" not in documented] == []
+
+
+def test_the_example_of_an_export_is_a_command_that_parses():
+    text = (ROOT / "docs" / "quantizer.md").read_text(encoding="utf-8")
+    (line,) = [line for line in text.splitlines() if line.startswith("k2distil export ")]
+    config = parse(ExportConfig, line.split()[2:])
+    assert (config.to, config.force) == ("multi_quantization", False)
 
 
 def test_links_between_documents_lead_somewhere():
