@@ -1,0 +1,95 @@
+"""The student of `students.py`: log-mel frames -> letters by CTC, and a teacher's codes."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LETTERS = " efghinorstuvwxz"  # of the ten digits' names; 0 is CTC's blank
+RATIO = 2  # teacher frames (20 ms) a student frame (40 ms)
+NUM_BINS = 80
+
+
+class Student(nn.Module):
+    """Two convolutions of stride 2, then blocks of attention, convolution and feed-forward."""
+
+    def __init__(self, dim: int = 96, num_blocks: int = 2) -> None:
+        super().__init__()
+        self.dim = dim
+        self.convolutions = nn.ModuleList(
+            [nn.Conv1d(size, dim, 3, stride=2, padding=1) for size in (NUM_BINS, dim)]
+        )
+        self.blocks = nn.ModuleList([Block(dim) for _ in range(num_blocks)])
+        self.norm = nn.LayerNorm(dim)
+        self.letters = nn.Linear(dim, 1 + len(LETTERS))
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, 80), (B,) -> (B, ceil(T / 4), dim), (B,); padding does not count."""
+        x = features.transpose(1, 2)
+        for convolution in self.convolutions:
+            x, lengths = F.gelu(convolution(x)), (lengths + 1) // 2
+            x = x * valid_frames(lengths, x.shape[2])[:, None]
+        x, valid = x.transpose(1, 2), valid_frames(lengths, x.shape[2])
+        for block in self.blocks:
+            x = block(x, valid)
+        return self.norm(x), lengths
+
+    def log_probs(self, hidden: Tensor) -> Tensor:
+        """(B, T, dim) -> (B, T, 1 + letters)."""
+        return self.letters(hidden).log_softmax(-1)
+
+
+class Block(nn.Module):
+    """A conformer block of half the usual parts."""
+
+    def __init__(self, dim: int, num_heads: int = 4, kernel: int = 15, hidden: int = 144) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList([nn.LayerNorm(dim) for _ in range(4)])
+        self.attention = nn.MultiheadAttention(dim, num_heads, batch_first=True)
+        self.gate = nn.Linear(dim, 2 * dim)
+        self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
+        self.pointwise = nn.Linear(dim, dim)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(dim, hidden), nn.SiLU(), nn.Dropout(0.1), nn.Linear(hidden, dim)
+        )
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """(B, T, dim), (B, T) bool -> (B, T, dim)."""
+        y = F.glu(self.gate(self.norms[0](x))) * valid[..., None]
+        y = self.depthwise(y.transpose(1, 2)).transpose(1, 2)
+        x = x + self.pointwise(F.silu(self.norms[1](y)))
+        y = self.norms[2](x)
+        x = x + self.attention(y, y, y, key_padding_mask=~valid, need_weights=False)[0]
+        return x + self.feed_forward(self.norms[3](x))
+
+
+class CodebookHead(nn.Linear):
+    """A softmax for each codebook."""
+
+    def __init__(self, dim: int, num_codebooks: int, codebook_size: int) -> None:
+        super().__init__(dim, num_codebooks * codebook_size)
+        self.codebook_size = codebook_size
+
+    def forward(self, hidden: Tensor, lengths: Tensor, codes: Tensor) -> Tensor:
+        """Mean cross entropy of codes (B, T, N), -100 where there is none, given (B, T, dim)."""
+        valid = valid_frames(lengths, hidden.shape[1])
+        scores = super().forward(hidden[valid])
+        return F.cross_entropy(scores.view(-1, self.codebook_size), codes[valid].flatten())
+
+
+def valid_frames(lengths: Tensor, size: int) -> Tensor:
+    """(B,) -> (B, size) bool."""
+    return torch.arange(size) < lengths[:, None]
+
+
+def encode_text(text: str) -> Tensor:
+    """A text's letters, as (L,) int64."""
+    return torch.tensor([1 + LETTERS.index(letter) for letter in text])
+
+
+def decode_greedily(log_probs: Tensor, lengths: Tensor) -> list[str]:
+    """(B, T, 1 + letters), (B,) -> texts: repeats joined, blanks left out."""
+    texts = []
+    for best, length in zip(log_probs.argmax(-1), lengths.tolist(), strict=True):
+        letters = torch.unique_consecutive(best[:length]).tolist()
+        texts.append("".join(LETTERS[letter - 1] for letter in letters if letter))
+    return texts
