@@ -32,17 +32,16 @@ NOISE = 1e-3  # deviation in silences: 60 dB below full scale
 NUM_DIGITS = (3, 6)  # of an utterance
 TEST_RECORDINGS = 5  # of each digit and seen speaker
 TRAIN_PER_SPEAKER, SEEN_PER_SPEAKER, UNSEEN = 160, 34, 110  # utterances
-VERSION = 1  # of what this file makes: raise it with any change to the data
+VERSION = 2  # of what this file makes: raise it with any change to the data
 BATCH = 16  # utterances of the teacher
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """What decides the data. layer: of Whisper, -1 is the last; num_labelled: utterances."""
+    """What decides the data; layer: of Whisper, -1 is the last."""
 
     unseen_speaker: str = "nicolas"
     layer: int = -1
-    num_labelled: int = 160
     data_seed: int = 0
 
 
@@ -61,10 +60,10 @@ class DigitSet:
 
 @dataclass(frozen=True)
 class Digits:
-    """Training data and tests; `labelled` are the training utterances whose text may be used."""
+    """Training data and tests; order: of training utterances; the text of the first may be used."""
 
     train: DigitSet
-    labelled: list[int]
+    order: list[int]
     seen: DigitSet
     unseen: DigitSet
 
@@ -85,7 +84,7 @@ def load_digits(data: Path, cache: Path, settings: DataSettings) -> Digits:
             torch.save(asdict(digits), temporary)
     stored = torch.load(path, weights_only=True)
     sets = {name: DigitSet(**stored[name]) for name in ("train", "seen", "unseen")}
-    return Digits(labelled=stored["labelled"], **sets)
+    return Digits(order=stored["order"], **sets)
 
 
 def _make(data: Path, settings: DataSettings) -> Digits:
@@ -105,7 +104,7 @@ def _make(data: Path, settings: DataSettings) -> Digits:
         others = [each for each in all_of if each.index >= TEST_RECORDINGS]
         train += _utterances(others, TRAIN_PER_SPEAKER, rng)
         seen += _utterances(kept, SEEN_PER_SPEAKER, rng)
-    labelled = sorted(rng.sample(range(len(train)), settings.num_labelled))
+    order = rng.sample(range(len(train)), len(train))
     teacher = build_teacher(
         "wenet-whisper",
         str(data / "teachers" / "whisper_tiny_en_encoder.fp16.pt"),
@@ -113,7 +112,7 @@ def _make(data: Path, settings: DataSettings) -> Digits:
         whisper_padding="none",
     )
     sets = [_embed(utterances, teacher) for utterances in (train, seen, unseen)]
-    return Digits(sets[0], labelled, sets[1], sets[2])
+    return Digits(sets[0], order, sets[1], sets[2])
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
-"""The student of `students.py`: log-mel frames -> letters by CTC, and a teacher's codes."""
+"""The student of `students.py`: log-mel frames -> text by CTC, and a teacher's codes."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LETTERS = " efghinorstuvwxz"  # of the ten digits' names; 0 is CTC's blank
+DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+TOKENS = {"letters": list(" efghinorstuvwxz"), "digits": DIGITS}  # 0 is CTC's blank, beside these
 RATIO = 2  # teacher frames (20 ms) a student frame (40 ms)
 NUM_BINS = 80
 
@@ -12,15 +13,16 @@ NUM_BINS = 80
 class Student(nn.Module):
     """Two convolutions of stride 2, then blocks of attention, convolution and feed-forward."""
 
-    def __init__(self, dim: int = 96, num_blocks: int = 2) -> None:
+    def __init__(self, tokens: str = "letters", dim: int = 96, num_blocks: int = 2) -> None:
         super().__init__()
+        self.tokens, self.separator = TOKENS[tokens], " " if tokens == "digits" else ""
         self.dim = dim
         self.convolutions = nn.ModuleList(
             [nn.Conv1d(size, dim, 3, stride=2, padding=1) for size in (NUM_BINS, dim)]
         )
         self.blocks = nn.ModuleList([Block(dim) for _ in range(num_blocks)])
         self.norm = nn.LayerNorm(dim)
-        self.letters = nn.Linear(dim, 1 + len(LETTERS))
+        self.to_tokens = nn.Linear(dim, 1 + len(self.tokens))
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, 80), (B,) -> (B, ceil(T / 4), dim), (B,); padding does not count."""
@@ -34,8 +36,22 @@ class Student(nn.Module):
         return self.norm(x), lengths
 
     def log_probs(self, hidden: Tensor) -> Tensor:
-        """(B, T, dim) -> (B, T, 1 + letters)."""
-        return self.letters(hidden).log_softmax(-1)
+        """(B, T, dim) -> (B, T, 1 + tokens)."""
+        return self.to_tokens(hidden).log_softmax(-1)
+
+    def encode_text(self, text: str) -> Tensor:
+        """A text's tokens, as (L,) int64."""
+        parts = text.split(self.separator) if self.separator else text
+        return torch.tensor([1 + self.tokens.index(part) for part in parts])
+
+    def decode(self, hidden: Tensor, lengths: Tensor) -> list[str]:
+        """(B, T, dim), (B,) -> the greedy texts: repeats joined, blanks left out."""
+        texts = []
+        best = self.to_tokens(hidden).argmax(-1)
+        for row, length in zip(best, lengths.tolist(), strict=True):
+            found = [i for i in torch.unique_consecutive(row[:length]).tolist() if i]
+            texts.append(self.separator.join(self.tokens[i - 1] for i in found))
+        return texts
 
 
 class Block(nn.Module):
@@ -111,17 +127,3 @@ class _CrossEntropy(torch.autograd.Function):
 def valid_frames(lengths: Tensor, size: int) -> Tensor:
     """(B,) -> (B, size) bool."""
     return torch.arange(size) < lengths[:, None]
-
-
-def encode_text(text: str) -> Tensor:
-    """A text's letters, as (L,) int64."""
-    return torch.tensor([1 + LETTERS.index(letter) for letter in text])
-
-
-def decode_greedily(log_probs: Tensor, lengths: Tensor) -> list[str]:
-    """(B, T, 1 + letters), (B,) -> texts: repeats joined, blanks left out."""
-    texts = []
-    for best, length in zip(log_probs.argmax(-1), lengths.tolist(), strict=True):
-        letters = torch.unique_consecutive(best[:length]).tolist()
-        texts.append("".join(LETTERS[letter - 1] for letter in letters if letter))
-    return texts

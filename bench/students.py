@@ -33,7 +33,7 @@ import report
 import torch
 import torch.nn.functional as F
 from digits import ROOT, DataSettings, Digits, DigitSet, default_data, load_digits
-from student import RATIO, CodebookHead, Student, decode_greedily, encode_text
+from student import RATIO, TOKENS, CodebookHead, Student
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -68,6 +68,8 @@ class Settings:
 
     data: DataSettings = field(default_factory=DataSettings)
     num_codebooks: int = 8
+    num_labelled: int = 160  # training utterances, of 480
+    tokens: str = "letters"
     weight: float = 5.0  # of the codebook loss
     mq_seconds: float = 360.0  # CPU time of multi_quantization's training
 
@@ -212,14 +214,15 @@ def make_codes(method: Method, digits: Digits, seed: int, settings: Settings) ->
     return Codes(list(codes.split(lengths)), figures, trained - started, encoded - trained)
 
 
-def batches(digits: Digits, num_steps: int, rng: random.Random) -> Iterator[list[int]]:
+def batches(
+    digits: Digits, num_labelled: int, num_steps: int, rng: random.Random
+) -> Iterator[list[int]]:
     """Utterances of each step: BATCH labelled ones, then BATCH unlabelled, all of similar length.
 
     An epoch has every unlabelled utterance once, and labelled ones as many.
     """
     lengths = [len(each) for each in digits.train.features]
-    labelled = digits.labelled
-    unlabelled = sorted(set(range(len(lengths))) - set(labelled))
+    labelled, unlabelled = digits.order[:num_labelled], digits.order[num_labelled:]
     per_epoch = len(unlabelled) // BATCH
     done = 0
     pool: list[int] = []
@@ -266,7 +269,7 @@ def train_student(
     """Train and test one student; -> figures of it."""
     torch.manual_seed(seed)
     generator, rng = torch.Generator().manual_seed(seed), random.Random(seed)
-    student, train = Student(), digits.train
+    student, train = Student(settings.tokens), digits.train
     modules: list[torch.nn.Module] = [student]
     if codes is not None:
         head = CodebookHead(student.dim, RATIO * codes[0].shape[1], CODEBOOK_SIZE)
@@ -283,11 +286,11 @@ def train_student(
         cycle_momentum=False,
         final_div_factor=1e6,
     )
-    targets = [encode_text(text) for text in train.texts]
+    targets = [student.encode_text(text) for text in train.texts]
     curve: list[dict[str, float]] = []
     losses: dict[str, list[float]] = {"ctc": [], "codebook": []}
     seconds = 0.0
-    for step, chosen in enumerate(batches(digits, num_steps, rng), start=1):
+    for step, chosen in enumerate(batches(digits, settings.num_labelled, num_steps, rng), start=1):
         started = time.process_time()
         rows = chosen if codes is not None else chosen[:BATCH]
         features = pad_sequence([train.features[i] for i in rows], batch_first=True)
@@ -343,7 +346,7 @@ def _word_errors(student: Student, tested: DigitSet) -> float:
         features = pad_sequence([tested.features[i] for i in rows], batch_first=True)
         lengths = torch.tensor([len(tested.features[i]) for i in rows])
         hidden, lengths = student(features, lengths)
-        found += decode_greedily(student.log_probs(hidden), lengths)
+        found += student.decode(hidden, lengths)
         references += [tested.texts[i] for i in rows]
     return 100 * jiwer.wer(references, found)
 
@@ -363,6 +366,7 @@ def run(
 def identity(name: str, steps: int, seed: int, settings: Settings) -> dict[str, Any]:
     """What tells a run from others; it is done again when any of it changes."""
     row = {"method": name, "steps": steps, "seed": seed, **asdict(settings.data)}
+    row |= {"num_labelled": settings.num_labelled, "tokens": settings.tokens}
     if name != "none":
         row |= {"num_codebooks": settings.num_codebooks, "weight": settings.weight}
     if name == "multi_quantization":
@@ -406,6 +410,7 @@ def main() -> None:
     parser.add_argument("--layer", type=int, default=-1, help="of the teacher")
     parser.add_argument("--unseen", default="nicolas", help="speaker that only tests")
     parser.add_argument("--num_labelled", type=int, default=160, help="utterances of 480")
+    parser.add_argument("--tokens", choices=TOKENS, default="letters", help="of CTC")
     parser.add_argument("--data", type=Path, default=default_data())
     parser.add_argument("--cache", type=Path, default=ROOT / "exp" / "students")
     parser.add_argument("--out", type=Path, default=ROOT / "exp" / "students" / "runs.jsonl")
@@ -413,8 +418,15 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="append to results/students.jsonl")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    data = DataSettings(options.unseen, options.layer, options.num_labelled)
-    settings = Settings(data, options.num_codebooks, options.weight, options.mq_seconds)
+    data = DataSettings(options.unseen, options.layer)
+    settings = Settings(
+        data,
+        options.num_codebooks,
+        options.num_labelled,
+        options.tokens,
+        options.weight,
+        options.mq_seconds,
+    )
     digits = load_digits(options.data, options.cache, data)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
