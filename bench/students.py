@@ -1,0 +1,460 @@
+"""Judge quantizers by students: the word error rate of small models that learn the codes.
+
+    python bench/students.py --codes none product additive --steps 320 640 --seeds 3
+
+A student of a quarter of a million parameters learns connected digits (`digits.py`) from 160
+utterances with text, by CTC, and from Whisper tiny.en's codes on all 480 training utterances. It is
+tested on other recordings of the same speakers ("seen") and on a fourth speaker ("unseen"), with
+greedy decoding. The seed of a run is the quantizer's and the student's; the data stay the same.
+
+Every finished run is appended to `--out` at once and not done again, so an interrupted benchmark
+goes on where it was; two processes share the work by `--codes` or `--first_seed`. Other quantizers
+are added from a script of one's own:
+
+    import students
+    students.METHODS["mine"] = lambda frames, seed, settings: my_coder  # see `Method`
+    students.main()
+
+CPU seconds are of the whole process, so they are one core's with `--threads 1`.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import jiwer
+import report
+import torch
+import torch.nn.functional as F
+from digits import ROOT, DataSettings, Digits, DigitSet, default_data, load_digits
+from student import RATIO, TOKENS, CodebookHead, Student
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from k2distil.quantizer import FrameReservoir, QuantizerTrainer, evaluate
+
+CODEBOOK_SIZE = 256
+BATCH = 8  # labelled utterances of a step, and as many unlabelled ones
+LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 3e-3, 0.01, 0.1
+MAX_NORM = 5.0  # of the gradient
+FREQUENCY_MASKS, FREQUENCY_WIDTH = 2, 10  # SpecAugment; bins at most
+TIME_MASKS, TIME_WIDTH = 2, 10  # SpecAugment; frames of 10 ms at most
+CURVE_POINTS = 8
+PROBED, HELD_OUT = 20_000, 5_000  # frames that the quantizers' figures look at
+
+
+class Coder(Protocol):
+    """A trained quantizer, as `k2distil.quantizer.evaluate` wants it."""
+
+    num_codebooks: int
+    codebook_size: int
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """(B, D) float32 -> (B, N) integers."""
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """(B, N) integers -> (B, D) float32."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a run beside method, steps and seed."""
+
+    data: DataSettings = field(default_factory=DataSettings)
+    num_codebooks: int = 8
+    num_labelled: int = 160  # training utterances, of 480
+    tokens: str = "letters"
+    weight: float = 5.0  # of the codebook loss
+    mq_seconds: float = 360.0  # CPU time of multi_quantization's training
+
+
+# Frames of each training utterance, (T, D) float32, and the seed. What comes back is a Coder, or
+# just an encode function, (T, D) -> (T, N) of fewer than 256 codes, or None for labels only.
+Method = Callable[[Sequence[Tensor], int, Settings], Coder | Callable[[Tensor], Tensor] | None]
+
+
+def train_ours(quantizer_type: str) -> Method:
+    """-> a method of this project."""
+
+    def train(frames: Sequence[Tensor], seed: int, settings: Settings) -> Coder:
+        reservoir = fill(frames, seed)
+        sizes = (reservoir.dim, settings.num_codebooks, CODEBOOK_SIZE)
+        trainer = QuantizerTrainer(quantizer_type, *sizes, seed=seed)
+        while not trainer.done:
+            trainer.step(reservoir.batch(trainer.steps_done, 512))
+        return trainer.quantizer
+
+    return train
+
+
+def fill(frames: Sequence[Tensor], seed: int) -> FrameReservoir:
+    """All frames, to be drawn in an order that the seed decides."""
+    reservoir = FrameReservoir(sum(map(len, frames)), frames[0].shape[1], seed)
+    for each in frames:
+        reservoir.add(each)
+    return reservoir
+
+
+class MultiQuantization:
+    """The package's quantizer as a Coder, with the 5 refinements it encodes with by default."""
+
+    def __init__(self, quantizer: Any) -> None:
+        self.quantizer = quantizer.requires_grad_(False)
+        self.num_codebooks, self.codebook_size = quantizer.num_codebooks, quantizer.codebook_size
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """In parts, since the search takes 0.2 MB and more a frame."""
+        parts = frames.float().split(256)
+        return torch.cat([self.quantizer.encode(part, as_bytes=False) for part in parts])
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """(B, N) -> (B, D) float32."""
+        return self.quantizer.decode(codes.long())
+
+
+def train_multi_quantization(
+    frames: Sequence[Tensor], seed: int, settings: Settings
+) -> MultiQuantization:
+    """Its own schedule to the end, both phases shortened alike so that the CPU time fits."""
+    from multi_quantization import QuantizerTrainer as PackageTrainer
+
+    reservoir = fill(frames, seed)
+
+    def train(iterations: int) -> tuple[Any, list[float]]:
+        """`iterations` in either phase; also the CPU seconds of each."""
+        torch.manual_seed(seed)
+        random.seed(seed)
+        sizes = (reservoir.dim, settings.num_codebooks, torch.device("cpu"))
+        trainer, seconds = PackageTrainer(*sizes, iterations, iterations), []
+        while not trainer.done():
+            started = time.process_time()
+            trainer.step(reservoir.batch(len(seconds), 600))
+            seconds.append(time.process_time() - started)
+        return trainer.get_quantizer(), seconds
+
+    timed = 12
+    _, seconds = train(timed)
+    # The first iteration of 200, and the one between the phases, do more than the others.
+    pair = statistics.mean(seconds[1:timed]) + statistics.mean(seconds[timed + 1 :])
+    iterations = max(timed, int((settings.mq_seconds - sum(seconds)) / pair))
+    quantizer, seconds = train(iterations)
+    print(f"multi_quantization: {len(seconds)} iterations, {sum(seconds):.0f} s", flush=True)
+    return MultiQuantization(quantizer)
+
+
+METHODS: dict[str, Method] = {
+    "none": lambda frames, seed, settings: None,
+    "product": train_ours("product"),
+    "additive": train_ours("additive"),
+    "multi_quantization": train_multi_quantization,
+}
+
+
+class WithDecoder:
+    """A Coder made of an encode function: entries are the least squares fit to given frames."""
+
+    def __init__(self, encode: Callable[[Tensor], Tensor], frames: Tensor, codes: Tensor) -> None:
+        self.encode, self.codebook_size = encode, CODEBOOK_SIZE
+        self.num_codebooks = codes.shape[1]
+        chosen, size = self._rows(codes), self.num_codebooks * CODEBOOK_SIZE
+        self.mean = frames.mean(0)
+        pairs = (chosen[:, :, None] * size + chosen[:, None, :]).flatten()
+        gram = torch.bincount(pairs, minlength=size * size).view(size, size).double()
+        sums = torch.zeros(size, frames.shape[1], dtype=torch.float64)
+        centred = (frames - self.mean).double()
+        for rows in chosen.unbind(1):
+            sums.index_add_(0, rows, centred)
+        ridge = torch.eye(size, dtype=torch.float64)
+        self.entries = torch.linalg.solve(gram + ridge, sums).float()
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """(B, N) -> (B, D) float32."""
+        return self.entries[self._rows(codes)].sum(1) + self.mean
+
+    def _rows(self, codes: Tensor) -> Tensor:
+        return codes.long() + torch.arange(self.num_codebooks) * CODEBOOK_SIZE
+
+
+@dataclass(frozen=True)
+class Codes:
+    """What a quantizer made of the training utterances: (T, N) int64 each, and how good it is."""
+
+    train: list[Tensor]
+    figures: dict[str, float]
+    train_seconds: float
+    encode_seconds: float
+
+
+def make_codes(method: Method, digits: Digits, seed: int, settings: Settings) -> Codes | None:
+    """Train a quantizer, encode and measure; None for labels only."""
+    frames = [each.float() for each in digits.train.frames]
+    started = time.process_time()
+    coder = method(frames, seed, settings)
+    if coder is None:
+        return None
+    trained = time.process_time()
+    encode = coder.encode if hasattr(coder, "encode") else coder
+    every_frame = torch.cat(frames)
+    codes = encode(every_frame).long()
+    encoded = time.process_time()
+    if not hasattr(coder, "decode"):
+        coder = WithDecoder(encode, every_frame, codes)
+    generator = torch.Generator().manual_seed(0)  # the same frames for every method
+    held_out = torch.cat(digits.seen.frames).float()
+    held_out = held_out[torch.randperm(len(held_out), generator=generator)[:HELD_OUT]]
+    probed = every_frame[torch.randperm(len(every_frame), generator=generator)[:PROBED]]
+    figures = evaluate(coder, probed, held_out, seed).as_dict()
+    lengths = [len(each) for each in frames]
+    return Codes(list(codes.split(lengths)), figures, trained - started, encoded - trained)
+
+
+def batches(
+    digits: Digits, num_labelled: int, num_steps: int, rng: random.Random
+) -> Iterator[list[int]]:
+    """Utterances of each step: BATCH labelled ones, then BATCH unlabelled, all of similar length.
+
+    An epoch has every unlabelled utterance once, and labelled ones as many.
+    """
+    lengths = [len(each) for each in digits.train.features]
+    labelled, unlabelled = digits.order[:num_labelled], digits.order[num_labelled:]
+    per_epoch = len(unlabelled) // BATCH
+    done = 0
+    pool: list[int] = []
+    while done < num_steps:
+        halves = []
+        while len(pool) < per_epoch * BATCH:
+            pool += rng.sample(labelled, len(labelled))
+        for members in (pool[: per_epoch * BATCH], rng.sample(unlabelled, per_epoch * BATCH)):
+            ordered = sorted(members, key=lambda i: lengths[i] * rng.uniform(0.8, 1.25))
+            halves.append([ordered[i : i + BATCH] for i in range(0, len(ordered), BATCH)])
+        pool = pool[per_epoch * BATCH :]
+        epoch = [one + other for one, other in zip(*halves, strict=True)]
+        rng.shuffle(epoch)
+        yield from epoch[: num_steps - done]
+        done += len(epoch)
+
+
+def mask(features: Tensor, generator: torch.Generator) -> Tensor:
+    """SpecAugment; features: (B, T, 80), of zero mean."""
+    batch, num_frames, num_bins = features.shape
+    for count, longest, size, shape in (
+        (TIME_MASKS, TIME_WIDTH, num_frames, (batch, num_frames, 1)),
+        (FREQUENCY_MASKS, FREQUENCY_WIDTH, num_bins, (batch, 1, num_bins)),
+    ):
+        for _ in range(count):
+            width = torch.randint(longest + 1, (batch, 1), generator=generator)
+            start = (torch.rand(batch, 1, generator=generator) * (size - width)).long()
+            place = torch.arange(size)
+            masked = (place >= start) & (place < start + width)
+            features = features.masked_fill(masked.view(shape), 0.0)
+    return features
+
+
+def align(codes: Sequence[Tensor], num_frames: int) -> Tensor:
+    """(T, N) each at the teacher's rate -> (B, num_frames, RATIO * N); -100 where there is none."""
+    padded = pad_sequence(list(codes), batch_first=True, padding_value=-100)
+    padded = F.pad(padded, (0, 0, 0, num_frames * RATIO - padded.shape[1]), value=-100)
+    return padded.reshape(len(codes), num_frames, -1)
+
+
+def train_student(
+    digits: Digits, codes: Sequence[Tensor] | None, num_steps: int, seed: int, settings: Settings
+) -> dict[str, Any]:
+    """Train and test one student; -> figures of it."""
+    torch.manual_seed(seed)
+    generator, rng = torch.Generator().manual_seed(seed), random.Random(seed)
+    student, train = Student(settings.tokens), digits.train
+    modules: list[torch.nn.Module] = [student]
+    if codes is not None:
+        head = CodebookHead(student.dim, RATIO * codes[0].shape[1], CODEBOOK_SIZE)
+        modules.append(head)
+    parameters = [p for module in modules for p in module.parameters()]
+    optimizer = torch.optim.AdamW(
+        parameters, LEARNING_RATE, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        LEARNING_RATE,
+        num_steps,
+        pct_start=WARM_UP,
+        cycle_momentum=False,
+        final_div_factor=1e6,
+    )
+    targets = [student.encode_text(text) for text in train.texts]
+    curve: list[dict[str, float]] = []
+    losses: dict[str, list[float]] = {"ctc": [], "codebook": []}
+    seconds = 0.0
+    for step, chosen in enumerate(batches(digits, settings.num_labelled, num_steps, rng), start=1):
+        started = time.process_time()
+        rows = chosen if codes is not None else chosen[:BATCH]
+        features = pad_sequence([train.features[i] for i in rows], batch_first=True)
+        lengths = torch.tensor([len(train.features[i]) for i in rows])
+        hidden, lengths = student(mask(features, generator), lengths)
+        text = [targets[i] for i in rows[:BATCH]]
+        loss = F.ctc_loss(
+            student.log_probs(hidden[:BATCH]).transpose(0, 1),
+            torch.cat(text),
+            lengths[:BATCH],
+            torch.tensor([len(each) for each in text]),
+            zero_infinity=True,
+        )
+        losses["ctc"].append(float(loss.detach()))
+        if codes is not None:
+            wanted = align([codes[i] for i in rows], hidden.shape[1])
+            codebook = head(hidden, lengths, wanted)
+            losses["codebook"].append(float(codebook.detach()))
+            loss = loss + settings.weight * codebook
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, MAX_NORM)
+        optimizer.step()
+        schedule.step()
+        seconds += time.process_time() - started
+        if step * CURVE_POINTS // num_steps > (step - 1) * CURVE_POINTS // num_steps:
+            curve.append({"step": step} | test(student, digits))
+    last = max(1, num_steps // CURVE_POINTS)
+    return {
+        "seen": curve[-1]["seen"],
+        "unseen": curve[-1]["unseen"],
+        "student_seconds": seconds,
+        "parameters": sum(p.numel() for p in student.parameters()),
+        "losses": {key: statistics.mean(all_[-last:]) for key, all_ in losses.items() if all_},
+        "curve": curve,
+    }
+
+
+@torch.inference_mode()
+def test(student: Student, digits: Digits) -> dict[str, float]:
+    """Word error rates in percent."""
+    student.eval()
+    rates = {name: _word_errors(student, getattr(digits, name)) for name in ("seen", "unseen")}
+    student.train()
+    return rates
+
+
+def _word_errors(student: Student, tested: DigitSet) -> float:
+    by_length = sorted(range(len(tested.texts)), key=lambda i: len(tested.features[i]))
+    references, found = [], []
+    for start in range(0, len(by_length), 40):
+        rows = by_length[start : start + 40]
+        features = pad_sequence([tested.features[i] for i in rows], batch_first=True)
+        lengths = torch.tensor([len(tested.features[i]) for i in rows])
+        hidden, lengths = student(features, lengths)
+        found += student.decode(hidden, lengths)
+        references += [tested.texts[i] for i in rows]
+    return 100 * jiwer.wer(references, found)
+
+
+def run(
+    name: str, digits: Digits, codes: Codes | None, steps: int, seed: int, settings: Settings
+) -> dict[str, Any]:
+    """The row of one student."""
+    row = identity(name, steps, seed, settings)
+    row |= train_student(digits, codes and codes.train, steps, seed, settings)
+    if codes is not None:
+        row["quantizer_seconds"], row["encode_seconds"] = codes.train_seconds, codes.encode_seconds
+        row["figures"] = codes.figures
+    return row
+
+
+def identity(name: str, steps: int, seed: int, settings: Settings) -> dict[str, Any]:
+    """What tells a run from others; it is done again when any of it changes."""
+    row = {"method": name, "steps": steps, "seed": seed, **asdict(settings.data)}
+    row |= {"num_labelled": settings.num_labelled, "tokens": settings.tokens}
+    if name != "none":
+        row |= {"num_codebooks": settings.num_codebooks, "weight": settings.weight}
+    if name == "multi_quantization":
+        row["mq_seconds"] = settings.mq_seconds
+    return row
+
+
+def find(out: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
+    """The finished row that `identity` names."""
+    for line in out.read_text().splitlines() if out.exists() else ():
+        row = json.loads(line)
+        if wanted.items() <= row.items():
+            return row
+    return None
+
+
+def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and deviation over seeds of one method and number of steps."""
+    row = {key: runs[0][key] for key in ("method", "steps", "unseen_speaker") if key in runs[0]}
+    for name in ("seen", "unseen"):
+        rates = [run[name] for run in runs]
+        deviation = statistics.stdev(rates) if len(rates) > 1 else float("nan")
+        row[name] = f"{statistics.mean(rates):.1f} +- {deviation:.1f}"
+    for name in ("quantizer_seconds", "student_seconds"):
+        row[name] = statistics.mean(run.get(name, 0.0) for run in runs)
+    for name in ("relative_error", "probe_cross_entropy"):
+        row[name] = statistics.mean(run.get("figures", {}).get(name, 0.0) for run in runs)
+    return {**row, "seeds": len(runs), "runs": list(runs)}
+
+
+def main() -> None:
+    """Do what is missing in `--out`, then print a table of all that was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--codes", nargs="+", choices=METHODS, default=["none", "product"])
+    parser.add_argument("--steps", type=int, nargs="+", default=[640])
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each method and steps")
+    parser.add_argument("--first_seed", type=int, default=0)
+    parser.add_argument("--num_codebooks", type=int, default=8)
+    parser.add_argument("--weight", type=float, default=5.0, help="of the codebook loss")
+    parser.add_argument("--mq_seconds", type=float, default=360.0, help="its training, CPU time")
+    parser.add_argument("--layer", type=int, default=-1, help="of the teacher")
+    parser.add_argument("--unseen", default="nicolas", help="speaker that only tests")
+    parser.add_argument("--num_labelled", type=int, default=160, help="utterances of 480")
+    parser.add_argument("--tokens", choices=TOKENS, default="letters", help="of CTC")
+    parser.add_argument("--data", type=Path, default=default_data())
+    parser.add_argument("--cache", type=Path, default=ROOT / "exp" / "students")
+    parser.add_argument("--out", type=Path, default=ROOT / "exp" / "students" / "runs.jsonl")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--save", action="store_true", help="append to results/students.jsonl")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    data = DataSettings(options.unseen, options.layer)
+    settings = Settings(
+        data,
+        options.num_codebooks,
+        options.num_labelled,
+        options.tokens,
+        options.weight,
+        options.mq_seconds,
+    )
+    digits = load_digits(options.data, options.cache, data)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    for seed in seeds:  # seeds outermost: a table of fewer seeds is there early
+        for name in options.codes:
+            codes, made = None, False
+            for steps in options.steps:
+                if find(options.out, identity(name, steps, seed, settings)):
+                    continue
+                if not made:
+                    codes, made = make_codes(METHODS[name], digits, seed, settings), True
+                row = run(name, digits, codes, steps, seed, settings)
+                with options.out.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                rates = f"{row['seen']:.1f} / {row['unseen']:.1f} %"
+                print(f"done: {name}, {steps} steps, seed {seed}: {rates}", flush=True)
+    groups = [
+        [find(options.out, identity(name, steps, seed, settings)) for seed in seeds]
+        for name in options.codes
+        for steps in options.steps
+    ]
+    rows = [summary(group) for group in groups]
+    if options.save:
+        report.save(rows, "students")
+    columns = {"method": "", "steps": "", "seen": "", "unseen": "", "relative_error": ".3f"}
+    columns |= {"probe_cross_entropy": ".2f", "quantizer_seconds": ".0f", "student_seconds": ".0f"}
+    report.show(rows, columns)
+
+
+if __name__ == "__main__":
+    main()
