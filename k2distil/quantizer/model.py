@@ -11,7 +11,7 @@ neither an offset nor a unit of the data costs precision.
 from __future__ import annotations
 
 import hashlib
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -75,7 +75,7 @@ class Quantizer(nn.Module):
         return torch.int16 if self.codebook_size <= 32_768 else torch.int32
 
     @property
-    def settings(self) -> dict[str, int]:
+    def settings(self) -> dict[str, Any]:
         """Constructor arguments beside the tensors; they are part of the file and of the id."""
         return {}
 
@@ -182,14 +182,14 @@ class AdditiveQuantizer(Quantizer):
     interactions: Tensor
 
     def __init__(
-        self, table: Tensor, mean: Tensor, scale: Tensor, beam: int = 4, num_sweeps: int = 2
+        self, table: Tensor, mean: Tensor, scale: Tensor, beam: int = 16, num_sweeps: int = 2
     ) -> None:
         super().__init__(table, mean, scale)
         self.beam, self.num_sweeps = beam, num_sweeps
         self.register_buffer("interactions", interaction_tables(self.table))
 
     @property
-    def settings(self) -> dict[str, int]:
+    def settings(self) -> dict[str, Any]:
         """The search: it decides the codes as the entries do."""
         return {"beam": self.beam, "num_sweeps": self.num_sweeps}
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 EARLY_DECAY, LATE_DECAY = 0.5, 0.9  # how much the sums of earlier rounds count in the next
 LATE = 0.7  # share of the product rounds after which LATE_DECAY holds
 ADDITIVE_DECAY = 0.8
+MOMENTUM = 0.9  # how much of a round's change the next starts beyond it
+PRODUCT_AT_REST = 0.1  # share of the product rounds, the last ones, without momentum
+ADDITIVE_AT_REST = 3  # rounds, the last ones, without momentum
 
 
 @dataclass(frozen=True)
@@ -43,16 +46,25 @@ class Schedule:
             return ADDITIVE_DECAY
         return LATE_DECAY if step > LATE * self.start_of_additive else EARLY_DECAY
 
+    def momentum(self, step: int) -> float:
+        """How far the round that ends with this step makes the next start beyond its solution."""
+        if step > self.start_of_additive:
+            at_rest = step > self.num_steps - ADDITIVE_AT_REST * self.additive_steps
+        else:
+            product_steps = self.start_of_additive - self.gather_steps
+            at_rest = step > self.start_of_additive - PRODUCT_AT_REST * product_steps
+        return 0.0 if at_rest else MOMENTUM
+
 
 def plan(
     quantizer_type: str, dim: int, num_codebooks: int, codebook_size: int, batch_size: int
 ) -> Schedule:
-    """A round shows each entry 20 frames (80, additive), fewer of the entries beyond 256."""
+    """A round shows each entry 20 frames (40, additive), fewer of the entries beyond 256."""
     num_weighted = min(codebook_size, 256) + max(codebook_size - 256, 0) / 5
     gather_frames = max(32 * min(codebook_size, 1024), 4 * codebook_size)
     schedule = Schedule(
         gather_steps=math.ceil(gather_frames / batch_size),
-        product_rounds=96,
+        product_rounds=144,
         product_steps=math.ceil(20 * num_weighted / batch_size),
         # The time of one solution grows with dim^3, that of a round with dim.
         num_rotations=min(max(2048 // dim, 1), 4) if num_codebooks > 1 else 0,
@@ -62,6 +74,6 @@ def plan(
     return replace(
         schedule,
         product_rounds=48,
-        additive_rounds=16,
-        additive_steps=math.ceil(80 * num_weighted / batch_size),
+        additive_rounds=40,
+        additive_steps=math.ceil(40 * num_weighted / batch_size),
     )

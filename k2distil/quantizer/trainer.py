@@ -11,6 +11,11 @@ those of earlier rounds (faded), and a new rotation and new entries follow from 
 fade fast while the rotation is far off, slowly in the end, where averaging is all that is left to
 do. An additive quantizer starts from product codes.
 
+Each round alternates between best codes and best entries, which alone creeps to its end. So the
+rotation (product) or the entries (additive) go on in the direction of their last change: momentum
+(Polyak 1964), not in the last rounds. On Whisper's states it takes the additive error at N = 8 from
+0.180 to 0.165 in the same time.
+
 The start is random because principal axes, the choice of Ge et al. 2014 for Gaussian data, are
 near a saddle point: on Whisper's states (D = 384, N = 8, K = 256) the same training ended at a
 held-out error of 0.257 from balanced principal axes (turned by a little noise) and at 0.234 from a
@@ -37,7 +42,11 @@ from k2distil.quantizer.model import (
 from k2distil.quantizer.schedule import plan
 from k2distil.quantizer.seeding import revive_entries, seed_entries
 from k2distil.quantizer.statistics import CodeSums
-from k2distil.quantizer.updates import update_additive, update_product
+from k2distil.quantizer.updates import beyond, turn, update_additive, update_product
+
+# A wide beam while training makes entries that only a wide beam can choose well: with 4 instead of
+# 1 the error with a beam of 16 rose from 0.245 to 0.252 (Whisper's states, N = 4).
+TRAINING_SEARCH: dict[str, Any] = {"beam": 1, "num_sweeps": 2}
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,7 @@ class QuantizerTrainer:
         self._sizes = [small + (n < num_large) for n in range(num_codebooks)]
         self._running: CodeSums | None = None  # of earlier rounds, faded
         self._fresh: CodeSums | None = None  # of this round
+        self._solved: Tensor | None = None  # the last round's rotation or entries, no momentum yet
 
     @property
     def num_steps(self) -> int:
@@ -163,11 +173,11 @@ class QuantizerTrainer:
             seed_entries(frames @ axes.T, self.codebook_size, self._generator) @ axes
             for axes in self._rotation.split(self._sizes)
         ]
-        self._use(ProductQuantizer(torch.stack(entries), mean, scale))
+        self._use(ProductQuantizer(torch.stack(entries), mean, scale), self._rotation)
 
-    def _use(self, quantizer: Quantizer) -> None:
-        """Go on with this quantizer and empty sums."""
-        self._quantizer = quantizer
+    def _use(self, quantizer: Quantizer, solved: Tensor) -> None:
+        """Go on with this quantizer, empty sums and no momentum."""
+        self._quantizer, self._solved = quantizer, solved
         with_pairs = quantizer.type == "additive"
         self._running = CodeSums.zeros(quantizer.table, with_pairs)
         self._fresh = CodeSums.zeros(quantizer.table, with_pairs)
@@ -189,25 +199,33 @@ class QuantizerTrainer:
         assert fresh is not None
         running.merge(fresh, self.schedule.decay(self.steps_done))
         self._fresh = CodeSums.zeros(quantizer.table, with_pairs=bool(running.pairs.numel()))
+        momentum = self.schedule.momentum(self.steps_done)
+        assert self._solved is not None
         if quantizer.type == "product":
-            table, self._rotation = update_product(
-                running,
-                quantizer.table,
-                self._rotation,
-                self._sizes,
-                self.schedule.num_rotations,
+            sizes, num_rotations = self._sizes, self.schedule.num_rotations
+            table, solved = update_product(
+                running, quantizer.table, self._rotation, sizes, num_rotations
             )
+            self._rotation = beyond(self._solved, solved, momentum)
+            table = turn(table, solved, self._rotation, sizes)
         else:
-            table = update_additive(running, quantizer.table)
+            solved = update_additive(running, quantizer.table)
+            table = solved + momentum * (solved - self._solved)
+        self._solved = solved
         if not self.done:
             shape = table.shape[:2]
             counts, errors = running.counts.view(shape), running.errors.view(shape)
             table, moved = revive_entries(table, counts, errors, self._generator)
             running.forget(moved)
-        if self.steps_done == self.schedule.start_of_additive and not self.done:
-            self._use(AdditiveQuantizer(table, quantizer.mean, quantizer.scale))
+            if quantizer.type == "additive":  # what moved has no momentum
+                self._solved = torch.where(moved.view(*shape, 1), table, solved)
+        entries = table, quantizer.mean, quantizer.scale
+        if self.done:
+            self._quantizer = QUANTIZER_TYPES[str(self.config["quantizer_type"])](*entries)
+        elif self.steps_done == self.schedule.start_of_additive:
+            self._use(AdditiveQuantizer(*entries, **TRAINING_SEARCH), table)
         else:
-            self._quantizer = type(quantizer)(table, quantizer.mean, quantizer.scale)
+            self._quantizer = type(quantizer)(*entries, **quantizer.settings)
 
     def state_dict(self) -> dict[str, Any]:
         """All of the training as tensors and plain values; loads with `weights_only=True`."""
@@ -219,7 +237,9 @@ class QuantizerTrainer:
             "gathered": list(self._gathered),
             "rotation": self._rotation,
             "type": None if quantizer is None else quantizer.type,
+            "settings": None if quantizer is None else quantizer.settings,
             "entries": None if quantizer is None else _copies(quantizer.entries()),
+            "solved": None if self._solved is None else self._solved.clone(),
             "running": None if self._running is None else _copies(vars(self._running)),
             "fresh": None if self._fresh is None else _copies(vars(self._fresh)),
         }
@@ -243,7 +263,8 @@ class QuantizerTrainer:
         self._rotation = state["rotation"].to(self.device)
         if state["type"] is not None:
             entries = _copies(state["entries"], self.device)
-            self._quantizer = QUANTIZER_TYPES[state["type"]](**entries)
+            self._quantizer = QUANTIZER_TYPES[state["type"]](**entries, **state["settings"])
+            self._solved = state["solved"].to(self.device, copy=True)
             self._running = CodeSums(**_copies(state["running"], self.device))
             self._fresh = CodeSums(**_copies(state["fresh"], self.device))
 
