@@ -60,7 +60,7 @@ class Quantizer(nn.Module):
         self.register_buffer("mean", mean.float())
         self.register_buffer("scale", scale.float())
         self.provenance: dict[str, str | int | float | bool | None] = {}
-        self.figures: dict[str, float] = {}
+        self.figures: dict[str, float | list[float]] = {}
 
     @property
     def centers(self) -> Tensor:
@@ -99,6 +99,31 @@ class Quantizer(nn.Module):
         bounded, whatever the number of frames.
 
         Raises:
+    def first(self, num_codebooks: int) -> Quantizer:
+        """The first codebooks alone, with an id of their own; all of them: this quantizer itself.
+
+        Of a product quantizer its codes are the first columns of the whole one's; of an additive
+        one they are searched anew. `provenance` says `first_of` how many and the `whole_id`.
+
+        Raises:
+            ConfigError: not 1 to N, or a quantizer whose codebooks are of no use alone.
+        """
+        if not 1 <= num_codebooks <= self.num_codebooks:
+            raise ConfigError(
+                f"the first {num_codebooks} codebooks of a quantizer of {self.num_codebooks}: "
+                f"give 1 to {self.num_codebooks}"
+            )
+        if num_codebooks == self.num_codebooks:
+            return self
+        table = self.table[:num_codebooks].clone()
+        part = type(self)(table, self.mean, self.scale, **self.settings)
+        part.provenance = {
+            "first_of": self.num_codebooks,
+            "whole_id": self.id,
+            **self.provenance,  # a part of a part is one of the whole
+        }
+        return part.train(self.training)
+
             DataError: another dimension, not floating point, NaN or infinite values.
         """
         self._check_frames(frames)

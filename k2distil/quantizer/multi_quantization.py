@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from k2distil.errors import CheckpointError
+from k2distil.errors import CheckpointError, ConfigError
 from k2distil.quantizer.joint_search import refine_jointly
 from k2distil.quantizer.model import MAX_GRAM_ENTRIES, Quantizer
 from k2distil.quantizer.search import interaction_tables, unary_scores
@@ -83,6 +83,17 @@ class MultiQuantizer(Quantizer):
         return {"width": self.width, "num_rounds": self.num_rounds}
 
     def _search(self, frames: Tensor) -> Tensor:
+    def first(self, num_codebooks: int) -> Quantizer:
+        """Refused: its codebooks are in no order and hold constants of each other.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            f"the first {num_codebooks} codebooks of a multi_quantization quantizer: all "
+            f"{self.num_codebooks} belong together; train one with train_quantizer_offline.sh"
+        )
+
         start = unary_scores(frames, self.logits_weight, self.centred_bias).argmax(-1)
         unary = unary_scores(frames, self.table, self.bias)
         settings = {"width": self.width, "num_rounds": self.num_rounds}

@@ -34,6 +34,7 @@ from k2distil.quantizer.model import (
     Quantizer,
     check_sizes,
 )
+from k2distil.quantizer.ordering import order_codebooks
 from k2distil.quantizer.schedule import plan
 from k2distil.quantizer.seeding import revive_entries, seed_entries
 from k2distil.quantizer.statistics import CodeSums
@@ -207,7 +208,11 @@ class QuantizerTrainer:
         if self.steps_done == self.schedule.start_of_additive and not self.done:
             self._use(AdditiveQuantizer(table, quantizer.mean, quantizer.scale))
         else:
-            self._quantizer = type(quantizer)(table, quantizer.mean, quantizer.scale)
+            mean = quantizer.mean
+            if self.done:
+                counts = running.counts.view(table.shape[:2])
+                table, mean, _ = order_codebooks(table, mean, quantizer.scale, counts)
+            self._quantizer = type(quantizer)(table, mean, quantizer.scale)
 
     def state_dict(self) -> dict[str, Any]:
         """All of the training as tensors and plain values; loads with `weights_only=True`."""
