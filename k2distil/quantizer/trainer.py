@@ -225,8 +225,8 @@ class QuantizerTrainer:
             "rotation": self._rotation,
             "type": None if quantizer is None else quantizer.type,
             "entries": None if quantizer is None else _copies(quantizer.entries()),
-            "running": None if self._running is None else _copies(vars(self._running)),
-            "fresh": None if self._fresh is None else _copies(vars(self._fresh)),
+            "running": None if self._running is None else _copies(self._running.tensors()),
+            "fresh": None if self._fresh is None else _copies(self._fresh.tensors()),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -249,8 +249,8 @@ class QuantizerTrainer:
         if state["type"] is not None:
             entries = _copies(state["entries"], self.device)
             self._quantizer = QUANTIZER_TYPES[state["type"]](**entries)
-            self._running = CodeSums(**_copies(state["running"], self.device))
-            self._fresh = CodeSums(**_copies(state["fresh"], self.device))
+            self._running = CodeSums.of(_copies(state["running"], self.device))
+            self._fresh = CodeSums.of(_copies(state["fresh"], self.device))
 
 
 def _copies(tensors: Mapping[str, Tensor], device: torch.device | None = None) -> dict[str, Tensor]:
