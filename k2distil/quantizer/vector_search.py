@@ -1,8 +1,8 @@
 """Inner products of entries for the search, without a Gram table: for many entries.
 
 A Gram table of R entries has R^2 values: 40 GB for R = 100,000. Here the chosen entries are added
-up first, and their sum is multiplied with the codebook being chosen: D times the work of a look-up,
-and no memory but the result's.
+up first, and their sum is multiplied with the codebook being chosen: D multiplications a score
+instead of up to N look-ups, and no memory but the result's.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@ import json
 import h5py
 import numpy as np
 import pytest
+import torch
 
-from k2distil.quantizer import load_quantizer
+from k2distil.quantizer import ProductQuantizer, load_quantizer, save_quantizer
 from k2distil.storage import CodebookReader
 from tests.scripts.conftest import WENET_TEACHER, succeed
 from tests.scripts.test_bad_input import refused
@@ -67,3 +68,24 @@ def test_more_codebooks_than_were_trained_are_refused(quantizer_path, corpus, tm
     assert "--num_codebooks_used 9" in errors
     assert "q.pt has 4 codebooks" in errors
     assert not (tmp_path / "codes.h5").exists()
+
+
+def test_a_part_in_the_place_of_the_whole_is_not_taken_for_it(corpus, tmp_path):
+    flags = [*WENET_TEACHER, "--train_data", corpus.path, *SIZES, "--train_quantizer_online"]
+    path = tmp_path / "q.pt"
+    succeed("train_quantizer_offline.sh", *flags, "--save_path", path)
+    save_quantizer(load_quantizer(path).first(2), path)
+    errors = refused("train_quantizer_offline.sh", *flags, "--save_path", path)
+    assert "quantizer_out_dim: 2 there, 4 now" in errors
+
+
+def test_a_quantizer_without_figures_of_its_parts_is_taken_with_a_warning(corpus, tmp_path):
+    flags = [*WENET_TEACHER, "--train_data", corpus.path, "--num_audio", 2]
+    quantizer = ProductQuantizer(torch.randn(4, 16, 64), torch.zeros(64), torch.ones(()))
+    log = succeed(
+        *("save_codebook.sh", *flags, "--save_codebook", "--num_codebooks_used", 2),
+        *("--quantizer_path", save_quantizer(quantizer, tmp_path / "old.pt")),
+        *("--save_path", tmp_path / "codes.h5"),
+    )
+    assert "does not say how good its first codebooks are" in log
+    assert CodebookReader(tmp_path / "codes.h5").meta["num_codebooks"] == 2
