@@ -115,7 +115,8 @@ def measure(name: str, path: Path, num_codebooks: int, num_seeds: int) -> dict[s
         probed = training.batch(0, min(PROBE_FRAMES, len(training)))
         figures = evaluate(quantizer, probed, held_out.frames, seed).as_dict()
         runs.append({"train_cpu_seconds": seconds, **figures})
-    medians = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+    numbers = [key for key, value in runs[0].items() if not isinstance(value, list)]
+    medians = {key: statistics.median(run[key] for run in runs) for key in numbers}
     shape = {"dim": dim, "num_codebooks": num_codebooks, "codebook_size": 256}
     return {"method": name, **shape, "frames": len(training), **medians, "runs": runs}
 

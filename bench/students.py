@@ -186,7 +186,7 @@ class Codes:
     """What a quantizer made of the training utterances: (T, N) int64 each, and how good it is."""
 
     train: list[Tensor]
-    figures: dict[str, float]
+    figures: dict[str, Any]
     train_seconds: float
     encode_seconds: float
 

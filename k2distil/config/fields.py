@@ -131,6 +131,9 @@ class SaveCodebookConfig(TeacherOptions, AudioOptions, RunOptions):
     quantizer_path: Path | None = option(
         "quantizer from train_quantizer_offline.sh, or a state dict of multi_quantization", None
     )
+    num_codebooks_used: int | None = option(
+        "codes of the first so many codebooks only; not given: all", None, minimum=1
+    )
     quantizer_in_dim: int | None = option("must be the quantizer's, if given", None)
     quantizer_out_dim: int | None = option("must be the quantizer's, if given", None)
     quantizer_codebook_size: int | None = option("must be the quantizer's, if given", None)

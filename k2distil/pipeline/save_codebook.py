@@ -17,7 +17,7 @@ from k2distil.pipeline.provenance import check_same_embedding
 from k2distil.pipeline.save_embedding import save_embedding
 from k2distil.pipeline.summary import Summary, prepare_output
 from k2distil.pipeline.teacher import open_teacher, read_utterances
-from k2distil.quantizer import Quantizer, load_quantizer
+from k2distil.quantizer import MultiQuantizer, Quantizer, load_quantizer
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +25,9 @@ logger = logging.getLogger(__name__)
 def save_codebook(config: SaveCodebookConfig) -> Summary:
     """Write the codes of the utterances that a config asks for."""
     if not config.save_codebook:
-        if config.quantizer_path is not None:
-            logger.warning("--quantizer_path is not used: without --save_codebook, embeddings")
+        for name in ("quantizer_path", "num_codebooks_used"):
+            if getattr(config, name) is not None:
+                logger.warning("--%s is not used: without --save_codebook, embeddings", name)
         return save_embedding(config)
     if config.quantizer_path is None:
         raise ConfigError("--quantizer_path: missing; give the file of train_quantizer_offline.sh")
@@ -34,6 +35,9 @@ def save_codebook(config: SaveCodebookConfig) -> Summary:
     device = choose_device(config.gpu)
     quantizer = load_quantizer(config.quantizer_path).to(device)
     _check_flags(config, quantizer)
+    num_trained = quantizer.num_codebooks
+    if config.num_codebooks_used is not None:
+        quantizer = _first(quantizer, config.num_codebooks_used)
     utterances = read_utterances(config, config.seed)
     teacher, provenance = open_teacher(config, device)
     check_same_embedding(
@@ -50,6 +54,8 @@ def save_codebook(config: SaveCodebookConfig) -> Summary:
         "num_codebooks": quantizer.num_codebooks,
         "codebook_size": quantizer.codebook_size,
     }
+    if quantizer.num_codebooks < num_trained:  # all of them are the same output as ever
+        attributes["num_codebooks_trained"] = num_trained
     return extract(config, utterances, teacher, codes_of(quantizer), attributes)
 
 
@@ -63,6 +69,24 @@ def codes_of(quantizer: Quantizer) -> ValuesOf:
     return values_of
 
 
+def _first(quantizer: Quantizer, num_codebooks: int) -> Quantizer:
+    """The first codebooks, and what is known of how good they are."""
+    part = quantizer.first(num_codebooks)
+    errors = quantizer.figures.get("error_by_num_codebooks")
+    trained = quantizer.num_codebooks
+    if isinstance(errors, list) and len(errors) == trained:
+        logger.info(
+            "the first %d of %d codebooks: relative error %.3g on held-out frames, of all %.3g",
+            *(num_codebooks, trained, errors[num_codebooks - 1], errors[-1]),
+        )
+    elif num_codebooks < trained:
+        logger.warning(
+            "the quantizer does not say how good its first codebooks are: trained by an older "
+            "k2distil, they may be in no order; train it again"
+        )
+    return part
+
+
 def _check_flags(config: SaveCodebookConfig, quantizer: Quantizer) -> None:
     given = [
         ("quantizer_in_dim", config.quantizer_in_dim, quantizer.dim),
@@ -74,5 +98,16 @@ def _check_flags(config: SaveCodebookConfig, quantizer: Quantizer) -> None:
         for name, value, actual in given
         if value not in (None, actual)
     ]
+    used = config.num_codebooks_used
+    if used is not None and used > quantizer.num_codebooks:
+        errors.append(
+            f"--num_codebooks_used {used}: {config.quantizer_path} has {quantizer.num_codebooks} "
+            "codebooks; use at most so many"
+        )
+    if used is not None and isinstance(quantizer, MultiQuantizer):
+        errors.append(
+            f"--num_codebooks_used {used}: {config.quantizer_path} is of multi_quantization, whose "
+            "codebooks are of use together only; leave it out"
+        )
     if errors:
         raise ConfigError("\n".join(errors))

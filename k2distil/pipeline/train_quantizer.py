@@ -104,6 +104,10 @@ def train_quantizer(config: TrainQuantizerConfig) -> Summary:
         "fingerprint": fingerprint,
     }
     logger.info("%s: %s", save_path, _in_words(held_out_figures))
+    by_number = " ".join(f"{error:.3g}" for error in held_out_figures["error_by_num_codebooks"])
+    logger.info(
+        "relative error of the first 1 to %d codebooks: %s", trainer.num_codebooks, by_number
+    )
     summary = write_summary(save_path, figures, len(failed))
     save_quantizer(quantizer, save_path)
     _training_path(save_path).unlink(missing_ok=True)
@@ -178,8 +182,10 @@ def _is_finished(save_path: Path, fingerprint: dict[str, Any], force: bool) -> b
             f"{save_path}: a quantizer of multi_quantization, not made by k2distil, never "
             "replaced; give another --save_path"
         )
-    found = quantizer.provenance.get("fingerprint", "{}")
-    if not _is_same(save_path, json.loads(str(found)), fingerprint, force):
+    found = json.loads(str(quantizer.provenance.get("fingerprint", "{}")))
+    if "first_of" in quantizer.provenance:
+        found["quantizer_out_dim"] = quantizer.num_codebooks
+    if not _is_same(save_path, found, fingerprint, force):
         return False
     logger.info("%s: complete already", save_path)
     return True

@@ -8,19 +8,20 @@ frame to the code of each codebook. N codebooks of K entries, D dimensions.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from k2distil.errors import DataError
-from k2distil.quantizer.model import Quantizer
+from k2distil.quantizer.model import MAX_CHUNK_SCORES, QUANTIZER_TYPES, Quantizer
 
 PROBE_DIM = 64  # principal components the probe sees
 PROBE_STEPS = 400
 PROBE_BATCH = 512  # frames
 PROBE_RATE = 0.02  # of Adam, falling to 0 along a cosine
-CHUNK = 4096  # frames of which the probe's (N, K) scores stand at once
+CHUNK = 4096  # frames of which the probe's (N, K) scores stand at once, at most
 NOISE = (0.01, 0.05)  # of the frames' deviation
 
 
@@ -37,6 +38,8 @@ class HeldOutFigures:
     dead_codes: entries of all codebooks that neither the training frames given nor the held-out
         frames use.
     num_frames: held-out frames measured.
+    error_by_num_codebooks: relative_error of the first 1, 2, .. N codebooks alone; empty for a
+        quantizer that has no `first`.
     """
 
     relative_error: float
@@ -47,8 +50,9 @@ class HeldOutFigures:
     usage: float
     dead_codes: int
     num_frames: int
+    error_by_num_codebooks: list[float]
 
-    def as_dict(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, Any]:
         """For `Quantizer.figures` and the summary."""
         return asdict(self)
 
@@ -88,6 +92,7 @@ def evaluate(
         usage=sum(usage(codes, quantizer.codebook_size)) / quantizer.num_codebooks,
         dead_codes=num_dead_codes(torch.cat([train_codes, codes]), quantizer.codebook_size),
         num_frames=len(held_out),
+        error_by_num_codebooks=error_by_num_codebooks(quantizer, codes, held_out),
     )
 
 
@@ -96,6 +101,23 @@ def relative_error(quantizer: Quantizer, codes: Tensor, frames: Tensor) -> float
     error = (quantizer.decode(codes) - frames).double().square().sum()
     variance = (frames - frames.double().mean(0)).square().sum()
     return float(error / variance) if variance > 0 else 0.0
+
+
+def error_by_num_codebooks(quantizer: Quantizer, codes: Tensor, frames: Tensor) -> list[float]:
+    """Relative errors of the first 1 .. N codebooks; codes: (B, N) of all of them, frames: (B, D).
+
+    Empty for quantizers of other makers.
+    """
+    if not isinstance(quantizer, tuple(QUANTIZER_TYPES.values())):
+        return []
+    errors = []
+    for n in range(1, quantizer.num_codebooks + 1):
+        part = quantizer.first(n)
+        searched = part is not quantizer and part.type != "product"
+        errors.append(
+            relative_error(part, part.encode(frames) if searched else codes[:, :n], frames)
+        )
+    return errors
 
 
 def usage(codes: Tensor, codebook_size: int) -> list[float]:
@@ -164,7 +186,8 @@ def fit_probe(
 def probe_scores(probe: Probe, frames: Tensor, codes: Tensor) -> tuple[float, Tensor]:
     """Mean cross entropy in nats of codes (B, N) given frames (B, D), and the likeliest codes."""
     total, predicted = 0.0, []
-    for part, target in zip(frames.split(CHUNK), codes.long().split(CHUNK), strict=True):
+    size = max(1, min(CHUNK, MAX_CHUNK_SCORES // len(probe.bias)))
+    for part, target in zip(frames.split(size), codes.long().split(size), strict=True):
         scores = probe.scores(part)
         total += float(F.cross_entropy(scores.flatten(0, 1), target.flatten(), reduction="sum"))
         predicted.append(scores.argmax(-1))

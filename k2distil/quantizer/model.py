@@ -18,15 +18,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from k2distil.errors import ConfigError, DataError
-from k2distil.quantizer.search import beam_search, interaction_tables, refine, unary_scores
+from k2distil.quantizer.search import (
+    beam_search,
+    gram_products,
+    has_gram_table,
+    interaction_tables,
+    refine,
+    unary_scores,
+)
+from k2distil.quantizer.vector_search import vector_products
 
 MAX_CODEBOOK_SIZE = 65_536  # entries; codes stay within 16 bits
-MAX_GRAM_ENTRIES = 32_768  # N * K of an additive quantizer: its Gram table is (N * K)^2 float32
+MAX_TABLE_VALUES = 2**31  # N * K * D: a table of 8 GiB; training holds several
 
 # Frames are searched in chunks of exactly this many (the last is padded): memory is bounded, and a
 # matrix product of one fixed shape gives a frame the same bits whatever frames stand beside it.
 CHUNK_FRAMES = {"cpu": 128, "cuda": 4096}
-MAX_CHUNK_SCORES = 2**28  # of one chunk's (B, N, K), 1 GiB
+MAX_CHUNK_SCORES = 2**28  # of one chunk's scores, (B, N, K) and more, 1 GiB
 
 
 class Quantizer(nn.Module):
@@ -60,7 +68,7 @@ class Quantizer(nn.Module):
         self.register_buffer("mean", mean.float())
         self.register_buffer("scale", scale.float())
         self.provenance: dict[str, str | int | float | bool | None] = {}
-        self.figures: dict[str, float] = {}
+        self.figures: dict[str, float | list[float]] = {}
 
     @property
     def centers(self) -> Tensor:
@@ -91,6 +99,31 @@ class Quantizer(nn.Module):
             digest.update(tensor.cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    def first(self, num_codebooks: int) -> Quantizer:
+        """The first codebooks alone, with an id of their own; all of them: this quantizer itself.
+
+        Of a product quantizer its codes are the first columns of the whole one's; of an additive
+        one they are searched anew. `provenance` says `first_of` how many and the `whole_id`.
+
+        Raises:
+            ConfigError: not 1 to N, or a quantizer whose codebooks are of no use alone.
+        """
+        if not 1 <= num_codebooks <= self.num_codebooks:
+            raise ConfigError(
+                f"the first {num_codebooks} codebooks of a quantizer of {self.num_codebooks}: "
+                f"give 1 to {self.num_codebooks}"
+            )
+        if num_codebooks == self.num_codebooks:
+            return self
+        table = self.table[:num_codebooks].clone()
+        part = type(self)(table, self.mean, self.scale, **self.settings)
+        part.provenance = {
+            "first_of": self.num_codebooks,
+            "whole_id": self.id,
+            **self.provenance,  # a part of a part is one of the whole
+        }
+        return part.train(self.training)
+
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
         """frames: (*, D) float16 to float64 -> codes: (*, N) of `code_dtype`, on the same device.
@@ -104,7 +137,7 @@ class Quantizer(nn.Module):
         self._check_frames(frames)
         rows = frames.reshape(-1, self.dim)
         device = self.table.device
-        size = chunk_frames(device, self.num_codebooks * self.codebook_size)
+        size = chunk_frames(device, self._scores_per_frame)
         codes = torch.empty(len(rows), self.num_codebooks, dtype=self.code_dtype, device=device)
         finite = torch.ones((), dtype=torch.bool, device=device)
         with torch.autocast(device.type, enabled=False):
@@ -144,6 +177,11 @@ class Quantizer(nn.Module):
         """(B, D) of any float dtype -> (B, D) float32, centred and scaled, on the own device."""
         return ((frames.to(self.mean.device) - self.mean) / self.scale).float()
 
+    @property
+    def _scores_per_frame(self) -> int:
+        """How many float32 of a frame stand at once in the search."""
+        return self.num_codebooks * self.codebook_size
+
     def _search(self, frames: Tensor) -> Tensor:
         """frames: (B, D) normalised -> (B, N) int64."""
         raise NotImplementedError
@@ -174,29 +212,40 @@ class ProductQuantizer(Quantizer):
 class AdditiveQuantizer(Quantizer):
     """Any codebooks: less error at the same bytes, found by a search (search.py).
 
+    Inner products of entries are looked up in `interactions`, (N, N * K, K); with many entries
+    there is no such table and they are computed as they are needed (vector_search.py).
+
     Args:
         beam: prefixes kept; num_sweeps: how often each code is chosen again at the end.
     """
 
     type = "additive"
-    interactions: Tensor
+    interactions: Tensor | None
 
     def __init__(
         self, table: Tensor, mean: Tensor, scale: Tensor, beam: int = 16, num_sweeps: int = 2
     ) -> None:
         super().__init__(table, mean, scale)
         self.beam, self.num_sweeps = beam, num_sweeps
-        self.register_buffer("interactions", interaction_tables(self.table))
+        few = has_gram_table(self.num_codebooks, self.codebook_size)
+        self.register_buffer("interactions", interaction_tables(self.table) if few else None)
 
     @property
     def settings(self) -> dict[str, Any]:
         """The search: it decides the codes as the entries do."""
         return {"beam": self.beam, "num_sweeps": self.num_sweeps}
 
+    @property
+    def _scores_per_frame(self) -> int:
+        # Beside all scores, those of each prefix's continuations and what is subtracted from them.
+        return (self.num_codebooks + 2 * self.beam) * self.codebook_size
+
     def _search(self, frames: Tensor) -> Tensor:
+        table = self.interactions
+        products = vector_products(self.table) if table is None else gram_products(table)
         unary = unary_scores(frames, self.table, self.bias)
-        codes = beam_search(unary, self.interactions, self.beam)
-        return refine(unary, self.interactions, codes, self.num_sweeps)
+        codes = beam_search(unary, products, self.beam)
+        return refine(unary, products, codes, self.num_sweeps)
 
 
 QUANTIZER_TYPES: dict[str, type[Quantizer]] = {
@@ -219,17 +268,17 @@ def check_sizes(quantizer_type: str, dim: int, num_codebooks: int, codebook_size
             f"quantizer_out_dim {num_codebooks}: expected 1 to {dim} codebooks, at most one for "
             f"each of the embedding's {dim} dimensions"
         )
-    if quantizer_type == "additive" and num_codebooks * codebook_size > MAX_GRAM_ENTRIES:
+    if num_codebooks * codebook_size * dim > MAX_TABLE_VALUES:
         raise ConfigError(
-            f"quantizer_codebook_size {codebook_size} with quantizer_out_dim {num_codebooks}: an "
-            f"additive quantizer has at most {MAX_GRAM_ENTRIES} entries in all codebooks together; "
-            "lower one of them or use quantizer_type product"
+            f"quantizer_codebook_size {codebook_size} with quantizer_out_dim {num_codebooks}: "
+            f"entries of {num_codebooks * codebook_size * dim} values at {dim} dimensions, at most "
+            f"{MAX_TABLE_VALUES} (8 GiB) are supported; lower one of them"
         )
 
 
-def chunk_frames(device: torch.device, num_entries: int) -> int:
+def chunk_frames(device: torch.device, scores_per_frame: int) -> int:
     """How many frames are searched at once; depends on nothing that varies between batches."""
-    return max(1, min(CHUNK_FRAMES.get(device.type, 4096), MAX_CHUNK_SCORES // num_entries))
+    return max(1, min(CHUNK_FRAMES.get(device.type, 4096), MAX_CHUNK_SCORES // scores_per_frame))
 
 
 def _describe_bad_frames(frames: Tensor) -> str:

@@ -18,15 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from k2distil.errors import CheckpointError
+from k2distil.errors import CheckpointError, ConfigError
 from k2distil.quantizer.joint_search import refine_jointly
-from k2distil.quantizer.model import MAX_GRAM_ENTRIES, Quantizer
+from k2distil.quantizer.model import Quantizer
 from k2distil.quantizer.search import interaction_tables, unary_scores
 
 PACKAGE_KEYS = ("to_logits.weight", "to_logits.bias", "centers", "logits_scale", "centers_scale")
 ID_KEY = "id_buf"  # the package's 8 hex digits, as ASCII
 SCALE_SPEED = 10.0  # its scales are exp(10 * logits_scale), exp(10 * centers_scale)
 NUM_ROUNDS = 5  # its refine_indexes_iters
+MAX_GRAM_ENTRIES = 32_768  # N * K: its Gram table is (N * K)^2 float32
 MAX_BYTE_ENTRIES = 256  # of a codebook, for its encode(as_bytes=True)
 
 
@@ -81,6 +82,17 @@ class MultiQuantizer(Quantizer):
     def settings(self) -> dict[str, int]:
         """The search: it decides the codes as the tensors do."""
         return {"width": self.width, "num_rounds": self.num_rounds}
+
+    def first(self, num_codebooks: int) -> Quantizer:
+        """Refused: its codebooks are in no order and hold constants of each other.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            f"the first {num_codebooks} codebooks of a multi_quantization quantizer: all "
+            f"{self.num_codebooks} belong together; train one with train_quantizer_offline.sh"
+        )
 
     def _search(self, frames: Tensor) -> Tensor:
         start = unary_scores(frames, self.logits_weight, self.centred_bias).argmax(-1)

@@ -8,16 +8,32 @@ For a frame x and entries c, the error of a choice k_1 .. k_N is
 so the best choice has the highest *score*, the bracket. Orthogonal codebooks have no cross terms:
 each choice is found alone. Others are searched with all inner products looked up in a Gram table
 (beam search and iterated conditional modes, as in Babenko and Lempitsky, "Additive quantization",
-CVPR 2014, and Martinez et al., "LSQ++", ECCV 2018).
+CVPR 2014, and Martinez et al., "LSQ++", ECCV 2018), or computed (vector_search.py) where there are
+too many entries for a table.
 
 B frames, N codebooks of K entries, D dimensions; all tensors float32, codes int64.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+MAX_TABLE_SIZE = 4096  # entries of a codebook that a Gram table is made for
+MAX_TABLE_ENTRIES = 16_384  # of all codebooks: a table of 1 GiB
+
+# (m, rows) -> (*, K): inner products of the sum of chosen entries with each entry of codebook m.
+# rows: (*, n) int64, an entry n * K + k of each of the first n codebooks; that of m counts as none.
+Products = Callable[[int, Tensor], Tensor]
+
+
+def has_gram_table(num_codebooks: int, codebook_size: int) -> bool:
+    """Whether the entries are few enough for a Gram table."""
+    num_entries = num_codebooks * codebook_size
+    return codebook_size <= MAX_TABLE_SIZE and num_entries <= MAX_TABLE_ENTRIES
 
 
 def unary_scores(frames: Tensor, table: Tensor, bias: Tensor) -> Tensor:
@@ -41,7 +57,12 @@ def interaction_tables(table: Tensor) -> Tensor:
     return gram.permute(2, 0, 1, 3).flatten(1, 2).contiguous()
 
 
-def beam_search(unary: Tensor, interactions: Tensor, width: int) -> Tensor:
+def gram_products(interactions: Tensor) -> Products:
+    """Looked up; interactions: (N, N * K, K) from `interaction_tables`."""
+    return lambda m, rows: sum_rows(interactions[m], rows)
+
+
+def beam_search(unary: Tensor, products: Products, width: int) -> Tensor:
     """Choose codebook after codebook, keeping the `width` best prefixes; -> codes (B, N).
 
     With width >= K ** (N - 1) it is exhaustive.
@@ -51,7 +72,7 @@ def beam_search(unary: Tensor, interactions: Tensor, width: int) -> Tensor:
     codes = codes.unsqueeze(-1)  # (B, H, 1) for H prefixes
     for m in range(1, num_codebooks):
         first_rows = torch.arange(m, device=codes.device) * codebook_size
-        chosen = sum_rows(interactions[m], codes + first_rows)  # (B, H, K)
+        chosen = products(m, codes + first_rows)  # (B, H, K)
         candidates = scores.unsqueeze(-1) + unary[:, m].unsqueeze(1) - chosen
         num_kept = min(width, candidates[0].numel())
         scores, best = candidates.flatten(1).topk(num_kept)
@@ -61,13 +82,13 @@ def beam_search(unary: Tensor, interactions: Tensor, width: int) -> Tensor:
     return codes[:, 0]  # topk sorts: the best prefix comes first
 
 
-def refine(unary: Tensor, interactions: Tensor, codes: Tensor, num_sweeps: int) -> Tensor:
+def refine(unary: Tensor, products: Products, codes: Tensor, num_sweeps: int) -> Tensor:
     """Choose each codebook again given all others; no sweep raises the error; -> codes (B, N)."""
     _, num_codebooks, codebook_size = unary.shape
     rows = codes + torch.arange(num_codebooks, device=codes.device) * codebook_size
     for _ in range(num_sweeps):
         for m in range(num_codebooks):
-            scores = unary[:, m] - sum_rows(interactions[m], rows)
+            scores = unary[:, m] - products(m, rows)
             rows[:, m] = scores.argmax(-1) + m * codebook_size
     return rows % codebook_size
 

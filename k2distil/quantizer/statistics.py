@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from k2distil.quantizer.search import has_gram_table
+
 
 @dataclass
 class CodeSums:
@@ -15,7 +17,8 @@ class CodeSums:
 
     counts: (R,) how often each entry was chosen; pairs: (R, R) how often two were chosen together
     (its diagonal is `counts`), or (0, 0) where nobody needs it; sums: (R, D) of the frames that
-    chose it; errors: (R,) of their squared errors. float32, exact for counts below 2^24.
+    chose it; errors: (R,) of their squared errors. float32, exact for counts below 2^24. `pairs`
+    is sparse (COO, coalesced) where there are too many entries for a Gram table.
     """
 
     counts: Tensor
@@ -28,9 +31,10 @@ class CodeSums:
         """No frames yet; table: (N, K, D)."""
         num_rows = table.shape[0] * table.shape[1]
         size = num_rows if with_pairs else 0
+        sparse = with_pairs and not has_gram_table(*table.shape[:2])
         return cls(
             table.new_zeros(num_rows),
-            table.new_zeros(size, size),
+            _no_pairs(size, table.device) if sparse else table.new_zeros(size, size),
             table.new_zeros(num_rows, table.shape[2]),
             table.new_zeros(num_rows),
         )
@@ -48,7 +52,12 @@ class CodeSums:
         self.counts += counts
         self.sums += summed[:, :-1]
         self.errors += summed[:, -1]
-        if self.pairs.numel():
+        if self.pairs.is_sparse:
+            shape = (-1, num_codebooks, num_codebooks)
+            both = torch.stack([rows.unsqueeze(2).expand(shape), rows.unsqueeze(1).expand(shape)])
+            fresh = _pairs(both.flatten(1), frames.new_ones(both[0].numel()), len(self.counts))
+            self.pairs = (self.pairs + fresh).coalesce()
+        elif self.pairs.numel():
             both = (rows.unsqueeze(2) * len(self.pairs) + rows.unsqueeze(1)).flatten()
             self.pairs.view(-1).scatter_add_(0, both, torch.ones_like(both, dtype=torch.float32))
 
@@ -56,9 +65,46 @@ class CodeSums:
         """Fade what was summed before by `decay` and add `fresh`."""
         for name, tensor in vars(self).items():
             tensor.mul_(decay).add_(getattr(fresh, name))
+        if self.pairs.is_sparse:
+            self.pairs = self.pairs.coalesce()
 
     def forget(self, rows: Tensor) -> None:
         """Drop all that is known of these entries: they are about to move."""
         self.counts[rows], self.sums[rows], self.errors[rows] = 0.0, 0.0, 0.0
-        if self.pairs.numel():
+        if self.pairs.is_sparse:
+            indices, values = self.pairs.indices(), self.pairs.values()
+            kept = ~(rows[indices[0]] | rows[indices[1]])
+            self.pairs = _pairs(indices[:, kept], values[kept], len(self.counts))
+        elif self.pairs.numel():
             self.pairs[rows], self.pairs[:, rows] = 0.0, 0.0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All sums as dense tensors, for a file; `of` takes them."""
+        if not self.pairs.is_sparse:
+            return dict(vars(self))
+        dense = {name: tensor for name, tensor in vars(self).items() if name != "pairs"}
+        return {
+            **dense,
+            "pair_indices": self.pairs.indices(),
+            "pair_values": self.pairs.values(),
+        }
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor]) -> CodeSums:
+        """What `tensors` gave."""
+        tensors = dict(tensors)
+        if "pair_indices" in tensors:
+            indices, values = tensors.pop("pair_indices"), tensors.pop("pair_values")
+            tensors["pairs"] = _pairs(indices, values, len(tensors["counts"]))
+        return cls(**tensors)
+
+
+def _no_pairs(num_rows: int, device: torch.device) -> Tensor:
+    indices = torch.zeros(2, 0, dtype=torch.int64, device=device)
+    return _pairs(indices, torch.zeros(0, device=device), num_rows)
+
+
+def _pairs(indices: Tensor, values: Tensor, num_rows: int) -> Tensor:
+    """indices: (2, M), values: (M,), those of one place added up -> (R, R) sparse."""
+    size = (num_rows, num_rows)
+    return torch.sparse_coo_tensor(indices, values, size, check_invariants=True).coalesce()

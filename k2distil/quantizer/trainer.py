@@ -39,6 +39,7 @@ from k2distil.quantizer.model import (
     Quantizer,
     check_sizes,
 )
+from k2distil.quantizer.ordering import order_codebooks
 from k2distil.quantizer.schedule import plan
 from k2distil.quantizer.seeding import revive_entries, seed_entries
 from k2distil.quantizer.statistics import CodeSums
@@ -219,9 +220,13 @@ class QuantizerTrainer:
             running.forget(moved)
             if quantizer.type == "additive":  # what moved has no momentum
                 self._solved = torch.where(moved.view(*shape, 1), table, solved)
-        entries = table, quantizer.mean, quantizer.scale
+        mean, scale = quantizer.mean, quantizer.scale
+        entries = table, mean, scale
         if self.done:
-            self._quantizer = QUANTIZER_TYPES[str(self.config["quantizer_type"])](*entries)
+            counts = running.counts.view(table.shape[:2])
+            table, mean, _ = order_codebooks(table, mean, scale, counts)
+            final_type = QUANTIZER_TYPES[str(self.config["quantizer_type"])]
+            self._quantizer = final_type(table, mean, scale)
         elif self.steps_done == self.schedule.start_of_additive:
             self._use(AdditiveQuantizer(*entries, **TRAINING_SEARCH), table)
         else:
@@ -240,8 +245,8 @@ class QuantizerTrainer:
             "settings": None if quantizer is None else quantizer.settings,
             "entries": None if quantizer is None else _copies(quantizer.entries()),
             "solved": None if self._solved is None else self._solved.clone(),
-            "running": None if self._running is None else _copies(vars(self._running)),
-            "fresh": None if self._fresh is None else _copies(vars(self._fresh)),
+            "running": None if self._running is None else _copies(self._running.tensors()),
+            "fresh": None if self._fresh is None else _copies(self._fresh.tensors()),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -265,8 +270,8 @@ class QuantizerTrainer:
             entries = _copies(state["entries"], self.device)
             self._quantizer = QUANTIZER_TYPES[state["type"]](**entries, **state["settings"])
             self._solved = state["solved"].to(self.device, copy=True)
-            self._running = CodeSums(**_copies(state["running"], self.device))
-            self._fresh = CodeSums(**_copies(state["fresh"], self.device))
+            self._running = CodeSums.of(_copies(state["running"], self.device))
+            self._fresh = CodeSums.of(_copies(state["fresh"], self.device))
 
 
 def _copies(tensors: Mapping[str, Tensor], device: torch.device | None = None) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from k2distil.quantizer.conjugate_gradients import solve
 from k2distil.quantizer.statistics import CodeSums
 
 RIDGE = 10.0  # frames' worth of weight that ties each additive entry to its place
@@ -69,8 +70,12 @@ def _slice_means(
 def update_additive(sums: CodeSums, table: Tensor) -> Tensor:
     """The entries with the least squared error for the codes seen, tied to the present ones.
 
-    Solves (B^T B + ridge) C = B^T X + ridge * C_now, B the one-hot codes; -> (N, K, D).
+    Solves (B^T B + ridge) C = B^T X + ridge * C_now, B the one-hot codes; -> (N, K, D). Sparse
+    pairs are not factored: conjugate gradients from the present entries come near enough.
     """
+    if sums.pairs.is_sparse:
+        now = table.flatten(0, 1)
+        return solve(sums.pairs, RIDGE, sums.sums + RIDGE * now, now).view_as(table)
     system = sums.pairs.double()
     system.diagonal().add_(RIDGE)
     target = sums.sums.double() + RIDGE * table.flatten(0, 1)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k2distil.quantizer.joint_search import refine_jointly
-from k2distil.quantizer.search import refine
+from k2distil.quantizer.search import gram_products, refine
 from tests.quantizer.test_search import errors, least_errors, problem
 
 
@@ -38,7 +38,7 @@ def test_a_narrow_search_may_raise_the_error_where_allowed():
 
 def test_it_leaves_minima_of_single_changes():
     frames, table, unary, interactions = problem(1, 8, 32, 12, num_frames=200)
-    single = refine(unary, interactions, unary.argmax(-1), num_sweeps=50)
+    single = refine(unary, gram_products(interactions), unary.argmax(-1), num_sweeps=50)
     joint = refine_jointly(unary, interactions, single, 16)
     assert errors(frames, table, joint).mean() < 0.95 * errors(frames, table, single).mean()
 

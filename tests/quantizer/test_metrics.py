@@ -5,7 +5,13 @@ import torch
 
 from k2distil.errors import DataError
 from k2distil.quantizer import ProductQuantizer, evaluate
-from k2distil.quantizer.metrics import fit_probe, num_dead_codes, probe_scores, usage
+from k2distil.quantizer.metrics import (
+    fit_probe,
+    num_dead_codes,
+    probe_scores,
+    relative_error,
+    usage,
+)
 from tests.quantizer.conftest import power_law_frames
 
 
@@ -80,6 +86,34 @@ def test_figures_of_a_trained_quantizer_are_in_order_and_repeatable(quantizer, f
     assert 0.7 < figures.usage <= 1
     assert figures.dead_codes == 0
     assert figures.as_dict()["num_frames"] == 1000
+
+
+def test_the_error_by_number_of_codebooks_falls_to_that_of_all(quantizer, frames):
+    held_out = power_law_frames(4000, 16)[3000:]
+    figures = evaluate(quantizer, frames, held_out)
+    errors = figures.error_by_num_codebooks
+    assert len(errors) == 3
+    assert 1 > errors[0] > errors[1] > errors[2] == figures.relative_error
+    part = quantizer.first(2)
+    assert errors[1] == pytest.approx(relative_error(part, part.encode(held_out), held_out))
+    assert figures.as_dict()["error_by_num_codebooks"] == errors
+
+
+class OfAnotherMaker:
+    """What bench/ gives to `evaluate`: no `first`."""
+
+    num_codebooks, codebook_size = 1, 3
+
+    def encode(self, frames):
+        return on_one_axis(3).encode(frames)
+
+    def decode(self, codes):
+        return on_one_axis(3).decode(codes)
+
+
+def test_the_error_by_number_of_codebooks_is_left_empty_for_other_makers():
+    frames = torch.tensor([[0.0, 1.0], [2.0, -1.0]])
+    assert evaluate(OfAnotherMaker(), frames, frames).error_by_num_codebooks == []
 
 
 def test_constant_frames_have_no_error():

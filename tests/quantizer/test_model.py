@@ -177,6 +177,36 @@ def test_the_id_is_of_the_tensors_and_the_search(quantizer):
     assert AdditiveQuantizer(**entries).id != ProductQuantizer(**entries).id
 
 
+def test_the_first_codebooks_are_a_quantizer_of_their_own(quantizer, frames):
+    quantizer.provenance = {"teacher": "tiny"}
+    part = quantizer.first(2)
+    assert type(part) is type(quantizer)
+    assert (part.num_codebooks, part.dim, part.settings) == (2, 16, quantizer.settings)
+    assert part.id != quantizer.id
+    found = {"teacher": "tiny", "first_of": 3, "whole_id": quantizer.id}
+    assert part.provenance == found
+    assert part.first(1).provenance == found
+    assert part.first(1).id == quantizer.first(1).id
+    codes = part.encode(frames)
+    assert codes.shape == (3000, 2)
+    total = quantizer.mean + quantizer.scale * sum(
+        quantizer.table[n][codes[:, n].long()] for n in range(2)
+    )
+    assert torch.allclose(part.decode(codes), total, atol=1e-5)
+    if quantizer.type == "product":
+        assert torch.equal(codes, quantizer.encode(frames)[:, :2])
+
+
+def test_all_codebooks_are_the_quantizer_itself(quantizer):
+    assert quantizer.first(3) is quantizer
+
+
+@pytest.mark.parametrize("num_codebooks", [-1, 0, 4])
+def test_codebooks_that_are_not_there_are_refused(quantizer, num_codebooks):
+    with pytest.raises(ConfigError, match=f"first {num_codebooks} codebooks.*give 1 to 3"):
+        quantizer.first(num_codebooks)
+
+
 def test_a_chunk_shrinks_with_many_entries():
     assert chunk_frames(torch.device("cpu"), 8 * 256) == 128
     assert chunk_frames(torch.device("cpu"), 128 * 65_536) == 32
@@ -190,7 +220,7 @@ def test_a_chunk_shrinks_with_many_entries():
         (("product", 8, 2, 65_537), "2 to 65536"),
         (("product", 8, 0, 16), "quantizer_out_dim 0"),
         (("product", 8, 9, 16), "1 to 8 codebooks"),
-        (("additive", 64, 9, 4096), "32768"),
+        (("additive", 1280, 64, 65_536), "5368709120 values.*at most 2147483648"),
     ],
 )
 def test_impossible_sizes_are_refused(sizes, message):

@@ -4,11 +4,12 @@ import random
 import pytest
 import torch
 
-from k2distil.errors import CheckpointError, DataError
+from k2distil.errors import CheckpointError, ConfigError, DataError
 from k2distil.quantizer import (
     AdditiveQuantizer,
     MultiQuantizer,
     ProductQuantizer,
+    evaluate,
     load_quantizer,
     package_state,
     save_quantizer,
@@ -175,6 +176,14 @@ def test_a_state_dict_without_an_id_is_read(tmp_path):
 def own(request):
     """Trained here: D = 16, N = 4, K = 16, on frames far from the origin and not of unit scale."""
     return trained(30 + 5 * power_law_frames(3000, 16), request.param, 4, 16)
+
+
+def test_its_first_codebooks_alone_are_refused_and_have_no_figures(tmp_path):
+    quantizer = load_quantizer(saved(random_package(8, 4, 16), tmp_path / "q.pt"))
+    with pytest.raises(ConfigError, match="first 2 codebooks of a multi_quantization quantizer"):
+        quantizer.first(2)
+    frames = power_law_frames(500, 8)
+    assert evaluate(quantizer, frames, frames).error_by_num_codebooks == []
 
 
 def test_an_export_decodes_to_our_vectors_and_keeps_our_id(own):

@@ -5,7 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from k2distil.quantizer.search import beam_search, interaction_tables, refine, unary_scores
+from k2distil.quantizer.search import (
+    beam_search,
+    gram_products,
+    interaction_tables,
+    refine,
+    unary_scores,
+)
 
 
 def problem(seed, num_codebooks, codebook_size, dim, num_frames=20):
@@ -31,7 +37,7 @@ def least_errors(frames, table):
 @pytest.mark.parametrize("num_codebooks", [1, 2, 3, 4])
 def test_a_wide_beam_finds_the_best_of_all_combinations(num_codebooks):
     frames, table, unary, interactions = problem(0, num_codebooks, 4, 5)
-    codes = beam_search(unary, interactions, width=4 ** max(num_codebooks - 1, 1))
+    codes = beam_search(unary, gram_products(interactions), width=4 ** max(num_codebooks - 1, 1))
     assert torch.allclose(errors(frames, table, codes), least_errors(frames, table))
 
 
@@ -41,7 +47,7 @@ def test_no_sweep_raises_the_error(seed, num_codebooks, codebook_size, dim):
     frames, table, unary, interactions = problem(seed, num_codebooks, codebook_size, dim)
     codes = unary.argmax(-1)
     for _ in range(3):
-        refined = refine(unary, interactions, codes, num_sweeps=1)
+        refined = refine(unary, gram_products(interactions), codes, num_sweeps=1)
         before, after = errors(frames, table, codes), errors(frames, table, refined)
         assert (after <= before + 1e-4).all()
         codes = refined
@@ -49,7 +55,7 @@ def test_no_sweep_raises_the_error(seed, num_codebooks, codebook_size, dim):
 
 def test_sweeps_leave_no_single_code_to_improve():
     frames, table, unary, interactions = problem(1, 3, 6, 4)
-    codes = refine(unary, interactions, unary.argmax(-1), num_sweeps=20)
+    codes = refine(unary, gram_products(interactions), unary.argmax(-1), num_sweeps=20)
     least = errors(frames, table, codes)
     for n in range(3):
         for k in range(6):
@@ -61,7 +67,7 @@ def test_sweeps_leave_no_single_code_to_improve():
 def test_a_wider_beam_is_no_worse_on_average():
     frames, table, unary, interactions = problem(2, 6, 16, 8, num_frames=200)
     means = [
-        errors(frames, table, beam_search(unary, interactions, width)).mean()
+        errors(frames, table, beam_search(unary, gram_products(interactions), width)).mean()
         for width in (1, 4, 16)
     ]
     assert means[0] > means[1] > means[2]

@@ -45,6 +45,15 @@ def test_its_codes_are_saved_with_one_warning(corpus, package_path, tmp_path):
             assert np.mean(codes[key][:] == expected) >= 0.99
 
 
+def test_its_first_codebooks_alone_are_refused(corpus, package_path, tmp_path):
+    flags = [*WENET_TEACHER, "--train_data", corpus.path, "--save_codebook"]
+    errors = refused(
+        *("save_codebook.sh", *flags, "--quantizer_path", package_path),
+        *("--save_path", tmp_path / "codes.h5", "--num_codebooks_used", 2),
+    )
+    assert "icefall.pt is of multi_quantization" in errors
+
+
 def test_training_never_replaces_it(corpus, package_path):
     before = package_path.read_bytes()
     flags = [*WENET_TEACHER, "--train_data", corpus.path, "--train_quantizer_online"]
