@@ -1,5 +1,6 @@
-"""Draw what codes cost and bring: held-out error against how hard they are to predict."""
+"""What `quantizer.py` shows of its rows: medians over seeds, as text and as a picture."""
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,17 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from coders import ADDITIVE, MULTI_QUANTIZATION, PRODUCT, WIDE
 
+FIGURES = {
+    "over_limit": ".3f",
+    "train_seconds": ",.0f",
+    "frames_per_second": ",.0f",
+    "peak_mb": ",.0f",
+    "usage": ".2f",
+    "flips_1": ".3f",
+    "flips_5": ".3f",
+    "probe_cross_entropy": ".2f",
+    "predicted_error": ".3f",
+}
 PANEL = 3.6  # inches
 STYLES = {  # colour: whose; shape: which
     PRODUCT: ("tab:blue", "o"),
@@ -26,8 +38,37 @@ STYLES = {  # colour: whose; shape: which
 }
 
 
+def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Medians over seeds; of a method that did not finish with any of them, only why."""
+    finished = [run for run in runs if "relative_error" in run]
+    row = {key: runs[0][key] for key in ("data", "num_codebooks", "method", "backend", "threads")}
+    for name in ("timed_out", "out_of_memory", "time_limited"):
+        if any(run.get(name) for run in runs):
+            row[name] = True
+    for name in ("relative_error", "limit", *FIGURES):
+        if values := [run[name] for run in finished if name in run]:
+            row[name] = statistics.median(values)
+    return {**row, "seeds": len(finished), "runs": list(runs)}
+
+
+def cells(row: dict[str, Any]) -> dict[str, str]:
+    """A summary as text."""
+    marks = ("timed_out", "out_of_memory", "time_limited")
+    error = ", ".join(name.replace("_", " ") for name in marks[:2] if name in row)
+    if "relative_error" in row:
+        errors = [run["relative_error"] for run in row["runs"] if "relative_error" in run]
+        error = f"{row['relative_error']:.3f}"
+        error += f" ({min(errors):.3f} to {max(errors):.3f})" if len(errors) > 1 else ""
+    method = row["method"] + (" (time-limited)" if "time_limited" in row else "")
+    text = {"data": row["data"], "N": str(row["num_codebooks"]), "method": method, "error": error}
+    figures = {key: format(row[key], form) if key in row else "" for key, form in FIGURES.items()}
+    return text | figures
+
+
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """One panel for each data (down) and number of codebooks (across), one point for each method.
+    """Held-out error against how hard codes are to predict.
+
+    One panel for each data (down) and number of codebooks (across), one point for each method.
 
     rows: summaries of `quantizer.py`; those without figures are left out.
     """

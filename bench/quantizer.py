@@ -17,6 +17,7 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import statistics
@@ -32,7 +33,7 @@ import report
 import torch
 from coders import CODEBOOK_SIZE, FOLLOWS, METHODS, TRAIN, Coder, Task, Trained, clock_of
 from frames import DATA, ROOT, Frames, default_data, dim_of, make, read
-from frontier import draw
+from frontier import cells, draw, summary
 from torch import Tensor
 
 from k2distil.quantizer import evaluate
@@ -41,17 +42,6 @@ PROBE_FRAMES = 50_000  # training frames the probe is fitted to, as `train_quant
 REPEATS, REPEAT_SECONDS = 5, 1.0  # of the encoding speed
 TRIAL_FRAMES = 256  # tell how many frames a repeat takes
 MEBIBYTE = 2**20  # bytes
-FIGURES = {
-    "over_limit": ".3f",
-    "train_seconds": ",.0f",
-    "frames_per_second": ",.0f",
-    "peak_mb": ",.0f",
-    "usage": ".2f",
-    "flips_1": ".3f",
-    "flips_5": ".3f",
-    "probe_cross_entropy": ".2f",
-    "predicted_error": ".3f",
-}
 
 
 @dataclass(frozen=True)
@@ -111,7 +101,7 @@ def _child(job: Job, names: Sequence[str], path: Path, sending: Connection) -> N
     clock = clock_of(job.backend)
     task = Task(job.num_codebooks, job.seed, job.backend, job.mq_seconds, clock)
     _limit(job)
-    before, started = _peak_mb(job.backend), clock()
+    before, started = _forget_peak(job.backend), clock()
     try:
         trained = TRAIN[job.method](frames.training, task)
     except MemoryError:
@@ -140,10 +130,21 @@ def _limit(job: Job | None) -> None:
         resource.setrlimit(kind, (limit, resource.getrlimit(kind)[1]))
 
 
+def _forget_peak(backend: str) -> float:
+    """Let the peak be what is in use now, in MB; returns it."""
+    if backend == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+    return _peak_mb(backend)
+
+
 def _peak_mb(backend: str) -> float:
+    """Unlike getrusage's, Linux' own peak does not begin with that of the parent process."""
     if backend == "cuda":
         return torch.cuda.max_memory_allocated() / MEBIBYTE
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 1024
 
 
 def measure(trained: Trained, frames: Frames, job: Job) -> dict[str, Any]:
@@ -190,32 +191,6 @@ def find(out: Path, job: Job, method: str) -> dict[str, Any] | None:
         if wanted.items() <= row.items() and within:
             return row
     return None
-
-
-def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Medians over seeds; of a method that did not finish with any of them, only why."""
-    finished = [run for run in runs if "relative_error" in run]
-    row = {key: runs[0][key] for key in ("data", "num_codebooks", "method", "backend", "threads")}
-    for name in ("timed_out", "out_of_memory", "time_limited"):
-        if any(run.get(name) for run in runs):
-            row[name] = True
-    for name in ("relative_error", "limit", *FIGURES):
-        if values := [run[name] for run in finished if name in run]:
-            row[name] = statistics.median(values)
-    return {**row, "seeds": len(finished), "runs": list(runs)}
-
-
-def cells(row: dict[str, Any]) -> dict[str, str]:
-    """A summary as text."""
-    marks = ("timed_out", "out_of_memory", "time_limited")
-    error = ", ".join(name.replace("_", " ") for name in marks[:2] if name in row)
-    if "relative_error" in row:
-        errors = [run["relative_error"] for run in row["runs"] if "relative_error" in run]
-        error = f"{row['relative_error']:.3f} ({min(errors):.3f} to {max(errors):.3f})"
-    method = row["method"] + (" (time-limited)" if "time_limited" in row else "")
-    text = {"data": row["data"], "N": str(row["num_codebooks"]), "method": method, "error": error}
-    figures = {key: format(row[key], form) if key in row else "" for key, form in FIGURES.items()}
-    return text | figures
 
 
 def jobs(options: argparse.Namespace) -> Iterator[tuple[Job, list[str], Path]]:
