@@ -4,9 +4,9 @@
     python bench/quantizer.py --data whisper_last gaussian --plot exp/frontier.png --only_plot
 
 docs/quantizer.md defines the figures, `frames.py` the data, `coders.py` the methods. Every training
-is a process of its own, which `--max_seconds` ends. A finished one is appended to `--out` at once
-and not done again, so an interrupted benchmark goes on where it was, and processes share the work
-by `--data`, `--methods` or `--first_seed`.
+is a process of its own, within `--max_seconds` and `--max_gb`. A finished one is appended to
+`--out` at once and not done again, so an interrupted benchmark goes on where it was, and processes
+share the work by `--data`, `--methods` or `--first_seed`.
 
 Seconds are of the CPU, of all threads together; with `--device cuda` on the wall. Memory is what a
 training takes at its peak beyond the float16 frames it is given.
@@ -75,6 +75,10 @@ def run(job: Job, names: Sequence[str], path: Path) -> list[dict[str, Any]]:
     process = context.Process(target=_child, args=(job, names, path, sending))
     process.start()
     sending.close()
+    while not receiving.poll(0.2):
+        if _resident_gb(process.pid) > job.max_gb:
+            process.kill()
+            break
     try:
         outcomes: list[dict[str, Any]] = receiving.recv()
     except EOFError:
@@ -100,15 +104,11 @@ def _child(job: Job, names: Sequence[str], path: Path, sending: Connection) -> N
     frames = read(path, job.max_rows, job.seed)
     clock = clock_of(job.backend)
     task = Task(job.num_codebooks, job.seed, job.backend, job.mq_seconds, clock)
-    _limit(job)
+    _limit_seconds(job.max_seconds)
     before, started = _forget_peak(job.backend), clock()
-    try:
-        trained = TRAIN[job.method](frames.training, task)
-    except MemoryError:
-        sending.send([{"out_of_memory": True, "max_gb": job.max_gb}] * len(names))
-        return
+    trained = TRAIN[job.method](frames.training, task)
     cost = {"train_seconds": clock() - started, "peak_mb": _peak_mb(job.backend) - before}
-    _limit(None)
+    _limit_seconds(None)
     outcomes = []
     for name in names:
         made = FOLLOWS[name][1](trained) if name in FOLLOWS else trained
@@ -116,18 +116,23 @@ def _child(job: Job, names: Sequence[str], path: Path, sending: Connection) -> N
     sending.send(outcomes)
 
 
-def _limit(job: Job | None) -> None:
-    """Let this process take so much more CPU time and memory; None: no limit."""
-    seconds = size = resource.RLIM_INFINITY
-    if job is not None:
+def _limit_seconds(more: int | None) -> None:
+    """End this process by a signal after so much more CPU time; None: never."""
+    limit = resource.RLIM_INFINITY
+    if more is not None:
         used = resource.getrusage(resource.RUSAGE_SELF)
-        seconds = int(used.ru_utime + used.ru_stime) + job.max_seconds
-        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        # CUDA maps far more than it uses.
-        size = size if job.backend == "cuda" else mapped + int(job.max_gb * 1024 * MEBIBYTE)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the signal would leave one
-    for kind, limit in ((resource.RLIMIT_CPU, seconds), (resource.RLIMIT_AS, size)):
-        resource.setrlimit(kind, (limit, resource.getrlimit(kind)[1]))
+        limit = int(used.ru_utime + used.ru_stime) + more
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the signal would leave one
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+
+
+def _resident_gb(process_id: int | None) -> float:
+    """0 where the process has ended."""
+    try:
+        pages = int(Path(f"/proc/{process_id}/statm").read_text().split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return pages * resource.getpagesize() / 1024 / MEBIBYTE
 
 
 def _forget_peak(backend: str) -> float:
@@ -228,7 +233,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="frames to train on; default: all")
     parser.add_argument("--mq_seconds", type=float, default=600.0, help="multi_quantization's")
     parser.add_argument("--max_seconds", type=int, default=1800, help="CPU time of a training")
-    parser.add_argument("--max_gb", type=float, default=8.0, help="memory of a training")
+    parser.add_argument("--max_gb", type=float, default=8.0, help="memory of its process")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--data_folder", type=Path, default=default_data())
