@@ -33,6 +33,7 @@ import report
 import torch
 import torch.nn.functional as F
 from digits import ROOT, DataSettings, Digits, DigitSet, default_data, load_digits
+from mq import MultiQuantization, train_mq
 from student import RATIO, TOKENS, CodebookHead, Student
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -101,51 +102,13 @@ def fill(frames: Sequence[Tensor], seed: int) -> FrameReservoir:
     return reservoir
 
 
-class MultiQuantization:
-    """The package's quantizer as a Coder, with the 5 refinements it encodes with by default."""
-
-    def __init__(self, quantizer: Any) -> None:
-        self.quantizer = quantizer.requires_grad_(False)
-        self.num_codebooks, self.codebook_size = quantizer.num_codebooks, quantizer.codebook_size
-
-    def encode(self, frames: Tensor) -> Tensor:
-        """In parts, since the search takes 0.2 MB and more a frame."""
-        parts = frames.float().split(256)
-        return torch.cat([self.quantizer.encode(part, as_bytes=False) for part in parts])
-
-    def decode(self, codes: Tensor) -> Tensor:
-        """(B, N) -> (B, D) float32."""
-        return self.quantizer.decode(codes.long())
-
-
 def train_multi_quantization(
     frames: Sequence[Tensor], seed: int, settings: Settings
 ) -> MultiQuantization:
-    """Its own schedule to the end, both phases shortened alike so that the CPU time fits."""
-    from multi_quantization import QuantizerTrainer as PackageTrainer
-
-    reservoir = fill(frames, seed)
-
-    def train(iterations: int) -> tuple[Any, list[float]]:
-        """`iterations` in either phase; also the CPU seconds of each."""
-        torch.manual_seed(seed)
-        random.seed(seed)
-        sizes = (reservoir.dim, settings.num_codebooks, torch.device("cpu"))
-        trainer, seconds = PackageTrainer(*sizes, iterations, iterations), []
-        while not trainer.done():
-            started = time.process_time()
-            trainer.step(reservoir.batch(len(seconds), 600))
-            seconds.append(time.process_time() - started)
-        return trainer.get_quantizer(), seconds
-
-    timed = 12
-    _, seconds = train(timed)
-    # The first iteration of 200, and the one between the phases, do more than the others.
-    pair = statistics.mean(seconds[1:timed]) + statistics.mean(seconds[timed + 1 :])
-    iterations = max(timed, int((settings.mq_seconds - sum(seconds)) / pair))
-    quantizer, seconds = train(iterations)
-    print(f"multi_quantization: {len(seconds)} iterations, {sum(seconds):.0f} s", flush=True)
-    return MultiQuantization(quantizer)
+    """The package's own, within `mq_seconds` of CPU time."""
+    done = train_mq(fill(frames, seed), settings.num_codebooks, seed, settings.mq_seconds)
+    print(f"multi_quantization: {done.iterations} iterations, {done.seconds:.0f} s", flush=True)
+    return done.quantizer
 
 
 METHODS: dict[str, Method] = {
