@@ -46,14 +46,22 @@ class Schedule:
             return ADDITIVE_DECAY
         return LATE_DECAY if step > LATE * self.start_of_additive else EARLY_DECAY
 
+    def is_product(self, step: int) -> bool:
+        """Whether the quantizer is a product quantizer after this step."""
+        return step < self.start_of_additive or not self.additive_rounds
+
     def momentum(self, step: int) -> float:
-        """How far the round that ends with this step makes the next start beyond its solution."""
-        if step > self.start_of_additive:
-            at_rest = step > self.num_steps - ADDITIVE_AT_REST * self.additive_steps
-        else:
+        """How far the round that ends with this step makes the next start beyond its solution.
+
+        The few product rounds before additive ones have none: they would not come to rest.
+        """
+        if self.is_product(step):
             product_steps = self.start_of_additive - self.gather_steps
             at_rest = step > self.start_of_additive - PRODUCT_AT_REST * product_steps
-        return 0.0 if at_rest else MOMENTUM
+        else:
+            at_rest = step > self.num_steps - ADDITIVE_AT_REST * self.additive_steps
+        before_additive = bool(self.additive_rounds) and step <= self.start_of_additive
+        return 0.0 if at_rest or before_additive else MOMENTUM
 
 
 def plan(

@@ -56,3 +56,20 @@ def revive_entries(
         table[n, dead] = table[n, crowded] + JITTER * table[n].std(0) * noise
         moved[n, dead], moved[n, crowded] = True, True
     return table, moved.flatten()
+
+
+def give_frames(table: Tensor, dead: Tensor, codes: Tensor, residuals: Tensor) -> Tensor:
+    """Move each dead entry to where it takes half of one frame's error away; -> the new table.
+
+    That frame and those like it then choose it, while no other entry moves. The frames with the
+    greatest errors come first, each for one entry.
+
+    Args:
+        table: (N, K, D); dead: (N, K) bool; codes: (B, N) int64 of some frames and residuals:
+            (B, D), what these codes leave of them.
+    """
+    table = table.clone()
+    worst = residuals.square().sum(1).argsort(descending=True, stable=True)
+    for (n, k), frame in zip(dead.nonzero().tolist(), worst.tolist(), strict=False):
+        table[n, k] = table[n, codes[frame, n]] + 0.5 * residuals[frame]
+    return table

@@ -41,7 +41,7 @@ from k2distil.quantizer.model import (
 )
 from k2distil.quantizer.ordering import order_codebooks
 from k2distil.quantizer.schedule import plan
-from k2distil.quantizer.seeding import revive_entries, seed_entries
+from k2distil.quantizer.seeding import give_frames, revive_entries, seed_entries
 from k2distil.quantizer.statistics import CodeSums
 from k2distil.quantizer.updates import beyond, turn, update_additive, update_product
 
@@ -141,7 +141,7 @@ class QuantizerTrainer:
         if self.steps_done == self.schedule.gather_steps:
             self._start()
         elif self.schedule.round_ends(self.steps_done):
-            self._finish_round()
+            self._finish_round(frames)
         return StepStats(self.steps_done, phase, error)
 
     def _checked(self, frames: Tensor) -> Tensor:
@@ -193,44 +193,68 @@ class QuantizerTrainer:
         total = normalised.square().sum()
         return float(errors.sum() / total) if total > 0 else 0.0
 
-    def _finish_round(self) -> None:
-        """New entries from the sums; then the next round's quantizer."""
+    def _finish_round(self, frames: Tensor) -> None:
+        """New entries from the sums; then the next round's quantizer. frames: of the last step."""
         quantizer, running, fresh = self.quantizer, self._running, self._fresh
         assert running is not None
         assert fresh is not None
         running.merge(fresh, self.schedule.decay(self.steps_done))
         self._fresh = CodeSums.zeros(quantizer.table, with_pairs=bool(running.pairs.numel()))
-        momentum = self.schedule.momentum(self.steps_done)
-        assert self._solved is not None
         if quantizer.type == "product":
-            sizes, num_rotations = self._sizes, self.schedule.num_rotations
-            table, solved = update_product(
-                running, quantizer.table, self._rotation, sizes, num_rotations
-            )
-            self._rotation = beyond(self._solved, solved, momentum)
-            table = turn(table, solved, self._rotation, sizes)
+            table = self._finish_product_round(quantizer.table, running)
+        elif self.done:  # nothing is solved for: only entries that the final search left out move
+            codes = quantizer.encode(frames).long()
+            residuals = quantizer.normalise(frames) - quantizer.normalise(quantizer.decode(codes))
+            dead = fresh.counts.view(quantizer.table.shape[:2]) < 1
+            table = give_frames(quantizer.table, dead, codes, residuals)
         else:
-            solved = update_additive(running, quantizer.table)
-            table = solved + momentum * (solved - self._solved)
-        self._solved = solved
-        if not self.done:
-            shape = table.shape[:2]
-            counts, errors = running.counts.view(shape), running.errors.view(shape)
-            table, moved = revive_entries(table, counts, errors, self._generator)
-            running.forget(moved)
-            if quantizer.type == "additive":  # what moved has no momentum
-                self._solved = torch.where(moved.view(*shape, 1), table, solved)
+            table = self._finish_additive_round(quantizer.table, running)
         mean, scale = quantizer.mean, quantizer.scale
-        entries = table, mean, scale
         if self.done:
             counts = running.counts.view(table.shape[:2])
             table, mean, _ = order_codebooks(table, mean, scale, counts)
             final_type = QUANTIZER_TYPES[str(self.config["quantizer_type"])]
             self._quantizer = final_type(table, mean, scale)
-        elif self.steps_done == self.schedule.start_of_additive:
-            self._use(AdditiveQuantizer(*entries, **TRAINING_SEARCH), table)
+        elif self.schedule.is_product(self.steps_done):
+            self._quantizer = ProductQuantizer(table, mean, scale)
         else:
-            self._quantizer = type(quantizer)(*entries, **quantizer.settings)
+            at_rest = self.schedule.momentum(self.steps_done) == 0.0
+            search = {} if at_rest else TRAINING_SEARCH
+            additive = AdditiveQuantizer(table, mean, scale, **search)
+            if quantizer.type == "product":
+                self._use(additive, table)
+            self._quantizer = additive
+
+    def _finish_product_round(self, table: Tensor, sums: CodeSums) -> Tensor:
+        """-> (N, K, D), in the slices of the next round's rotation."""
+        assert self._solved is not None
+        sizes, num_rotations = self._sizes, self.schedule.num_rotations
+        table, solved = update_product(sums, table, self._rotation, sizes, num_rotations)
+        momentum = self.schedule.momentum(self.steps_done)
+        self._rotation = beyond(self._solved, solved, momentum)
+        self._solved = solved
+        table = turn(table, solved, self._rotation, sizes)
+        if not self.done:
+            table, moved = self._revive(table, sums)
+            sums.forget(moved)
+        return table
+
+    def _finish_additive_round(self, table: Tensor, sums: CodeSums) -> Tensor:
+        """-> (N, K, D)."""
+        assert self._solved is not None
+        solved = update_additive(sums, table)
+        momentum = self.schedule.momentum(self.steps_done)
+        table = solved + momentum * (solved - self._solved)
+        # Sums of the living are kept: forgetting them as well, each round, cost 10 % of the error.
+        dead = sums.counts < 1
+        table, _ = self._revive(table, sums)
+        sums.forget(dead)
+        self._solved = torch.where(dead.view(*table.shape[:2], 1), table, solved)  # no momentum
+        return table
+
+    def _revive(self, table: Tensor, sums: CodeSums) -> tuple[Tensor, Tensor]:
+        counts, errors = sums.counts.view(table.shape[:2]), sums.errors.view(table.shape[:2])
+        return revive_entries(table, counts, errors, self._generator)
 
     def state_dict(self) -> dict[str, Any]:
         """All of the training as tensors and plain values; loads with `weights_only=True`."""

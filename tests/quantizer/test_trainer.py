@@ -38,6 +38,14 @@ def test_held_out_error_is_below_naive_product_quantization():
     assert additive < 0.97 * product
 
 
+@pytest.mark.parametrize("quantizer_type", ["product", "additive"])
+def test_momentum_lowers_the_error(quantizer_type, monkeypatch):
+    frames = power_law_frames(6000, 32)
+    with_momentum = error_of(trained(frames, quantizer_type, 4, 16), frames)
+    monkeypatch.setattr("k2distil.quantizer.schedule.MOMENTUM", 0.0)
+    assert with_momentum < error_of(trained(frames, quantizer_type, 4, 16), frames)
+
+
 def test_the_step_error_falls_and_is_that_of_the_quantizer(frames):
     trainer = QuantizerTrainer("product", 16, 3, 16)
     errors = []
@@ -205,6 +213,6 @@ def test_there_is_no_quantizer_too_early_and_no_step_too_late(frames):
 
 
 def test_a_small_problem_has_few_steps_and_a_full_one_under_two_thousand():
-    assert QuantizerTrainer("product", 16, 4, 16).num_steps <= 100
+    assert QuantizerTrainer("product", 16, 4, 16).num_steps <= 150
     assert QuantizerTrainer("product", 1280, 8, 256).num_steps <= 2000
     assert QuantizerTrainer("additive", 1280, 8, 256).num_steps <= 2000
