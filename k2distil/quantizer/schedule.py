@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 EARLY_DECAY, LATE_DECAY = 0.5, 0.9  # how much the sums of earlier rounds count in the next
 LATE = 0.7  # share of the product rounds after which LATE_DECAY holds
 ADDITIVE_DECAY = 0.8
-MOMENTUM = 0.9  # how much of a round's change the next starts beyond it
-PRODUCT_AT_REST = 0.1  # share of the product rounds, the last ones, without momentum
-ADDITIVE_AT_REST = 3  # rounds, the last ones, without momentum
+MOMENTUM = 0.9  # how much of an additive round's change the next starts beyond it
+ROUNDS_AT_REST = 3  # the last additive ones, without momentum
 
 
 @dataclass(frozen=True)
@@ -51,17 +50,9 @@ class Schedule:
         return step < self.start_of_additive or not self.additive_rounds
 
     def momentum(self, step: int) -> float:
-        """How far the round that ends with this step makes the next start beyond its solution.
-
-        The few product rounds before additive ones have none: they would not come to rest.
-        """
-        if self.is_product(step):
-            product_steps = self.start_of_additive - self.gather_steps
-            at_rest = step > self.start_of_additive - PRODUCT_AT_REST * product_steps
-        else:
-            at_rest = step > self.num_steps - ADDITIVE_AT_REST * self.additive_steps
-        before_additive = bool(self.additive_rounds) and step <= self.start_of_additive
-        return 0.0 if at_rest or before_additive else MOMENTUM
+        """How far the additive round that ends here makes the next start beyond its solution."""
+        at_rest = step > self.num_steps - ROUNDS_AT_REST * self.additive_steps
+        return 0.0 if at_rest else MOMENTUM
 
 
 def plan(

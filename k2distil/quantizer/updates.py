@@ -43,22 +43,6 @@ def update_product(
     return torch.stack([one @ axes[n] for n, one in enumerate(entries)]), rotation
 
 
-def beyond(before: Tensor, now: Tensor, momentum: float) -> Tensor:
-    """Go beyond rotation `now` by `momentum` times the way from `before`; all (D, D)."""
-    if momentum == 0.0:
-        return now
-    # QR finds an orthogonal matrix nearby; signs as in its input, or axes would flip.
-    rotation, upper = torch.linalg.qr(now + momentum * (now - before))
-    return rotation * upper.diagonal().sign()
-
-
-def turn(table: Tensor, rotation: Tensor, target: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Entries (N, K, D) in the slices of `rotation` -> at the same places in those of `target`."""
-    slices = list(sizes)
-    pairs = zip(table, rotation.split(slices), target.split(slices), strict=True)
-    return torch.stack([entries @ axes.T @ turned for entries, axes, turned in pairs])
-
-
 def _slice_means(
     frames: Tensor, counts: Tensor, table: Tensor, rotation: Tensor, sizes: Sequence[int]
 ) -> list[Tensor]:

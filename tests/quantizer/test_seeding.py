@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from k2distil.quantizer.seeding import revive_entries, seed_entries
+from k2distil.quantizer.seeding import give_frames, revive_entries, seed_entries
 
 
 def generator(seed=0):
@@ -50,3 +50,13 @@ def test_nothing_moves_where_nothing_is_dead_or_nothing_is_wrong():
         )
         assert torch.equal(new, table)
         assert not moved.any()
+
+
+def test_a_dead_entry_takes_half_of_the_error_of_the_worst_frame():
+    table = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    codes = torch.tensor([[0, 1], [2, 0]])
+    residuals = torch.tensor([[0.1, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]])
+    dead = torch.tensor([[False, True, False], [False, False, False]])
+    moved = give_frames(table, dead, codes, residuals)
+    assert torch.equal(moved[0, 1], table[0, 2] + torch.tensor([0.0, 1.0, 0.0, 0.0]))
+    assert torch.equal(moved[~dead], table[~dead])

@@ -38,12 +38,25 @@ def test_held_out_error_is_below_naive_product_quantization():
     assert additive < 0.97 * product
 
 
-@pytest.mark.parametrize("quantizer_type", ["product", "additive"])
-def test_momentum_lowers_the_error(quantizer_type, monkeypatch):
+def test_entries_go_beyond_the_solution_by_momentum_but_not_at_the_end(monkeypatch):
+    """With no momentum at all, the first additive round ends at the solution itself."""
     frames = power_law_frames(6000, 32)
-    with_momentum = error_of(trained(frames, quantizer_type, 4, 16), frames)
-    monkeypatch.setattr("k2distil.quantizer.schedule.MOMENTUM", 0.0)
-    assert with_momentum < error_of(trained(frames, quantizer_type, 4, 16), frames)
+    tables = {}
+    for momentum in (0.0, 0.9):
+        monkeypatch.setattr("k2distil.quantizer.schedule.MOMENTUM", momentum)
+        trainer = QuantizerTrainer("additive", 32, 4, 16)
+        schedule = trainer.schedule
+        while trainer.steps_done < schedule.start_of_additive + schedule.additive_steps:
+            trainer.step(batch(frames, trainer.steps_done))
+            if trainer.steps_done == schedule.start_of_additive:
+                start = trainer.quantizer.table
+        tables[momentum] = trainer.quantizer.table
+    solved = tables[0.0]
+    assert not torch.allclose(solved, start)
+    assert torch.allclose(tables[0.9], solved + 0.9 * (solved - start), atol=1e-5)
+    steps = range(schedule.start_of_additive + 1, schedule.num_steps + 1)
+    ends = [step for step in steps if schedule.round_ends(step)]
+    assert [schedule.momentum(step) for step in ends] == [0.9] * (len(ends) - 3) + [0.0] * 3
 
 
 def test_the_step_error_falls_and_is_that_of_the_quantizer(frames):

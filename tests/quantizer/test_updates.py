@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from k2distil.quantizer.statistics import CodeSums
-from k2distil.quantizer.updates import RIDGE, beyond, turn, update_additive, update_product
+from k2distil.quantizer.updates import RIDGE, update_additive, update_product
 
 
 def random_sums(num_codebooks, codebook_size, dim, num_frames=500):
@@ -42,29 +42,6 @@ def test_every_rotation_lowers_the_error_and_stays_orthogonal():
         assert torch.allclose(new[0] @ rotation[3:].T, torch.zeros(4, 2), atol=1e-5)
         errors.append(mean_error(frames, codes, new))
     assert all(later < earlier for earlier, later in itertools.pairwise(errors))
-
-
-def rotation_by(angle):
-    turned = torch.eye(4)
-    sine, cosine = torch.tensor(angle).sin(), torch.tensor(angle).cos()
-    turned[:2, :2] = torch.stack([torch.stack([cosine, -sine]), torch.stack([sine, cosine])])
-    return turned
-
-
-def test_a_rotation_goes_on_beyond_in_the_same_direction():
-    further = beyond(rotation_by(0.0), rotation_by(0.1), 0.5)
-    assert torch.allclose(further, rotation_by(0.15), atol=1e-3)
-    assert torch.allclose(further @ further.T, torch.eye(4), atol=1e-6)
-    assert torch.equal(beyond(rotation_by(0.0), rotation_by(0.1), 0.0), rotation_by(0.1))
-
-
-def test_turned_entries_keep_their_places_in_their_slices():
-    before, after = rotation_by(0.3), torch.linalg.qr(torch.randn(4, 4))[0]
-    places = torch.randn(2, 3, 2)
-    table = torch.stack([places[0] @ before[:2], places[1] @ before[2:]])
-    turned = turn(table, before, after, [2, 2])
-    assert torch.allclose(turned[0] @ after[:2].T, places[0], atol=1e-5)
-    assert torch.allclose(turned[1], places[1] @ after[2:], atol=1e-5)
 
 
 def test_an_entry_nobody_chose_stays():
