@@ -7,12 +7,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOOR = {"errors", "atomic", "batch", "device"}
-PARTS = {"data", "teachers", "quantizer", "storage"}
+PARTS = {"data", "teachers", "quantizer", "storage", "distil"}
 ALLOWED = {
     **{name: {"errors"} for name in FLOOR},
     **{name: FLOOR | {name} for name in PARTS},  # a part never imports another part
     "config": {"errors", "config"},
-    "pipeline": FLOOR | PARTS | {"config", "pipeline"},
+    "interop": FLOOR | PARTS | {"interop"},  # joins parts for the toolkits of others
+    "pipeline": FLOOR | PARTS | {"config", "interop", "pipeline"},
     "bin": {"errors", "config", "device", "pipeline", "bin"},
     "__main__": {"bin"},
 }

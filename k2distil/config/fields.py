@@ -43,21 +43,27 @@ class TeacherOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AudioOptions:
+class ListOptions:
     """Which audio, and how it is read."""
 
     train_data: Path | None = option("audio list (data.list), or list of shards", None)
     data_type: Literal["auto", "raw", "shard"] = option("kind of list", "auto")
+    channel: int = option("audio channel, 0: the first", 0, minimum=0)
+    num_workers: int | None = option(
+        "decoding processes; 0: none; not given: one per core but one, at most 8", None, minimum=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioOptions(ListOptions):
+    """How much of it goes through the teacher, and in which pieces."""
+
     num_audio: int | None = option("number of utterances; not given: all", None, minimum=1)
     num_audio_from: Literal["random", "first"] = option(
         "num_audio are a seeded random sample, or the first of the list", "random"
     )
-    channel: int = option("audio channel, 0: the first", 0, minimum=0)
     long_audio: Literal["error", "skip", "chunk"] = option(
         "audio longer than the teacher takes: fail the utterance, drop it, or embed pieces", "error"
-    )
-    num_workers: int | None = option(
-        "decoding processes; 0: none; not given: one per core but one, at most 8", None, minimum=0
     )
     batch_seconds: float = option(
         "seconds of audio per batch, padding included", 120.0, minimum=0.1
