@@ -7,9 +7,9 @@ import torch
 from k2distil.errors import CheckpointError
 from k2distil.teachers.hf_source import HfSource, read_config
 from k2distil.teachers.tensors import fill, refuse_lora, select
-from k2distil.teachers.torchaudio_guard import hide_broken_torchaudio
 from k2distil.teachers.whisper_encoder import WhisperDims, WhisperEncoder
 from k2distil.teachers.whisper_teacher import WhisperWeights
+from k2distil.torchaudio_guard import hide_broken_torchaudio
 
 PREFIX = r"(model\.)?encoder\."
 NAMES = {  # ours -> transformers'

@@ -20,7 +20,7 @@ from k2distil.teachers.hf_source import read_config
 from k2distil.teachers.lengths import all_equal, valid_positions
 from k2distil.teachers.precision import FiniteEncoder
 from k2distil.teachers.tensors import digest, fill, load_float32
-from k2distil.teachers.torchaudio_guard import hide_broken_torchaudio
+from k2distil.torchaudio_guard import hide_broken_torchaudio
 
 CONV_KERNEL = (10, 3, 3, 3, 3, 2, 2)
 CONV_STRIDE = (5, 2, 2, 2, 2, 2, 2)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from k2distil.batch import SAMPLE_RATE
 from k2distil.teachers.lengths import valid_positions
-from k2distil.teachers.torchaudio_guard import hide_broken_torchaudio
+from k2distil.torchaudio_guard import hide_broken_torchaudio
 
 N_FFT = 400  # samples, 25 ms
 HOP = 160  # samples, 10 ms

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from k2distil.batch import AudioBatch
 from k2distil.teachers import Teacher
-from k2distil.teachers.torchaudio_guard import hide_broken_torchaudio
+from k2distil.torchaudio_guard import hide_broken_torchaudio
 
 hide_broken_torchaudio()
 

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from k2distil.batch import AudioBatch
 from k2distil.teachers.hf_whisper import NAMES as HF_NAMES
 from k2distil.teachers.tensors import translate
-from k2distil.teachers.torchaudio_guard import hide_broken_torchaudio
 from k2distil.teachers.wenet_whisper import NAMES as WENET_NAMES
 from k2distil.teachers.whisper_encoder import CONV1D2, CONV2D, WhisperDims, WhisperEncoder
+from k2distil.torchaudio_guard import hide_broken_torchaudio
 
 hide_broken_torchaudio()
 GOLDEN = Path(__file__).parent / "golden"

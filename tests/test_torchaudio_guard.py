@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from k2distil.teachers.torchaudio_guard import hide_broken_torchaudio
+from k2distil.torchaudio_guard import hide_broken_torchaudio
 from tests.teachers.tiny import make_hf_hubert, make_hf_whisper
 
 ROOT = Path(__file__).parents[2]
