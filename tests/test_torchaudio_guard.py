@@ -60,11 +60,11 @@ def test_an_absent_torchaudio_stays_absent(install, monkeypatch):
 
 
 def test_teachers_load_beside_a_broken_torchaudio(install, tmp_path):
-    site = install(__init__=BROKEN, version="", _extension=EXTENSION)
     checkpoints = {
         "hubert": make_hf_hubert(tmp_path / "hubert"),
         "huggingface-whisper": make_hf_whisper(tmp_path / "whisper"),
     }
+    site = install(__init__=BROKEN, version="", _extension=EXTENSION)
     script = (
         "import sys\n"
         "from k2distil.teachers import build_teacher\n"
