@@ -9,10 +9,12 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import FrameType, NoneType
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from types import FrameType, NoneType, UnionType
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
+from k2distil.bin.launch import launch
 from k2distil.config.load import load_config, nearest, option_types
 from k2distil.errors import K2DistilError
 
@@ -31,7 +33,9 @@ class Parser(argparse.ArgumentParser):
         sys.exit(EXIT_USER_ERROR)
 
 
-def run(kind: Any, target: str, argv: Sequence[str] | None = None) -> int:
+def run(
+    kind: Any, target: str, argv: Sequence[str] | None = None, several: ModuleSpec | None = None
+) -> int:
     """Parse flags and yaml into a `kind`, call `target`(config), return the exit status.
 
     Args:
@@ -39,14 +43,20 @@ def run(kind: Any, target: str, argv: Sequence[str] | None = None) -> int:
         target: "module:function", imported only after the flags are known to be right; it returns
             an object with `num_failed`, the utterances that failed.
         argv: the flags; None: those of the process.
+        several: the module to start once per device where --gpu names several; None: one process.
     """
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR
     logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr
+        format="%(asctime)s %(levelname)s %(message)s", level=level, stream=sys.stderr
     )
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGINT, _interrupt)
     try:
         config = parse(kind, argv)
+        if several is not None:
+            flags = sys.argv[1:] if argv is None else argv
+            if (status := launch(several.name, flags, config.gpu)) is not None:
+                return status
         module, _, function = target.partition(":")
         result = getattr(importlib.import_module(module), function)(config)
     except K2DistilError as error:
@@ -105,6 +115,8 @@ def parse(kind: Any, argv: Sequence[str] | None = None) -> Any:
         group = parser.add_argument_group(title)
         for name in [name for name in vars(owner).get("__annotations__", {}) if name in options]:
             each = options.pop(name)
+            if get_origin(_kind_of(hints[name])) is dict:
+                continue  # a section of the yaml
             text = each.metadata["help"].replace("%", "%%") + _default_text(each, kind.required)
             group.add_argument(
                 f"--{name}", default=argparse.SUPPRESS, help=text, **_argument(hints[name])
@@ -124,12 +136,18 @@ def _wide(prog: str) -> argparse.HelpFormatter:
     return argparse.HelpFormatter(prog, max_help_position=34, width=100)
 
 
+def _kind_of(hint: Any) -> Any:
+    """The type of a value that is given: `int` of `int | None`."""
+    if get_origin(hint) not in (Union, UnionType):
+        return hint
+    return next(kind for kind in get_args(hint) if kind is not NoneType)
+
+
 def _argument(hint: Any) -> dict[str, Any]:
-    """How argparse reads a field of this type; `int | None` reads an int."""
-    kind = next(k for k in get_args(hint) or (hint,) if k is not NoneType)
-    if get_origin(hint) is Literal or get_origin(kind) is Literal:
-        choices = get_args(hint if get_origin(hint) is Literal else kind)
-        return {"type": str, "metavar": "{" + ",".join(choices) + "}"}  # load_config checks
+    """How argparse reads a field of this type."""
+    kind = _kind_of(hint)
+    if get_origin(kind) is Literal:
+        return {"type": str, "metavar": "{" + ",".join(get_args(kind)) + "}"}  # load_config checks
     if kind is bool:
         return {"type": _yes_or_no, "nargs": "?", "const": True, "metavar": "true|false"}
     return {"type": _path if kind is Path else kind, "metavar": kind.__name__.upper()}

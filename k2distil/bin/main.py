@@ -10,6 +10,8 @@ COMMANDS = {
     "save_embedding": "teacher embeddings of some utterances -> h5",
     "train_quantizer": "embeddings, or audio, -> a quantizer",
     "save_codebook": "codes of all utterances -> h5",
+    "train_distil": "transcripts and codes -> a student",
+    "evaluate": "a student -> word and character error rates",
     "export": "a quantizer -> a file for another toolkit",
 }
 

@@ -7,9 +7,15 @@ from typing import Any, Literal
 EncoderType = Literal["wenet-whisper", "huggingface-whisper", "hubert"]
 
 
-def option(help: str, default: Any = MISSING, *, minimum: float | None = None) -> Any:
-    """A field with the help text that --help shows, and the least value it takes."""
-    return field(default=default, metadata={"help": help, "minimum": minimum})
+def option(
+    help: str,
+    default: Any = MISSING,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+) -> Any:
+    """A field with the help text that --help shows, and the least and the greatest value."""
+    return field(default=default, metadata={"help": help, "minimum": minimum, "maximum": maximum})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,3 +166,107 @@ class ExportConfig:
     force: bool = option("replace what was exported from another quantizer", False)
 
     required = ("to", "quantizer_path", "save_path")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentOptions:
+    """Which student, and what it learns from the codes."""
+
+    student: dict[str, Any] | None = option(
+        "config of a CTC model of transformers: model_type and its keys; yaml only", None
+    )
+    student_checkpoint: Path | None = option(
+        "folder of a student to go on with, instead of a new one", None
+    )
+    vocabulary: Path | None = option(
+        "WeNet's units.txt of characters, or a folder of a transformers tokenizer; not given: "
+        "the characters of the training text",
+        None,
+    )
+    student_layer: int = option("encoder layer that predicts the codes; -1: the last", -1)
+    codebook_weight: float = option(
+        "of the codebook loss beside CTC's; 0: text alone", 5.0, minimum=0
+    )
+    codebook_head: Literal["linear", "autoregressive"] = option(
+        "linear: each code alone; autoregressive: from those before it too, slower", "linear"
+    )
+    frames_ratio: int | None = option(
+        "teacher frames per student frame; not given: taken from both frame shifts",
+        None,
+        minimum=1,
+    )
+    codebook_offset: int = option("teacher frames to skip before the student's first", 0)
+    chunk_frames: int | None = option(
+        "predict codes of so many frames at a time, for less memory; not given: all",
+        None,
+        minimum=1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerOptions:
+    """How the student is trained."""
+
+    max_steps: int = option("optimizer steps", 40_000, minimum=1)
+    batch_seconds: float = option(
+        "seconds of audio per batch and device, padding included", 120.0, minimum=0.1
+    )
+    accumulate_batches: int = option("batches per optimizer step", 1, minimum=1)
+    labelled_share: float = option(
+        "of a batch's seconds, for utterances with text, where some have none",
+        0.5,
+        minimum=0.01,
+        maximum=0.99,
+    )
+    learning_rate: float = option("AdamW, the highest", 1e-3, minimum=0)
+    warmup_steps: int = option("steps up to it; then a cosine down to 0", 2_000, minimum=0)
+    weight_decay: float = option("AdamW", 0.01, minimum=0)
+    max_grad_norm: float = option("the gradient is clipped to this", 5.0, minimum=0)
+    num_time_masks: int = option("SpecAugment: time masks; 0: none", 2, minimum=0)
+    time_mask_frames: int = option("SpecAugment: widest, 10 ms frames", 50, minimum=0)
+    num_freq_masks: int = option("SpecAugment: frequency masks; 0: none", 2, minimum=0)
+    freq_mask_bins: int = option("SpecAugment: widest, mel bins", 10, minimum=0)
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = option(
+        "of mixed precision; auto: float32 on the CPU, bfloat16 on a GPU that has it, else float16",
+        "auto",
+    )
+    eval_steps: int = option("steps between tests on cv_data", 1_000, minimum=1)
+    save_steps: int = option("steps between checkpoints: what a crash can lose", 1_000, minimum=1)
+    logging_steps: int = option("steps between lines in the log and TensorBoard", 50, minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainDistilConfig(StudentOptions, OptimizerOptions, ListOptions, RunOptions):
+    """train_distil.sh: transcripts and codes -> a student."""
+
+    save_path: Path = option("folder for the student, checkpoints and logs")
+    cv_data: Path | None = option("list to test on; not given: no tests, no best student", None)
+    codebook_path: Path | None = option("codes from save_codebook.sh", None)
+    num_codebooks: int | None = option("must be the codes', if given", None, minimum=1)
+    codebook_size: int | None = option(
+        "must be the codes', if given; 256 where their file does not say", None, minimum=2
+    )
+    missing_codes: Literal["error", "ignore"] = option(
+        "utterances without codes: an error, or trained on their text alone", "error"
+    )
+    bad_utterances: Literal["error", "skip"] = option(
+        "empty text, unknown characters, text or codes that do not fit the audio: an error, or "
+        "left out and listed",
+        "error",
+    )
+
+    required = ("train_data", "save_path")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(ListOptions, RunOptions):
+    """k2distil evaluate: a student -> word and character error rates on a list."""
+
+    student_checkpoint: Path = option("folder of a student, such as <save_path>/best")
+    save_path: Path | None = option("JSON file for the rates and every text; not given: none", None)
+    batch_seconds: float = option(
+        "seconds of audio per batch, padding included", 120.0, minimum=0.1
+    )
+    num_worst: int = option("utterances whose alignment is shown", 5, minimum=0)
+
+    required = ("student_checkpoint", "train_data")

@@ -54,7 +54,10 @@ def load_config(
             if not value.strip():
                 raise ValueError('expected "key value"')
             parsed = yaml.safe_load(value)
-            if key in known:
+            first, _, rest = key.partition(".")
+            if rest and first in hints and isinstance(tree.get(first), dict):
+                _set_deep(tree[first], rest, parsed)  # checked by who reads it
+            elif key in known:
                 values[key] = (parsed, f"--override_config {key}")
             elif wenet is None:
                 raise ValueError(_unknown(key, known))
@@ -69,7 +72,7 @@ def load_config(
         if key in hints:
             try:
                 checked[key] = convert(hints[key], value)
-                _check_minimum(kind, key, checked[key])
+                _check_range(kind, key, checked[key])
             except ValueError as error:
                 errors.append(f"{origin}: {error}")
         elif key not in known:
@@ -141,7 +144,7 @@ def convert(hint: Any, value: Any) -> Any:
                 near = difflib.get_close_matches(value, choices, 1)
                 hint_text = f"; did you mean {near[0]}?" if near else ""
                 raise ValueError(f"expected {', '.join(choices)}, got {value!r}{hint_text}")
-        elif type(value) is kind:
+        elif type(value) is (get_origin(kind) or kind):
             return value
         elif kind is Path and isinstance(value, str | Path) and str(value):
             return Path(value)
@@ -159,10 +162,13 @@ def nearest(key: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else "; --help lists the known ones"
 
 
-def _check_minimum(kind: type, key: str, value: Any) -> None:
-    (minimum,) = [each.metadata["minimum"] for each in fields(kind) if each.name == key]
+def _check_range(kind: type, key: str, value: Any) -> None:
+    (metadata,) = [each.metadata for each in fields(kind) if each.name == key]
+    minimum, maximum = metadata["minimum"], metadata["maximum"]
     if minimum is not None and value is not None and value < minimum:
         raise ValueError(f"expected at least {minimum}, got {value}")
+    if maximum is not None and value is not None and value > maximum:
+        raise ValueError(f"expected at most {maximum}, got {value}")
 
 
 def _unknown(key: str, known: Iterable[str]) -> str:
@@ -171,6 +177,8 @@ def _unknown(key: str, known: Iterable[str]) -> str:
 
 def _type_name(kind: Any) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
+    if get_origin(kind) is dict:
+        return "a section"
     if get_origin(kind) is Literal:
         return ", ".join(get_args(kind))
     return names.get(kind, "a text")
@@ -180,6 +188,16 @@ def _keys_of_all_commands() -> set[str]:
     """One yaml may serve the whole chain, so another command's key is no typo."""
     kinds = [each for each in vars(all_fields).values() if hasattr(each, "required")]
     return {key for kind in kinds for key in option_types(kind)}
+
+
+def _set_deep(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set tree[a][b] for "a.b", where that is a value or a section still to be made."""
+    *sections, last = dotted.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ValueError(f"{section}: a value, not a section")
+    tree[last] = value
 
 
 def _set_nested(tree: dict[str, Any], dotted: str, value: Any, known: Iterable[str]) -> None:

@@ -1,8 +1,17 @@
 """Audio lists and audio: `read_list` -> utterances -> `decode_ahead` -> `batch_by_seconds`."""
 
-from k2distil.data.audio import load_audio
+from k2distil.data.audio import audio_seconds, load_audio
 from k2distil.data.batching import batch_by_seconds
-from k2distil.data.decode import decode_ahead
+from k2distil.data.decode import decode_ahead, start_worker, worker_remedy
 from k2distil.data.manifest import read_list, sample_utterances
 
-__all__ = ["batch_by_seconds", "decode_ahead", "load_audio", "read_list", "sample_utterances"]
+__all__ = [
+    "audio_seconds",
+    "batch_by_seconds",
+    "decode_ahead",
+    "load_audio",
+    "read_list",
+    "sample_utterances",
+    "start_worker",
+    "worker_remedy",
+]

@@ -45,6 +45,28 @@ def load_audio(utterance: Utterance, channel: int = 0) -> np.ndarray:
         raise DataError(f"{utterance.wav}: utterance {utterance.key}: {error}") from error
 
 
+def audio_seconds(utterance: Utterance) -> float:
+    """How long the segment is, from the file's header where that says it.
+
+    Raises:
+        DataError: the file is missing, empty or not audio.
+    """
+    try:
+        try:
+            with soundfile.SoundFile(_open_source(utterance)) as file:
+                frames, rate = file.frames, file.samplerate
+        except (soundfile.LibsndfileError, TypeError):
+            frames = UNKNOWN_FRAMES
+        if frames >= UNKNOWN_FRAMES:
+            return len(load_audio(utterance)) / SAMPLE_RATE
+    except DataError as error:
+        if str(error).startswith(utterance.wav):
+            raise
+        raise DataError(f"{utterance.wav}: utterance {utterance.key}: {error}") from error
+    last = frames if utterance.end is None else min(frames, round(utterance.end * rate))
+    return max(0, last - round((utterance.start or 0.0) * rate)) / rate
+
+
 def _prepare(samples: np.ndarray, rate: int, utterance: Utterance, channel: int) -> np.ndarray:
     """(num_frames, num_channels) at any rate -> (num_samples,) at 16 kHz."""
     start, end = utterance.start or 0.0, utterance.end

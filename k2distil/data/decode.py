@@ -74,7 +74,7 @@ def _decode_in_workers(audio: _Audio, num_workers: int) -> Generator[Tensor | Da
         num_workers=min(num_workers, max(1, len(audio))),
         prefetch_factor=PREFETCH_FACTOR,
         collate_fn=_as_it_is,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
     )
     handler = signal.getsignal(signal.SIGCHLD)
     decoded = iter(loader)
@@ -87,14 +87,14 @@ def _decode_in_workers(audio: _Audio, num_workers: int) -> Generator[Tensor | Da
             # A copy, since shared memory is two open files per utterance while it lives.
             yield samples if isinstance(samples, DataError) else samples.clone()
     except (RuntimeError, OSError, EOFError) as error:
-        if (remedy := _remedy(error)) is None:
+        if (remedy := worker_remedy(error)) is None:
             raise
         raise DataError(remedy) from error
     finally:
         decoded._shutdown_workers()  # type: ignore[attr-defined]  # `del` waits for tracebacks
 
 
-def _remedy(error: Exception) -> str | None:
+def worker_remedy(error: Exception) -> str | None:
     """What the user can do about an error of torch's loader; None where it is a bug."""
     if "shared memory" in str(error):
         return (
@@ -113,7 +113,7 @@ def _as_it_is(samples: Any) -> Any:
     return samples
 
 
-def _start_worker(worker: int) -> None:
+def start_worker(worker: int) -> None:
     """The caller alone says what became of a run: workers are quiet when it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from k2distil.batch import Utterance
-from k2distil.config import AudioOptions, TeacherOptions
+from k2distil.config import AudioOptions, ListOptions, TeacherOptions
 from k2distil.config.wenet_yaml import duration_limits
 from k2distil.data import read_list, sample_utterances
 from k2distil.device import choose_dtype
@@ -61,7 +61,7 @@ def read_utterances(config: AudioOptions, seed: int) -> list[Utterance]:
     return chosen
 
 
-def num_workers(config: AudioOptions) -> int:
+def num_workers(config: ListOptions) -> int:
     """--num_workers, or a number that leaves one core to this process."""
     if config.num_workers is not None:
         return config.num_workers

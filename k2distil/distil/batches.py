@@ -1,0 +1,98 @@
+"""Which utterances train together: batches of so many seconds, labelled and unlabelled ones."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+from torch.utils.data import Sampler
+
+SIMILAR = (0.9, 1.1)  # lengths that count as the same, so that batches differ from pass to pass
+PAIRED = 32  # batches of labelled and of unlabelled utterances that are matched by length
+
+
+class BatchesBySeconds(Sampler[list[int]]):
+    """`num_batches` batches of indexes, the same for the same seed.
+
+    Utterances with text and those without are drawn from pools of their own, each in shuffled
+    passes, so that scarce text is in every batch.
+
+    Args:
+        seconds: of each utterance.
+        labelled: whether it has text.
+        batch_seconds: the most a batch may hold, padding included; a longer utterance goes alone.
+        labelled_share: of a batch's seconds, for those with text, if there are both kinds.
+        num_batches: of this process.
+        seed: of the order.
+        rank, world_size: this process takes every `world_size`-th batch, from `rank` on.
+    """
+
+    def __init__(
+        self,
+        seconds: Sequence[float],
+        labelled: Sequence[bool],
+        batch_seconds: float,
+        labelled_share: float,
+        num_batches: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__()
+        self.seconds, self.num_batches, self.seed = seconds, num_batches, seed
+        self.rank, self.world_size = rank, world_size
+        with_text = [index for index, has_text in enumerate(labelled) if has_text]
+        without = [index for index, has_text in enumerate(labelled) if not has_text]
+        if with_text and without:
+            shares = [labelled_share, 1 - labelled_share]
+            self.pools = [
+                (with_text, shares[0] * batch_seconds),
+                (without, shares[1] * batch_seconds),
+            ]
+        else:
+            self.pools = [(with_text or without, batch_seconds)]
+
+    def __len__(self) -> int:
+        """The batches of this process."""
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the indexes of each batch, longest first within each kind."""
+        rng = random.Random(self.seed)
+        streams = [self._endless(pool, most, rng) for pool, most in self.pools]
+        number = done = 0
+        while True:
+            blocks = []
+            for stream in streams:
+                block = [next(stream) for _ in range(PAIRED)]
+                blocks.append(sorted(block, key=lambda batch: self.seconds[batch[0]]))
+            together = [list(chain(*parts)) for parts in zip(*blocks, strict=True)]
+            rng.shuffle(together)
+            for batch in together:
+                if number % self.world_size == self.rank:
+                    if done == self.num_batches:
+                        return
+                    yield batch
+                    done += 1
+                number += 1
+
+    def _endless(self, pool: list[int], most: float, rng: random.Random) -> Iterator[list[int]]:
+        while True:
+            jitter = {index: rng.uniform(*SIMILAR) for index in pool}
+            ordered = sorted(pool, key=lambda i: self.seconds[i] * jitter[i], reverse=True)
+            batches = list(self._cut(ordered, most))
+            rng.shuffle(batches)
+            yield from batches
+
+    def _cut(self, ordered: list[int], most: float) -> Iterator[list[int]]:
+        batch: list[int] = []
+        longest = 0.0
+        for index in ordered:
+            wider = max(longest, self.seconds[index])
+            if batch and wider * (len(batch) + 1) > most:
+                yield sorted(batch, key=lambda i: -self.seconds[i])
+                batch, wider = [], self.seconds[index]
+            batch.append(index)
+            longest = wider
+        yield sorted(batch, key=lambda i: -self.seconds[i])

@@ -1,0 +1,101 @@
+"""Word and character error rates, and how well codes are predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """One utterance: what was said, and what the student wrote."""
+
+    key: str
+    reference: str
+    hypothesis: str
+
+
+def error_rates(transcripts: Sequence[Transcript]) -> dict[str, float]:
+    """wer and cer, by jiwer: errors per word or character of the references, 0.1 is 10 %."""
+    import jiwer
+
+    references = [each.reference for each in transcripts]
+    hypotheses = [each.hypothesis for each in transcripts]
+    return {
+        "wer": float(jiwer.wer(references, hypotheses)),
+        "cer": float(jiwer.cer(references, hypotheses)),
+    }
+
+
+def worst(transcripts: Sequence[Transcript], num: int) -> str:
+    """jiwer's alignments of those with the most errors, of words or, without blanks, characters."""
+    import jiwer
+
+    by_word = any(" " in each.reference for each in transcripts)
+    process = jiwer.process_words if by_word else jiwer.process_characters
+    scored = [(process(each.reference, each.hypothesis), each) for each in transcripts]
+    scored.sort(key=lambda pair: -(pair[0].substitutions + pair[0].deletions + pair[0].insertions))
+    shown = []
+    for output, each in scored[:num]:
+        text = jiwer.visualize_alignment(output, show_measures=False, skip_correct=False)
+        shown.append("\n".join([each.key, *text.strip().splitlines()[1:]]))
+    return "\n\n".join(shown)
+
+
+class CodeScores:
+    """Running sums over batches: how well each code was predicted, and how often it comes.
+
+    Args:
+        num_predicted: N * ratio codes of a student frame.
+        codebook_size: K.
+        num_codebooks: N; the ratio's parts of a codebook count together.
+    """
+
+    def __init__(self, num_predicted: int, codebook_size: int, num_codebooks: int) -> None:
+        self.num_codebooks, self.size = num_codebooks, codebook_size
+        self.ratio = num_predicted // num_codebooks
+        self.sums = torch.zeros(3, num_codebooks, dtype=torch.float64)  # nats, right, codes
+        self.counts = torch.zeros(num_codebooks, codebook_size, dtype=torch.float64)
+
+    def add(self, logits: Tensor, codes: Tensor) -> None:
+        """(R, N * ratio, K), (R, N * ratio) with -100 where there is none."""
+        logits = logits.float().unflatten(1, (self.ratio, self.num_codebooks)).flatten(0, 1)
+        codes = codes.long().unflatten(1, (self.ratio, self.num_codebooks)).flatten(0, 1)
+        valid = codes >= 0
+        target = codes.clamp(min=0)
+        nats = -logits.log_softmax(-1).gather(-1, target[..., None])[..., 0]
+        right = logits.argmax(-1) == target
+        parts = [(nats * valid).sum(0), (right & valid).sum(0), valid.sum(0)]
+        self.sums += torch.stack([part.double().cpu() for part in parts])
+        for number in range(self.num_codebooks):
+            chosen = target[valid[:, number], number].cpu()
+            self.counts[number] += torch.bincount(chosen, minlength=self.size)
+
+    def add_scores(self, other: CodeScores | None) -> None:
+        """Take the sums of another process."""
+        if other is not None:
+            self.sums += other.sums
+            self.counts += other.counts
+
+    def figures(self) -> dict[str, float]:
+        """Cross entropy and accuracy, over all codebooks and for each, beside the codes' entropy.
+
+        The entropy is what a student would score that knew how often each code comes and no more.
+        """
+        nats, right, number = self.sums
+        if not number.sum():
+            return {}
+        share = self.counts / number.clamp(min=1)[:, None]
+        entropy = -torch.xlogy(share, share).sum(1)
+        figures = {
+            "codebook_cross_entropy": float(nats.sum() / number.sum()),
+            "codebook_accuracy": float(right.sum() / number.sum()),
+            "codebook_entropy": float(entropy.mean()),
+        }
+        for each in range(self.num_codebooks):
+            figures[f"codebook_{each}_cross_entropy"] = float(nats[each] / number[each])
+            figures[f"codebook_{each}_accuracy"] = float(right[each] / number[each])
+        return figures

@@ -1,0 +1,203 @@
+"""Students: CTC models of transformers, made from a config or continued from a folder."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from k2distil.batch import SAMPLE_RATE
+from k2distil.distil.student_config import student_config
+from k2distil.distil.vocabulary import normalize
+from k2distil.errors import CheckpointError, ConfigError
+from k2distil.torchaudio_guard import hide_broken_torchaudio
+
+PROBE_SECONDS = 100  # of audio, to measure a student's frame shift by
+
+
+@dataclass(frozen=True)
+class Student:
+    """A model with what turns audio and text into its input; all of it transformers' own."""
+
+    model: Any
+    feature_extractor: Any
+    tokenizer: Any
+
+    @property
+    def num_layers(self) -> int:
+        """Encoder layers."""
+        return _encoder_config(self.model.config).num_hidden_layers
+
+    @property
+    def dim(self) -> int:
+        """Width of a layer's frames."""
+        return _encoder_config(self.model.config).hidden_size
+
+    @property
+    def frame_shift(self) -> float:
+        """Seconds between output frames."""
+        samples = torch.tensor([PROBE_SECONDS * SAMPLE_RATE])
+        return PROBE_SECONDS / int(self.num_frames(self.num_inputs(samples)))
+
+    def features(self, audio: Sequence[np.ndarray]) -> tuple[dict[str, Tensor], Tensor]:
+        """(num_samples,) float32 each at 16 kHz -> the model's inputs, their lengths (B,)."""
+        inputs = self.feature_extractor(
+            list(audio), sampling_rate=SAMPLE_RATE, padding=True, return_tensors="pt"
+        )
+        lengths = self.num_inputs(torch.tensor([len(each) for each in audio]))
+        return dict(inputs), lengths
+
+    def num_inputs(self, num_samples: Tensor) -> Tensor:
+        """(B,) samples at 16 kHz -> frames of input_features, or samples of input_values."""
+        if self.model.main_input_name == "input_values":
+            return num_samples
+        hop = self.feature_extractor.hop_length
+        return torch.div(num_samples, hop, rounding_mode="floor")
+
+    def num_frames(self, num_inputs: Tensor) -> Tensor:
+        """(B,) of the inputs -> (B,) int64 of the output."""
+        name = "_get_subsampling_output_length"
+        if not hasattr(self.model, name):
+            name = "_get_feat_extract_output_lengths"
+        return getattr(self.model, name)(num_inputs).long()
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids."""
+        return self.tokenizer(normalize(text), add_special_tokens=False).input_ids
+
+    def decode(self, logits: Tensor, num_frames: Tensor) -> list[str]:
+        """(B, T, V), (B,) -> greedy texts."""
+        best = logits.argmax(-1).cpu()
+        rows = zip(best, num_frames.tolist(), strict=True)
+        return [normalize(self.tokenizer.decode(row[:length])) for row, length in rows]
+
+    def save(self, folder: Path, extra: Mapping[str, str]) -> None:
+        """Write a folder that transformers loads without k2distil, in place of an older one.
+
+        Args:
+            folder: there is the old one or the new one, whole, but for a moment none.
+            extra: texts of more files, by name.
+        """
+        new, old = (folder.with_name(f".{folder.name}.{which}") for which in ("new", "old"))
+        for each in (new, old):
+            shutil.rmtree(each, ignore_errors=True)
+        self.model.save_pretrained(new)
+        self.processor().save_pretrained(new)
+        for name, text in extra.items():
+            (new / name).write_text(text, encoding="utf-8")
+        if folder.exists():
+            os.rename(folder, old)
+        os.rename(new, folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def processor(self) -> Any:
+        """Feature extractor and tokenizer as one, as AutoProcessor finds them."""
+        from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+        name = PROCESSOR_MAPPING_NAMES[self.model.config.model_type]
+        kind = getattr(importlib.import_module("transformers"), name)
+        return kind(feature_extractor=self.feature_extractor, tokenizer=self.tokenizer)
+
+
+def make_student(config: dict[str, Any], tokenizer: Any, seed: int) -> Student:
+    """A student with random weights.
+
+    Args:
+        config: of transformers, with its model_type; see conf/train_distil.yaml.
+        tokenizer: decides vocab_size and the blank.
+        seed: of the weights.
+
+    Raises:
+        ConfigError: an unknown model_type, one without CTC, or an unknown key.
+    """
+    hide_broken_torchaudio()
+    from transformers import AutoModelForCTC
+    from transformers.models.auto.feature_extraction_auto import (
+        FEATURE_EXTRACTOR_MAPPING_NAMES,
+        feature_extractor_class_from_name,
+    )
+
+    made = student_config(config, len(tokenizer), tokenizer.pad_token_id)
+    kind = feature_extractor_class_from_name(FEATURE_EXTRACTOR_MAPPING_NAMES[made.model_type])
+    num_bins = getattr(_encoder_config(made), "num_mel_bins", None)
+    extractor = kind() if num_bins is None else kind(feature_size=num_bins)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCTC.from_config(made, dtype=torch.float32)
+    return Student(model, extractor, tokenizer)
+
+
+def load_student(folder: Path) -> Student:
+    """A student that `Student.save` or transformers saved: model, feature extractor, tokenizer.
+
+    Raises:
+        CheckpointError: no such folder, or it lacks one of them.
+    """
+    hide_broken_torchaudio()
+    from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
+
+    try:
+        model = AutoModelForCTC.from_pretrained(
+            str(folder), local_files_only=True, dtype=torch.float32
+        )
+        extractor = AutoFeatureExtractor.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"{folder}: no CTC student of transformers ({first}); give a folder with config.json, "
+            "model.safetensors, preprocessor or processor_config.json and a tokenizer, such as "
+            "<save_path>/best"
+        ) from error
+    if extractor.sampling_rate != SAMPLE_RATE:
+        raise CheckpointError(f"{folder}: takes {extractor.sampling_rate} Hz; only 16 kHz is made")
+    return Student(model, extractor, tokenizer)
+
+
+def switch_off_layerdrop(student: Student) -> bool:
+    """Keep every layer in every step: codes need theirs, and processes the same ones.
+
+    Returns:
+        Whether it was on.
+    """
+    parts = [part for part in student.model.modules() if getattr(part, "layerdrop", 0)]
+    for part in parts:
+        part.layerdrop = 0.0
+    configs = {id(each): each for each in [_encoder_config(student.model.config)]}
+    configs |= {
+        id(part.config): part.config for part in student.model.modules() if hasattr(part, "config")
+    }
+    found = bool(parts)
+    for each in configs.values():
+        found = found or bool(getattr(each, "layerdrop", 0))
+        if hasattr(each, "layerdrop"):
+            each.layerdrop = 0.0
+    return found
+
+
+def check_layer(student: Student, layer: int) -> int:
+    """The layer counted from 1, where -1 says the last.
+
+    Raises:
+        ConfigError: there is no such layer.
+    """
+    if layer == -1:
+        return student.num_layers
+    if not 1 <= layer <= student.num_layers:
+        raise ConfigError(
+            f"--student_layer {layer}: the student has {student.num_layers} layers; give 1 to "
+            f"{student.num_layers}, or -1 for the last"
+        )
+    return layer
+
+
+def _encoder_config(config: Any) -> Any:
+    return getattr(config, "encoder_config", config)

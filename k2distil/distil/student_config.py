@@ -1,0 +1,74 @@
+"""A student's config as users write it -> transformers' own, with every key checked."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from k2distil.errors import ConfigError
+from k2distil.torchaudio_guard import hide_broken_torchaudio
+
+DEFAULT_STUDENT: dict[str, Any] = {  # 14 M parameters; conf/train_distil.yaml has the same
+    "model_type": "parakeet_ctc",
+    "encoder_config": {
+        "hidden_size": 256,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 4,
+        "intermediate_size": 1024,
+        "conv_kernel_size": 9,
+        "subsampling_factor": 4,
+        "layerdrop": 0.0,
+    },
+}
+FROM_TOKENIZER = ("vocab_size", "pad_token_id")
+
+
+def student_config(tree: dict[str, Any], vocab_size: int, blank: int) -> Any:
+    """Make transformers' config of a CTC model.
+
+    Args:
+        tree: the yaml's `student`: model_type and that config's keys, nested as there.
+        vocab_size, blank: of the tokenizer.
+
+    Raises:
+        ConfigError: no or an unknown model_type, one that has no CTC model, an unknown key (with
+            the nearest known one), or a value that the config refuses.
+    """
+    hide_broken_torchaudio()
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CTC_MAPPING_NAMES
+
+    kind = str(tree.get("model_type"))
+    if kind not in MODEL_FOR_CTC_MAPPING_NAMES:
+        raise ConfigError(
+            f"student: model_type {kind}: expected one with a CTC model in this transformers: "
+            f"{', '.join(sorted(MODEL_FOR_CTC_MAPPING_NAMES))}"
+        )
+    if given := [key for key in FROM_TOKENIZER if key in tree]:
+        raise ConfigError(f"student: {', '.join(given)}: the tokenizer decides; leave it out")
+    defaults = AutoConfig.for_model(kind)
+    _check_keys(tree, defaults, "student")
+    values = {key: value for key, value in tree.items() if key != "model_type"}
+    try:
+        return AutoConfig.for_model(kind, **values, vocab_size=vocab_size, pad_token_id=blank)
+    except Exception as error:  # transformers raises many kinds for a value it does not like
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"student: {kind} does not take these values ({reason})") from error
+
+
+def _check_keys(tree: dict[str, Any], defaults: Any, where: str) -> None:
+    known = vars(defaults).keys() | {"model_type"}
+    for key, value in tree.items():
+        if key not in known:
+            raise ConfigError(
+                f"{where}.{key}: unknown key of {defaults.model_type}{_near(key, known)}"
+            )
+        inner = getattr(defaults, key, None)
+        if isinstance(value, dict) and hasattr(inner, "model_type"):
+            _check_keys(value, inner, f"{where}.{key}")
+
+
+def _near(key: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(key, list(known), 1)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -1,0 +1,207 @@
+"""transformers' Trainer with our batches, loss and test; all else is its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from k2distil.distil.model import Batch, num_items
+from k2distil.errors import DataError
+from k2distil.torchaudio_guard import hide_broken_torchaudio
+
+hide_broken_torchaudio()
+from transformers import (  # noqa: E402
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+logger = logging.getLogger(__name__)
+
+STATE_FILE = "trainer_state.json"
+
+
+class DistilTrainer(Trainer):
+    """Trains a `DistilModel`.
+
+    Args:
+        model: a DistilModel.
+        args: transformers'.
+        batches: of training; one pass over it is the whole training.
+        test: the model -> figures, of all processes together; None: no tests.
+        on_test: called with step and figures by the first process.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        batches: DataLoader,
+        test: Callable[[nn.Module], dict[str, float]] | None,
+        on_test: Callable[[int, dict[str, float]], None],
+    ) -> None:
+        super().__init__(model, args, eval_dataset=[])  # [] for its check; `test` has the data
+        self.batches, self.test, self.on_test = batches, test, on_test
+        self.model_accepts_loss_kwargs = True  # so that it does not divide the loss once more
+        self._parts = torch.zeros(2, device=args.device)  # sums since the last line in the log
+        self._logged_step = 0
+        self.tested_step: int | None = None
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The batches as they are: they know of ranks, so accelerate need not share them out."""
+        return self.batches
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], Tensor]:
+        """The batches of a step, and how many texts and codes all processes have in theirs."""
+        found = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
+        items = sum((num_items(batch) for batch in found), torch.zeros(2, dtype=torch.long))
+        if self.args.world_size > 1:
+            items = self.accelerator.reduce(items.to(device), "sum")
+        return found, items.to(device)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """This process' share of the loss of a step."""
+        tensors = {name: value for name, value in inputs.items() if name != "keys"}
+        outputs = model(**tensors, num_items=num_items_in_batch)
+        self._parts += torch.stack([outputs["ctc"], outputs["codebook"]])
+        # DistributedDataParallel takes the mean of the gradients; shares have to be summed.
+        loss = outputs["loss"] * self.args.world_size
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add both parts of the loss to the line of the log."""
+        if "loss" in logs:
+            steps = max(1, self.state.global_step - self._logged_step)
+            parts = self.accelerator.reduce(self._parts, "sum") / steps
+            logs = {**logs, "ctc_loss": parts[0].item(), "codebook_loss": parts[1].item()}
+            self._parts, self._logged_step = torch.zeros_like(parts), self.state.global_step
+        super().log(logs, start_time)
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Test the student, and keep it if it is the best so far."""
+        if self.test is None:
+            return {}
+        model = self.accelerator.unwrap_model(self.model)
+        training = model.training
+        model.eval()
+        with torch.inference_mode(), self.autocast_smart_context_manager():
+            figures = self.test(model)
+        model.train(training)
+        self.tested_step = self.state.global_step
+        if self.is_world_process_zero():
+            self.on_test(self.state.global_step, figures)
+        logs = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
+        self.log(logs)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
+        return logs
+
+
+class StopOnSignal(TrainerCallback):
+    """After a signal: finish the step, save, stop; all processes at the same step."""
+
+    def __init__(self) -> None:
+        self.received = 0
+
+    def __call__(self, signum: int, frame: object) -> None:
+        """The signal's handler."""
+        self.received = signum
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Ask for a checkpoint and the end."""
+        received = torch.tensor(self.received, device=args.device)
+        if args.world_size > 1:
+            torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX)
+            self.received = int(received)
+        if self.received:
+            control.should_save = control.should_training_stop = True
+            control.should_evaluate = control.should_log = False
+
+
+class Bar(ProgressCallback):
+    """transformers' progress bar, without the figures: the log has them."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Nothing."""
+
+
+class LogLines(TrainerCallback):
+    """The Trainer's figures in our log."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """One line; what each codebook does is for TensorBoard."""
+        if not state.is_world_process_zero or not logs:
+            return
+        shown = [
+            f"{name.removeprefix('eval_')} {value:.4g}"
+            for name, value in logs.items()
+            if not any(part.isdigit() for part in name.split("_"))
+            and name not in {"epoch", "total_flos"}
+        ]
+        logger.info("step %d of %d: %s", state.global_step, state.max_steps, ", ".join(shown))
+
+
+class FiniteLoss(TrainerCallback):
+    """A loss that is no number any more is an error, not a line in the log."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Stop at NaN.
+
+        Raises:
+            DataError: naming the step and what helps.
+        """
+        norm = (logs or {}).get("grad_norm", 0.0)
+        if args.fp16 is False and norm != norm:
+            raise DataError(
+                f"{args.output_dir}: the gradient is not a number at step {state.global_step}; run "
+                "the same command from its last checkpoint with a smaller --learning_rate"
+            )
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The latest checkpoint that is whole: the Trainer writes its state last."""
+    found = []
+    for each in folder.glob("checkpoint-*"):
+        try:
+            found.append((int(json.loads((each / STATE_FILE).read_text())["global_step"]), each))
+        except (OSError, ValueError, KeyError):
+            logger.warning("%s: not whole, not used", each)
+    return max(found)[1] if found else None

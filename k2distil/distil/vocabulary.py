@@ -1,0 +1,101 @@
+"""The student's tokens: characters of the training text, or a vocabulary of the user's."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from k2distil.errors import DataError
+from k2distil.torchaudio_guard import hide_broken_torchaudio
+
+BLANK, UNKNOWN, WORD_BOUNDARY = "<pad>", "<unk>", "|"  # as in transformers' CTC models
+WENET_NAMES = {"<blank>": BLANK, "<unk>": UNKNOWN, "<space>": WORD_BOUNDARY, "▁": WORD_BOUNDARY}
+WENET_UNUSED = ("<sos/eos>", "<sos>", "<eos>")
+
+
+def normalize(text: str) -> str:
+    """Words with one blank between them.
+
+    >>> normalize(" two  five ")
+    'two five'
+    """
+    return " ".join(text.split())
+
+
+def make_tokenizer(tokens: Sequence[str]) -> Any:
+    """transformers' tokenizer for CTC; a token's place is its id, and <pad> is CTC's blank."""
+    hide_broken_torchaudio()
+    from transformers import Wav2Vec2CTCTokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "vocab.json"
+        path.write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
+        return Wav2Vec2CTCTokenizer(
+            str(path),
+            pad_token=BLANK,
+            unk_token=UNKNOWN,
+            bos_token=None,
+            eos_token=None,
+            word_delimiter_token=WORD_BOUNDARY,
+        )
+
+
+def characters_of(texts: Iterable[str]) -> list[str]:
+    """The tokens that write these texts: blank, unknown, and each character in code point order."""
+    found = {character for text in texts for character in normalize(text)}
+    boundary = [WORD_BOUNDARY] if " " in found else []
+    return [BLANK, UNKNOWN, *boundary, *sorted(found - {" ", WORD_BOUNDARY})]
+
+
+def read_tokenizer(path: Path) -> Any:
+    """The tokenizer of a folder of transformers, or of WeNet's units.txt ("token id" lines).
+
+    Of WeNet's units only single characters can be used without its own tokenizer; `<blank>`
+    becomes CTC's blank, `▁` or `<space>` the word boundary.
+
+    Raises:
+        DataError: it is neither, ids are missing, there is no blank, or units have many letters.
+    """
+    if path.is_dir():
+        hide_broken_torchaudio()
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{path}: no tokenizer of transformers ({str(error).splitlines()[0]}); give the "
+                "folder that tokenizer.save_pretrained made"
+            ) from error
+        if tokenizer.pad_token_id is None:
+            raise DataError(f"{path}: no pad_token, which is CTC's blank; set it and save it again")
+        return tokenizer
+    return make_tokenizer(_read_units(path))
+
+
+def _read_units(path: Path) -> list[str]:
+    by_id: dict[int, str] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); check --vocabulary") from error
+    for number, line in enumerate(lines, start=1):
+        token, _, index = line.rstrip().rpartition(" ")
+        if not token or not index.isdigit():
+            raise DataError(f'{path}: line {number}: expected "token id", got {line!r}')
+        by_id[int(index)] = WENET_NAMES.get(token, token)
+    if sorted(by_id) != list(range(len(by_id))):
+        raise DataError(f"{path}: expected the ids 0 to {len(by_id) - 1}, each once")
+    tokens = [by_id[index] for index in range(len(by_id))]
+    if BLANK not in tokens:
+        raise DataError(f"{path}: no <blank>; CTC needs one")
+    special = {BLANK, UNKNOWN, WORD_BOUNDARY, *WENET_UNUSED}
+    if long := [token for token in tokens if len(token) > 1 and token not in special]:
+        raise DataError(
+            f"{path}: units of several characters ({', '.join(long[:3])}, ...) need their own "
+            "tokenizer; give a folder of transformers, or leave --vocabulary out for characters"
+        )
+    return tokens

@@ -1,0 +1,148 @@
+"""Utterances that cannot be trained on are found before the first step, not in the middle."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+
+from k2distil.batch import SAMPLE_RATE, Utterance
+from k2distil.data import audio_seconds
+from k2distil.distil import check_lengths
+from k2distil.distil.student import Student
+from k2distil.distil.vocabulary import normalize
+from k2distil.errors import DataError
+from k2distil.pipeline.distil_data import Codes
+from k2distil.pipeline.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Utterances to train on, with their seconds, and why others are left out."""
+
+    utterances: list[Utterance]
+    seconds: list[float]
+    unreadable: list[dict[str, str]]  # rows of failed.tsv
+    unfit: list[dict[str, str]]  # text or codes do not fit
+
+    @property
+    def labelled(self) -> list[bool]:
+        """Whether each has text."""
+        return [each.text is not None for each in self.utterances]
+
+
+def check_utterances(
+    utterances: Sequence[Utterance], student: Student, codes: Codes | None, text_fits: bool = True
+) -> Checked:
+    """Look at every header, text and number of codes before any of it is used.
+
+    Utterances that have neither text nor codes are not kept: they are of no use.
+
+    Args:
+        utterances: of a list.
+        student: what they are for.
+        codes: of the teacher; None: none are used.
+        text_fits: text must be one that the student can learn; for a test any will do.
+    """
+    kept, seconds = [], []
+    unreadable: list[dict[str, str]] = []
+    unfit: list[dict[str, str]] = []
+    num_idle = 0
+    with Progress("check", len(utterances), "utterances") as progress:
+        for each in utterances:
+            progress.advance(1)
+            has_codes = codes is not None and each.key in codes.reader
+            if each.text is None and not has_codes:
+                num_idle += 1
+                continue
+            try:
+                if each.tar_offset is not None and has_codes:
+                    assert codes is not None  # a tar's member would be read whole for its header
+                    length = codes.num_frames(each.key) * codes.frame_shift
+                else:
+                    length = audio_seconds(each)
+            except DataError as error:
+                unreadable.append(_row(each, str(error)))
+                continue
+            fault = _fault_of_audio(length, student)
+            if fault is None and text_fits and each.text is not None:
+                fault = _fault_of_text(each.text, length, student)
+            if fault is None and has_codes:
+                assert codes is not None
+                fault = _fault_of_codes(each.key, length, student, codes)
+            if fault is not None:
+                unfit.append(_row(each, fault))
+                continue
+            kept.append(each)
+            seconds.append(length)
+    if num_idle:
+        logger.info("%d utterances have neither text nor codes and are not used", num_idle)
+    return Checked(kept, seconds, unreadable, unfit)
+
+
+def _row(utterance: Utterance, reason: str) -> dict[str, str]:
+    return {"key": utterance.key, "wav": utterance.wav, "reason": reason}
+
+
+def _num_frames(seconds: float, student: Student) -> int:
+    samples = torch.tensor([round(seconds * SAMPLE_RATE)])
+    return int(student.num_frames(student.num_inputs(samples)))
+
+
+def _fault_of_audio(seconds: float, student: Student) -> str | None:
+    if _num_frames(seconds, student) < 1:
+        return f"{seconds:.3f} s are less than a frame of the student; remove it from the list"
+    return None
+
+
+def _fault_of_text(text: str, seconds: float, student: Student) -> str | None:
+    if not normalize(text):
+        return 'its "txt" is empty; write the text, or remove "txt" to train it by codes alone'
+    ids = student.encode_text(text)
+    if student.tokenizer.unk_token_id in ids:
+        known = student.tokenizer.get_vocab()
+        unknown = sorted(set(normalize(text)) - known.keys() - {" "})
+        return (
+            f"characters {''.join(unknown)!r} are not in the vocabulary; add them to it, or "
+            "change the text"
+        )
+    num_frames = _num_frames(seconds, student)
+    repeats = sum(first == second for first, second in pairwise(ids))  # a blank between them
+    if len(ids) + repeats > num_frames:
+        return (
+            f"{len(ids)} tokens ({repeats} repeated) need {len(ids) + repeats} frames or more, "
+            f"the audio ({seconds:.2f} s) gives {num_frames}; correct text or segment, or "
+            "subsample less"
+        )
+    return None
+
+
+def _fault_of_codes(key: str, seconds: float, student: Student, codes: Codes) -> str | None:
+    lengths = (codes.num_frames(key), _num_frames(seconds, student))
+    try:
+        check_lengths(*lengths, codes.frames_ratio, codes.offset, key)
+    except DataError as error:
+        return str(error).removeprefix(f"{key}: ")
+    return None
+
+
+def refuse_unfit(path: Path, unfit: Sequence[Mapping[str, str]], num_shown: int = 10) -> None:
+    """Say what does not fit, all at once.
+
+    Raises:
+        DataError: there is any.
+    """
+    if unfit:
+        lines = [f"  {row['key']} ({row['wav']}): {row['reason']}" for row in unfit[:num_shown]]
+        if len(unfit) > num_shown:
+            lines.append(f"  and {len(unfit) - num_shown} more")
+        raise DataError(
+            f"{path}: {len(unfit)} utterances whose text or codes do not fit; correct them, or "
+            "leave them out with --bad_utterances skip:\n" + "\n".join(lines)
+        )

@@ -1,0 +1,104 @@
+"""The codes a student learns: opened, compared with the options, and laid beside its frames."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from k2distil.batch import Utterance
+from k2distil.config import TrainDistilConfig
+from k2distil.distil.student import Student
+from k2distil.errors import ConfigError, DataError
+from k2distil.pipeline.distil_data import Codes
+from k2distil.storage import CodebookReader
+
+logger = logging.getLogger(__name__)
+
+USUAL_SIZE = 256  # entries of a codebook, where an h5 of others does not say
+USUAL_SHIFT = 0.02  # seconds between codes, where an h5 of others does not say
+RATIO_TOLERANCE = 0.03  # a student without padding has a frame or two less in 100 s
+NUM_SHOWN = 10
+
+
+def open_codes(path: Path, config: TrainDistilConfig, student: Student) -> Codes:
+    """Open the codes, and find how many of their frames a frame of the student covers.
+
+    Raises:
+        ConfigError: options that contradict the file, frame shifts that do not fit.
+        DataError: no file of codes.
+    """
+    reader = CodebookReader(path)
+    if not len(reader):
+        raise DataError(f"{path}: no utterances in it; run save_codebook.sh --save_codebook")
+    first = next(iter(reader))
+    shape = reader[first].shape
+    if len(shape) != 2:
+        raise DataError(f"{path}[{first}]: expected (num_frames, num_codebooks), got {shape}")
+    meta: dict[str, Any] = reader.meta
+    if not meta:
+        logger.warning("%s: made by another tool, it does not say its sizes and frame shift", path)
+    num_codebooks = int(meta.get("num_codebooks") or shape[1])
+    size = int(meta.get("codebook_size") or config.codebook_size or USUAL_SIZE)
+    errors = [
+        f"--{name} {given}: {path} has {actual}; leave it out, or give the codes you mean"
+        for name, given, actual in [
+            ("num_codebooks", config.num_codebooks, num_codebooks),
+            ("codebook_size", config.codebook_size, size),
+        ]
+        if given not in (None, actual)
+    ]
+    if shape[1] != num_codebooks:
+        errors.append(
+            f"{path}[{first}]: {shape[1]} codes a frame, {num_codebooks} by its attributes"
+        )
+    shift = float(meta.get("frame_shift") or USUAL_SHIFT)
+    exact = student.frame_shift / shift
+    ratio = max(1, round(exact))
+    if abs(exact - ratio) > RATIO_TOLERANCE * ratio:
+        errors.append(
+            f"{path}: a code every {1000 * shift:g} ms, but the student has a frame every "
+            f"{1000 * student.frame_shift:.4g} ms, which is no multiple; choose another subsampling"
+        )
+    elif config.frames_ratio not in (None, ratio):
+        errors.append(
+            f"--frames_ratio {config.frames_ratio}: it is {ratio}: {path} has a code every "
+            f"{1000 * shift:g} ms, the student a frame every {1000 * student.frame_shift:.4g} ms; "
+            "leave it out"
+        )
+    if errors:
+        raise ConfigError("\n".join(errors))
+    logger.info(
+        "%s: %d utterances, %d codebooks of %d, %d teacher frames per student frame",
+        *(path, len(reader), num_codebooks, size, ratio),
+    )
+    return Codes(path, reader, num_codebooks, size, shift, ratio, config.codebook_offset)
+
+
+def check_coverage(
+    list_path: Path, utterances: Sequence[Utterance], codes: Codes, ignore_missing: bool
+) -> None:
+    """Compare the keys of a list and of the codes.
+
+    Raises:
+        DataError: none of the list's keys has codes; or some have none and none may be missing.
+    """
+    missing = [each.key for each in utterances if each.key not in codes.reader]
+    if len(missing) == len(utterances):
+        raise DataError(
+            f"{codes.path}: has codes for none of the {len(utterances)} utterances of {list_path}; "
+            f"its keys look like {next(iter(codes.reader))!r}, the list's like "
+            f"{utterances[0].key!r}; give the codes made from this list"
+        )
+    if not missing:
+        return
+    shown = ", ".join(missing[:NUM_SHOWN]) + (", ..." if len(missing) > NUM_SHOWN else "")
+    message = f"{codes.path}: no codes for {len(missing)} of {len(utterances)} utterances of "
+    message += f"{list_path}: {shown}"
+    if not ignore_missing:
+        raise DataError(
+            f"{message}; run save_codebook.sh for them, or --missing_codes ignore to train them on "
+            "their text alone"
+        )
+    logger.warning("%s", message)

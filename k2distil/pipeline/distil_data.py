@@ -1,0 +1,138 @@
+"""A student's batches: audio, text and codes, read as they are needed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from k2distil.batch import SAMPLE_RATE, Utterance
+from k2distil.data import load_audio
+from k2distil.distil import IGNORE_INDEX, align_codes
+from k2distil.distil.model import Batch
+from k2distil.distil.student import Student
+from k2distil.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A teacher's codes and how they lie beside the student's frames.
+
+    reader: key -> (T, N) integers; frames_ratio: teacher frames per student frame.
+    """
+
+    path: Path
+    reader: Mapping[str, np.ndarray]
+    num_codebooks: int
+    codebook_size: int
+    frame_shift: float  # seconds
+    frames_ratio: int
+    offset: int = 0
+
+    def num_frames(self, key: str) -> int:
+        """The length of an utterance's codes; of our own files without reading them."""
+        count = getattr(self.reader, "num_frames", None)
+        return len(self.reader[key]) if count is None else count(key)
+
+
+class DistilDataset(Dataset):
+    """Batches by lists of indexes; audio and codes are read when asked for."""
+
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        student: Student,
+        codes: Codes | None,
+        channel: int = 0,
+    ) -> None:
+        self.utterances, self.student = utterances, student
+        self.codes, self.channel = codes, channel
+
+    def __len__(self) -> int:
+        """The number of utterances."""
+        return len(self.utterances)
+
+    def __getitems__(self, indexes: list[int]) -> Batch:
+        """One batch. What cannot be decoded is logged and left out; of it all, silence is left.
+
+        Raises:
+            DataError: codes of other audio.
+        """
+        audio, kept = [], []
+        for each in (self.utterances[index] for index in indexes):
+            try:
+                audio.append(load_audio(each, self.channel))
+                kept.append(each)
+            except DataError as error:
+                logger.warning("left out: %s", error)
+        if not kept:
+            silence = Utterance("silence", "")
+            audio, kept = [np.zeros(SAMPLE_RATE, np.float32)], [silence]
+        inputs, num_inputs = self.student.features(audio)
+        num_frames = self.student.num_frames(num_inputs)
+        labels = [torch.tensor(self._labels(each)) for each in kept]
+        codes = [self._codes(each, int(n)) for each, n in zip(kept, num_frames, strict=True)]
+        return {
+            "keys": [each.key for each in kept],
+            "inputs": inputs,
+            "num_inputs": num_inputs,
+            "num_frames": num_frames,
+            "labels": _pad(labels),
+            "codes": _pad(codes).int(),
+        }
+
+    def _labels(self, utterance: Utterance) -> list[int]:
+        ids = [] if utterance.text is None else self.student.encode_text(utterance.text)
+        return ids or [IGNORE_INDEX]
+
+    def _codes(self, utterance: Utterance, num_frames: int) -> Tensor:
+        """(num_frames, N * ratio) int64."""
+        if self.codes is None:
+            return torch.full((num_frames, 1), IGNORE_INDEX)
+        if utterance.key not in self.codes.reader:
+            width = self.codes.num_codebooks * self.codes.frames_ratio
+            return torch.full((num_frames, width), IGNORE_INDEX)
+        found = self.codes.reader[utterance.key]
+        if found.ndim == 2 and len(found) and found.max() >= self.codes.codebook_size:
+            raise DataError(
+                f"{self.codes.path}[{utterance.key}]: a code of {found.max()}, but codebooks of "
+                f"{self.codes.codebook_size}; give the right --codebook_size or make the file anew"
+            )
+        return align_codes(
+            found,
+            num_frames,
+            self.codes.frames_ratio,
+            self.codes.offset,
+            utterance.key,
+        )
+
+
+def as_it_is(batch: Any) -> Any:
+    """A DataLoader's collate_fn for datasets that make batches themselves."""
+    return batch
+
+
+def by_length(seconds: Sequence[float], batch_seconds: float) -> Iterator[list[int]]:
+    """All indexes once, in batches of at most so many seconds with padding, longest first."""
+    batch: list[int] = []
+    for index in sorted(range(len(seconds)), key=lambda i: -seconds[i]):
+        if batch and seconds[batch[0]] * (len(batch) + 1) > batch_seconds:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _pad(rows: list[Tensor]) -> Tensor:
+    return pad_sequence(rows, batch_first=True, padding_value=IGNORE_INDEX)

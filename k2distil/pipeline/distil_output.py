@@ -1,0 +1,90 @@
+"""The folder of a student: begun, gone on with, complete; its best and its last state."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from k2distil.atomic import make_folder
+from k2distil.distil.student import Student
+from k2distil.distil.trainer import last_checkpoint
+from k2distil.errors import ConfigError
+from k2distil.pipeline.summary import Summary, read_summary, write_summary, write_text
+from k2distil.storage import describe_differences
+
+logger = logging.getLogger(__name__)
+
+NAME = "train_distil"  # of summary, config and lists in the folder
+METRICS_FILE = "metrics.json"  # in the folder of the best student
+
+
+class StudentFolder:
+    """`best/` and `last/` load in transformers; `checkpoint-<step>/` are the Trainer's own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.stem = path, path / NAME
+
+    def begin(self, fingerprint: Mapping[str, Any], force: bool) -> Summary | None:
+        """Make the folder, or find what an earlier run left there.
+
+        Returns:
+            The summary of a run that is complete already; None: there is something to do.
+
+        Raises:
+            ConfigError: a folder of something else, or of other settings and not `force`.
+        """
+        make_folder(self.path)
+        marker = self.path / f"{NAME}.json"
+        if not marker.exists():
+            if any(self.path.iterdir()):
+                raise ConfigError(
+                    f"--save_path {self.path}: not empty, and not made by train_distil.sh; give "
+                    "another folder"
+                )
+        elif differences := describe_differences(json.loads(marker.read_text()), fingerprint):
+            if not force:
+                raise ConfigError(
+                    f"{self.path}: made with other settings ({differences}); use the same ones, "
+                    "another --save_path, or --force to start over"
+                )
+            self._clear()
+        elif (self.path / "last").is_dir() and (figures := read_summary(self.stem)):
+            logger.info("%s: complete already", self.path)
+            return Summary(self.path, int(figures.get("failed", 0)), figures)
+        write_text(marker, json.dumps(fingerprint, indent=2, ensure_ascii=False) + "\n")
+        return None
+
+    def checkpoint(self) -> Path | None:
+        """Where to go on."""
+        return last_checkpoint(self.path)
+
+    def best(self) -> dict[str, Any] | None:
+        """Step and figures of the best student so far; None: there is none."""
+        try:
+            return json.loads((self.path / "best" / METRICS_FILE).read_text())
+        except (OSError, json.JSONDecodeError):
+            return None
+
+    def offer(self, student: Student, metric: str, step: int, figures: Mapping[str, float]) -> None:
+        """Keep a student that is better in `metric`, less being better, than the best so far."""
+        best = self.best()
+        if best is None or figures[metric] < best[metric] or step == best["step"]:
+            text = json.dumps({"step": step, **figures}, indent=2) + "\n"
+            student.save(self.path / "best", {METRICS_FILE: text})
+
+    def finish(self, student: Student, figures: Mapping[str, Any], num_failed: int) -> Summary:
+        """Write the last student and the summary."""
+        student.save(self.path / "last", {})
+        summary = write_summary(self.stem, {**figures, "failed": num_failed}, num_failed)
+        return Summary(self.path, num_failed, summary.figures)
+
+    def _clear(self) -> None:
+        for each in self.path.iterdir():
+            if each.name in {"best", "last", "runs"} or each.name.startswith("checkpoint-"):
+                shutil.rmtree(each)
+            elif each.name.startswith(NAME):
+                each.unlink()

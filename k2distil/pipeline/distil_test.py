@@ -1,0 +1,52 @@
+"""A student's test on cv_data while it trains, shared by all processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from k2distil.config import TrainDistilConfig
+from k2distil.distil.model import DistilModel
+from k2distil.distil.scoring import error_rates
+from k2distil.distil.student import Student
+from k2distil.pipeline.distil_check import Checked
+from k2distil.pipeline.distil_data import Codes, DistilDataset, by_length
+from k2distil.pipeline.teacher import num_workers
+from k2distil.pipeline.transcribe import Scored, transcribe
+
+
+class StudentTest:
+    """Called with the model it gives figures; metric: which of them says what is best."""
+
+    def __init__(
+        self,
+        student: Student,
+        checked: Checked,
+        codes: Codes | None,
+        config: TrainDistilConfig,
+        args: Any,
+    ) -> None:
+        self.dataset = DistilDataset(checked.utterances, student, codes, config.channel)
+        batches = list(by_length(checked.seconds, config.batch_seconds))
+        self.batches = batches[args.process_index :: args.world_size]
+        self.num_workers = num_workers(config)
+        self.device, self.world_size = args.device, args.world_size
+        words = any(" " in each.text for each in checked.utterances if each.text)
+        self.metric = "wer" if words else "cer"  # without blanks a sentence is one word
+        self.figures: dict[str, float] = {}  # of the last test
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """wer, cer and, with codes, how well they are predicted."""
+        assert isinstance(model, DistilModel)
+        own = transcribe(model, self.dataset, self.batches, self.num_workers, self.device)
+        parts: list[Scored] = [own] * self.world_size
+        if self.world_size > 1:
+            torch.distributed.all_gather_object(parts, own)
+        self.figures = error_rates([each for part in parts for each in part.transcripts])
+        if (scores := parts[0].codes) is not None:
+            for part in parts[1:]:
+                scores.add_scores(part.codes)
+            self.figures |= scores.figures()
+        return self.figures

@@ -1,0 +1,64 @@
+"""k2distil evaluate: a student -> word and character error rates on a list."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+
+from k2distil.config import EvaluateConfig
+from k2distil.data import read_list
+from k2distil.device import choose_device
+from k2distil.distil.model import DistilModel
+from k2distil.distil.scoring import error_rates, worst
+from k2distil.distil.student import load_student
+from k2distil.errors import DataError
+from k2distil.pipeline.distil_check import check_utterances
+from k2distil.pipeline.distil_data import DistilDataset, by_length
+from k2distil.pipeline.summary import Summary, prepare_output, write_text
+from k2distil.pipeline.teacher import num_workers
+from k2distil.pipeline.transcribe import transcribe
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(config: EvaluateConfig) -> Summary:
+    """Transcribe a list and compare with its text; utterances without text are left out."""
+    assert config.train_data is not None
+    if config.save_path is not None:
+        prepare_output(config.save_path, [config.train_data])
+    utterances = read_list(config.train_data, config.data_type)
+    labelled = [each for each in utterances if each.text is not None and each.text.strip()]
+    if not labelled:
+        raise DataError(f'{config.train_data}: no utterance has text ("txt") to compare with')
+    student = load_student(config.student_checkpoint)
+    device = choose_device(config.gpu)
+    checked = check_utterances(labelled, student, None, text_fits=False)
+    if not checked.utterances:
+        raise DataError(
+            f"{config.train_data}: none of its audio can be read: {checked.unreadable[0]['reason']}"
+        )
+    student.model.to(device)
+    scored = transcribe(
+        DistilModel(student.model, None, -1, 0.0, None),
+        DistilDataset(checked.utterances, student, None, config.channel),
+        list(by_length(checked.seconds, config.batch_seconds)),
+        num_workers(config),
+        device,
+    )
+    rates = error_rates(scored.transcripts)
+    failed = len(labelled) - len(scored.transcripts)
+    for row in checked.unreadable:
+        logger.warning("left out: %s", row["reason"])
+    if config.save_path is not None:
+        rows = [dataclasses.asdict(each) for each in scored.transcripts]
+        text = json.dumps({**rates, "failed": failed, "utterances": rows}, ensure_ascii=False)
+        write_text(config.save_path, text + "\n")
+    shown = worst(scored.transcripts, config.num_worst)
+    logger.info("the worst:\n%s", shown)
+    logger.info(
+        "%s: WER %.2f %%, CER %.2f %%, %d utterances, %d failed",
+        *(config.train_data, 100 * rates["wer"], 100 * rates["cer"]),
+        *(len(scored.transcripts), failed),
+    )
+    return Summary(config.student_checkpoint, failed, rates)

@@ -1,0 +1,289 @@
+"""train_distil.sh: transcripts and codes -> a student."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch.utils.data import DataLoader
+
+from k2distil.batch import Utterance
+from k2distil.config import TrainDistilConfig
+from k2distil.data import read_list, start_worker, worker_remedy
+from k2distil.distil import CodebookLoss
+from k2distil.distil.batches import BatchesBySeconds
+from k2distil.distil.model import DistilModel
+from k2distil.distil.spec_augment import SpecAugment
+from k2distil.distil.student import (
+    Student,
+    check_layer,
+    load_student,
+    make_student,
+    switch_off_layerdrop,
+)
+from k2distil.distil.student_config import DEFAULT_STUDENT
+from k2distil.distil.trainer import Bar, DistilTrainer, FiniteLoss, LogLines, StopOnSignal
+from k2distil.distil.vocabulary import characters_of, make_tokenizer, normalize, read_tokenizer
+from k2distil.errors import ConfigError, DataError
+from k2distil.pipeline.distil_check import Checked, check_utterances, refuse_unfit
+from k2distil.pipeline.distil_codes import check_coverage, open_codes
+from k2distil.pipeline.distil_data import Codes, DistilDataset, as_it_is
+from k2distil.pipeline.distil_output import StudentFolder
+from k2distil.pipeline.distil_test import StudentTest
+from k2distil.pipeline.summary import Summary, write_config, write_rejections
+from k2distil.pipeline.teacher import num_workers
+from k2distil.pipeline.training_arguments import training_arguments
+
+logger = logging.getLogger(__name__)
+
+NOT_DECISIVE = {  # options that may change between two runs of the same training
+    *("save_path", "gpu", "num_workers", "force"),
+    *("cv_data", "eval_steps", "save_steps", "logging_steps"),
+    *("train_data", "codebook_path"),  # their content counts instead
+}
+
+T = TypeVar("T")
+
+
+def train_distil(config: TrainDistilConfig) -> Summary:
+    """Train the student that a config asks for, or go on where an earlier run stopped."""
+    _check_options(config)
+    assert config.train_data is not None
+    utterances = read_list(config.train_data, config.data_type)
+    student = _open_student(config, utterances)
+    layer = check_layer(student, config.student_layer)
+    args = training_arguments(config, hasattr(student.model.base_model, "masked_spec_embed"))
+    codes = None
+    if config.codebook_weight > 0 and config.codebook_path is not None:
+        codes = open_codes(config.codebook_path, config, student)
+        check_coverage(config.train_data, utterances, codes, config.missing_codes == "ignore")
+    folder = StudentFolder(config.save_path)
+    fingerprint = _fingerprint(config, utterances, codes)
+    if (done := _on_first(args, lambda: folder.begin(fingerprint, config.force))) is not None:
+        return done
+    lists = (config.train_data, utterances)
+    train = _on_first(args, lambda: _checked(config, *lists, student, codes, text_fits=True))
+    test = None
+    if config.cv_data is not None:
+        tested = (config.cv_data, _with_text(config))
+        cv = _on_first(args, lambda: _checked(config, *tested, student, codes, text_fits=False))
+        test = StudentTest(student, cv, codes, config, args)
+    if args.process_index == 0:
+        write_config(folder.stem, config)
+        write_rejections(folder.stem, train.unreadable, train.unfit)
+    model = DistilModel(
+        student.model,
+        None if codes is None else _codebook_loss(config, student, codes),
+        layer,
+        config.codebook_weight,
+        SpecAugment(
+            config.num_time_masks,
+            config.time_mask_frames,
+            config.num_freq_masks,
+            config.freq_mask_bins,
+        ),
+    )
+
+    def keep_best(step: int, figures: dict[str, float]) -> None:
+        assert test is not None
+        folder.offer(student, test.metric, step, figures)
+
+    batches = _batches(config, train, student, codes, args)
+    trainer = DistilTrainer(model, args, batches, test, keep_best)
+    _describe(student, train)
+    _train(trainer, folder, config)
+    if test is not None and trainer.tested_step != trainer.state.global_step:
+        trainer.evaluate()
+    if args.process_index != 0:
+        return Summary(folder.path, 0, {})
+    figures = {
+        "steps": trainer.state.global_step,
+        "utterances": len(train.utterances),
+        "labelled": sum(train.labelled),
+        "hours": sum(train.seconds) / 3600,
+        "parameters": sum(each.numel() for each in student.model.parameters()),
+        "last": test and test.figures,
+        "best": folder.best(),
+    }
+    return folder.finish(student, figures, len(train.unreadable) + len(train.unfit))
+
+
+def _check_options(config: TrainDistilConfig) -> None:
+    errors = []
+    if config.codebook_weight > 0 and config.codebook_path is None:
+        errors.append(
+            "--codebook_path: missing; give the codes of save_codebook.sh, or --codebook_weight 0 "
+            "to train on text alone"
+        )
+    if config.student is not None and config.student_checkpoint is not None:
+        errors.append("--student_checkpoint: has its own config; leave out `student` in the yaml")
+    if config.vocabulary is not None and config.student_checkpoint is not None:
+        errors.append("--vocabulary: --student_checkpoint has its own; leave one of them out")
+    if errors:
+        raise ConfigError("\n".join(errors))
+
+
+def _open_student(config: TrainDistilConfig, utterances: Sequence[Utterance]) -> Student:
+    """The student to train, with a tokenizer for the text."""
+    if config.student_checkpoint is not None:
+        student = load_student(config.student_checkpoint)
+    else:
+        texts = [normalize(each.text) for each in utterances if each.text is not None]
+        if not any(texts):
+            raise DataError(
+                f'{config.train_data}: no utterance has text ("txt"); CTC needs some to learn from'
+            )
+        if config.vocabulary is not None:
+            tokenizer = read_tokenizer(config.vocabulary)
+        else:
+            tokenizer = make_tokenizer(characters_of(texts))
+        student = make_student(config.student or DEFAULT_STUDENT, tokenizer, config.seed)
+    if switch_off_layerdrop(student):
+        logger.info("layerdrop is switched off: every layer is needed in every step")
+    return student
+
+
+def _with_text(config: TrainDistilConfig) -> list[Utterance]:
+    """What can be tested on."""
+    assert config.cv_data is not None
+    found = read_list(config.cv_data, config.data_type)
+    return [each for each in found if each.text is not None and normalize(each.text)]
+
+
+def _fingerprint(
+    config: TrainDistilConfig, utterances: Sequence[Utterance], codes: Codes | None
+) -> dict[str, Any]:
+    """What decides the student; all of it plain values."""
+    options = {
+        each.name: getattr(config, each.name)
+        for each in dataclasses.fields(config)
+        if each.name not in NOT_DECISIVE
+    }
+    options = {key: str(each) if isinstance(each, Path) else each for key, each in options.items()}
+    digest = hashlib.sha256()
+    for each in utterances:
+        digest.update(repr((each.key, each.wav, each.start, each.end, each.text)).encode())
+    content = None
+    if codes is not None:
+        content = getattr(codes.reader, "meta", {}).get("content_digest", str(codes.path))
+    return {**options, "list": digest.hexdigest()[:16], "codes": content}
+
+
+def _checked(
+    config: TrainDistilConfig,
+    path: Path | None,
+    utterances: Sequence[Utterance],
+    student: Student,
+    codes: Codes | None,
+    text_fits: bool,
+) -> Checked:
+    """The utterances of a list that can be used."""
+    assert path is not None
+    checked = check_utterances(utterances, student, codes, text_fits)
+    if config.bad_utterances == "error":
+        refuse_unfit(path, checked.unfit)
+    if not any(checked.labelled):
+        raise DataError(f'{path}: no utterance that can be used has text ("txt")')
+    return checked
+
+
+def _codebook_loss(config: TrainDistilConfig, student: Student, codes: Codes) -> CodebookLoss:
+    sizes = (student.dim, codes.num_codebooks, codes.codebook_size, codes.frames_ratio)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return CodebookLoss(*sizes, head=config.codebook_head, chunk_frames=config.chunk_frames)
+
+
+def _batches(
+    config: TrainDistilConfig, train: Checked, student: Student, codes: Codes | None, args: Any
+) -> DataLoader:
+    """All batches of this process; one pass over them is the whole training."""
+    workers = num_workers(config)
+    return DataLoader(
+        DistilDataset(train.utterances, student, codes, config.channel),
+        batch_sampler=BatchesBySeconds(
+            train.seconds,
+            train.labelled,
+            config.batch_seconds,
+            config.labelled_share,
+            config.max_steps * config.accumulate_batches,
+            config.seed,
+            args.process_index,
+            args.world_size,
+        ),
+        collate_fn=as_it_is,
+        num_workers=workers,
+        worker_init_fn=start_worker,
+        pin_memory=args.device.type == "cuda",
+        generator=torch.Generator(),  # of the workers' seeds: torch's own stays as resumed
+    )
+
+
+def _describe(student: Student, train: Checked) -> None:
+    logger.info(
+        "student %s: %d layers, %.1f M parameters, %d tokens, a frame every %.4g ms",
+        *(student.model.config.model_type, student.num_layers),
+        sum(each.numel() for each in student.model.parameters()) / 1e6,
+        *(len(student.tokenizer), 1000 * student.frame_shift),
+    )
+    with_text = sum(
+        seconds for seconds, labelled in zip(train.seconds, train.labelled, strict=True) if labelled
+    )
+    logger.info(
+        "%d utterances, %.2f h, of them %.2f h with text",
+        *(len(train.utterances), sum(train.seconds) / 3600, with_text / 3600),
+    )
+
+
+def _train(trainer: DistilTrainer, folder: StudentFolder, config: TrainDistilConfig) -> None:
+    """Train to the end, or to a signal: then a checkpoint is written before the process ends."""
+    from transformers import PrinterCallback, ProgressCallback
+
+    trainer.remove_callback(PrinterCallback)
+    if trainer.pop_callback(ProgressCallback):
+        trainer.add_callback(Bar())
+    trainer.add_callback(LogLines())
+    trainer.add_callback(FiniteLoss())
+    checkpoint = folder.checkpoint()
+    if checkpoint is not None:
+        logger.info("going on from %s", checkpoint)
+    with _stopping(trainer):
+        try:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        except RuntimeError as error:
+            if (remedy := worker_remedy(error)) is None:
+                raise
+            raise DataError(remedy) from error
+
+
+@contextmanager
+def _stopping(trainer: DistilTrainer) -> Iterator[None]:
+    """The first signal is kept for the end of the step; what it meant before happens then."""
+    stop = StopOnSignal()
+    trainer.add_callback(stop)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if stop.received and trainer.state.global_step < trainer.state.max_steps:
+        logger.info("saved at step %d", trainer.state.global_step)
+        signal.raise_signal(stop.received)
+
+
+def _on_first(args: Any, function: Callable[[], T]) -> T:
+    """What the first process finds, known to all of them."""
+    found = [function() if args.process_index == 0 else None]
+    if args.world_size > 1:
+        torch.distributed.broadcast_object_list(found)
+    return found[0]  # type: ignore[return-value]
