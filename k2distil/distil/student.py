@@ -124,7 +124,9 @@ def make_student(config: dict[str, Any], tokenizer: Any, seed: int) -> Student:
         FEATURE_EXTRACTOR_MAPPING_NAMES,
         feature_extractor_class_from_name,
     )
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # of writing a file
     made = student_config(config, len(tokenizer), tokenizer.pad_token_id)
     kind = feature_extractor_class_from_name(FEATURE_EXTRACTOR_MAPPING_NAMES[made.model_type])
     num_bins = getattr(_encoder_config(made), "num_mel_bins", None)
@@ -143,7 +145,9 @@ def load_student(folder: Path) -> Student:
     """
     hide_broken_torchaudio()
     from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # of loading and writing a file
     try:
         model = AutoModelForCTC.from_pretrained(
             str(folder), local_files_only=True, dtype=torch.float32

@@ -53,8 +53,8 @@ class DistilTrainer(Trainer):
         super().__init__(model, args, eval_dataset=[])  # [] for its check; `test` has the data
         self.batches, self.test, self.on_test = batches, test, on_test
         self.model_accepts_loss_kwargs = True  # so that it does not divide the loss once more
-        self._parts = torch.zeros(2, device=args.device)  # sums since the last line in the log
-        self._logged_step = 0
+        self._parts = torch.zeros(2, device=args.device)  # sums over steps since the last line
+        self._num_steps = 0
         self.tested_step: int | None = None
 
     def get_train_dataloader(self) -> DataLoader:
@@ -66,6 +66,7 @@ class DistilTrainer(Trainer):
     ) -> tuple[list[Batch], Tensor]:
         """The batches of a step, and how many texts and codes all processes have in theirs."""
         found = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
+        self._num_steps += 1
         items = sum((num_items(batch) for batch in found), torch.zeros(2, dtype=torch.long))
         if self.args.world_size > 1:
             items = self.accelerator.reduce(items.to(device), "sum")
@@ -89,10 +90,9 @@ class DistilTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add both parts of the loss to the line of the log."""
         if "loss" in logs:
-            steps = max(1, self.state.global_step - self._logged_step)
-            parts = self.accelerator.reduce(self._parts, "sum") / steps
+            parts = self.accelerator.reduce(self._parts, "sum") / max(1, self._num_steps)
             logs = {**logs, "ctc_loss": parts[0].item(), "codebook_loss": parts[1].item()}
-            self._parts, self._logged_step = torch.zeros_like(parts), self.state.global_step
+            self._parts, self._num_steps = torch.zeros_like(parts), 0
         super().log(logs, start_time)
 
     def evaluate(

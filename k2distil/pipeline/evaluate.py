@@ -54,11 +54,9 @@ def evaluate(config: EvaluateConfig) -> Summary:
         rows = [dataclasses.asdict(each) for each in scored.transcripts]
         text = json.dumps({**rates, "failed": failed, "utterances": rows}, ensure_ascii=False)
         write_text(config.save_path, text + "\n")
-    shown = worst(scored.transcripts, config.num_worst)
-    logger.info("the worst:\n%s", shown)
-    logger.info(
-        "%s: WER %.2f %%, CER %.2f %%, %d utterances, %d failed",
-        *(config.train_data, 100 * rates["wer"], 100 * rates["cer"]),
-        *(len(scored.transcripts), failed),
+    report = (
+        f"{worst(scored.transcripts, config.num_worst)}\n\n"
+        f"{config.train_data}: WER {100 * rates['wer']:.2f} %, CER {100 * rates['cer']:.2f} %, "
+        f"{len(scored.transcripts)} utterances, {failed} failed"
     )
-    return Summary(config.student_checkpoint, failed, rates)
+    return Summary(config.student_checkpoint, failed, rates, report.strip())

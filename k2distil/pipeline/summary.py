@@ -33,6 +33,7 @@ class Summary:
     save_path: Path
     num_failed: int
     figures: dict[str, Any]
+    report: str = ""  # for standard output
 
 
 def prepare_output(save_path: Path, inputs: Iterable[str | Path | None]) -> None:

@@ -112,7 +112,7 @@ def train_distil(config: TrainDistilConfig) -> Summary:
         "last": test and test.figures,
         "best": folder.best(),
     }
-    return folder.finish(student, figures, len(train.unreadable) + len(train.unfit))
+    return folder.finish(student, figures, len(train.unreadable))
 
 
 def _check_options(config: TrainDistilConfig) -> None:
