@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = (HERE / "k2distil" / "__init__.py").read_text().split('__version__ = "')[1].split('"')[0]
 
-DEMO = ["espeakng-loader>=0.2.1", "jiwer>=3.0"]
+DEMO = ["espeakng-loader>=0.2.1"]
 PEER = ["multi_quantization>=0.1"]
 BENCH = [*PEER, "faiss-cpu>=1.8", "matplotlib>=3.8"]
 DEV = [
@@ -46,6 +46,9 @@ setup(
         "tqdm>=4.66",
         "soundfile>=0.12.1",
         "soxr>=0.5",
+        "accelerate>=1.1",  # transformers' Trainer runs on it
+        "jiwer>=3.1",
+        "tensorboard>=2.14",
     ],
     extras_require={"demo": DEMO, "bench": BENCH, "dev": DEV + DEMO + PEER},
     entry_points={"console_scripts": ["k2distil = k2distil.bin.main:main"]},

@@ -84,7 +84,9 @@ class RunOptions:
     """How to run."""
 
     gpu: str | None = option(
-        "CUDA device index, or cpu; not given: 0, or the CPU without one", None
+        "CUDA device index, or cpu; not given: 0, or the CPU without one; train_distil: 0,1,... "
+        "for one process each",
+        None,
     )
     seed: int = option("random seed", 0)
     force: bool = option(

@@ -19,6 +19,7 @@ DEFAULT_STUDENT: dict[str, Any] = {  # 14 M parameters; conf/train_distil.yaml h
         "conv_kernel_size": 9,
         "subsampling_factor": 4,
         "layerdrop": 0.0,
+        "initializer_range": 0.05,
     },
 }
 FROM_TOKENIZER = ("vocab_size", "pad_token_id")

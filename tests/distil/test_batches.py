@@ -1,0 +1,55 @@
+"""Batches of seconds, with text in each of them."""
+
+from itertools import islice
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from k2distil.distil.batches import PAIRED, BatchesBySeconds
+
+
+def batches(seconds, labelled, num=50, most=10.0, share=0.5, **more):
+    return list(BatchesBySeconds(seconds, labelled, most, share, num, seed=0, **more))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(0.1, 5.0), min_size=1, max_size=40), st.integers(0, 40))
+def test_batches_keep_within_their_seconds_and_are_as_many_as_asked(seconds, num_labelled):
+    labelled = [index < num_labelled for index in range(len(seconds))]
+    found = batches(seconds, labelled)
+    assert len(found) == 50
+    for batch in found:
+        assert batch
+        for has_text in (True, False):
+            part = [seconds[i] for i in batch if labelled[i] is has_text]
+            most = 10.0 if len(set(labelled)) == 1 else 5.0
+            assert len(part) <= 1 or max(part) * len(part) <= most
+
+
+def test_every_utterance_comes_as_often_as_any_other():
+    seconds = [1.0 + 0.1 * (index % 7) for index in range(64)]
+    found = batches(seconds, [True] * 64, num=10 * PAIRED, most=4.0)
+    counts = [sum(batch.count(index) for batch in found) for index in range(64)]
+    assert max(counts) - min(counts) <= 2
+    assert found[:20] != found[20:40]
+
+
+def test_scarce_text_is_in_every_batch():
+    labelled = [index < 3 for index in range(98)]
+    for batch in batches([1.0] * 98, labelled):
+        assert sum(labelled[index] for index in batch) >= 1
+        assert sum(not labelled[index] for index in batch) == 5
+
+
+def test_processes_share_the_batches_of_one():
+    seconds, labelled = [1.0 + 0.05 * i for i in range(30)], [i % 2 == 0 for i in range(30)]
+    together = batches(seconds, labelled, num=40)
+    shared = [batches(seconds, labelled, num=20, rank=rank, world_size=2) for rank in (0, 1)]
+    assert [batch for pair in zip(*shared, strict=True) for batch in pair] == together
+
+
+def test_the_same_seed_gives_the_same_batches_in_every_pass():
+    sampler = BatchesBySeconds([1.0, 2.0, 3.0] * 9, [True] * 27, 6.0, 0.5, 30, seed=3)
+    assert list(sampler) == list(sampler)
+    other = BatchesBySeconds([1.0, 2.0, 3.0] * 9, [True] * 27, 6.0, 0.5, 30, seed=4)
+    assert list(islice(sampler, 30)) != list(other)

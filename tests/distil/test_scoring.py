@@ -1,0 +1,61 @@
+"""Rates against hand counts, code scores against plain sums."""
+
+import math
+
+import pytest
+import torch
+
+from k2distil.distil.scoring import CodeScores, Transcript, error_rates, worst
+
+TRANSCRIPTS = [
+    Transcript("a", "one two three", "one too three"),
+    Transcript("b", "four", "four"),
+    Transcript("c", "five six", "six"),
+]
+
+
+def test_rates_are_errors_per_word_and_character():
+    rates = error_rates(TRANSCRIPTS)
+    assert rates["wer"] == pytest.approx(2 / 6)
+    assert rates["cer"] == pytest.approx((1 + 5) / (13 + 4 + 8))
+
+
+def test_the_worst_come_first_with_their_keys():
+    shown = worst(TRANSCRIPTS, 2).split("\n\n")
+    assert "c" in shown[0] or "a" in shown[0]
+    assert len(worst(TRANSCRIPTS, 0)) == 0
+    assert "REF: one two three" in worst(TRANSCRIPTS, 2)
+
+
+def test_code_scores_equal_plain_sums():
+    torch.manual_seed(0)
+    ratio, number, size = 2, 3, 5
+    logits = torch.randn(40, ratio * number, size)
+    codes = torch.randint(0, size, (40, ratio * number))
+    codes[7:9] = -100
+    codes[20, 3:] = -100  # the second teacher frame is missing
+    scores = CodeScores(ratio * number, size, number)
+    scores.add(logits[:15], codes[:15])
+    other = CodeScores(ratio * number, size, number)
+    other.add(logits[15:], codes[15:])
+    scores.add_scores(other)
+    figures = scores.figures()
+    nats = [[] for _ in range(number)]
+    counts = torch.zeros(number, size)
+    for row in range(40):
+        for place in range(ratio * number):
+            if (code := int(codes[row, place])) >= 0:
+                probability = logits[row, place].softmax(-1)[code]
+                nats[place % number].append(-math.log(probability))
+                counts[place % number, code] += 1
+    together = [each for book in nats for each in book]
+    assert figures["codebook_cross_entropy"] == pytest.approx(sum(together) / len(together))
+    for book in range(number):
+        mean = sum(nats[book]) / len(nats[book])
+        assert figures[f"codebook_{book}_cross_entropy"] == pytest.approx(mean)
+    entropies = [torch.distributions.Categorical(each).entropy() for each in counts]
+    assert figures["codebook_entropy"] == pytest.approx(float(sum(entropies) / number), rel=1e-5)
+
+
+def test_without_codes_there_are_no_figures():
+    assert CodeScores(2, 5, 2).figures() == {}

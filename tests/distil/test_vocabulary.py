@@ -1,0 +1,59 @@
+"""Tokens: of the text, of WeNet's units, of a transformers folder."""
+
+import pytest
+
+from k2distil.distil.vocabulary import characters_of, make_tokenizer, read_tokenizer
+from k2distil.errors import DataError
+
+
+def test_characters_write_their_text_and_read_it_back():
+    tokens = characters_of(["two  five", "你好 五"])
+    assert tokens == ["<pad>", "<unk>", "|", *"efiotvw", "五", "你", "好"]
+    tokenizer = make_tokenizer(tokens)
+    assert tokenizer.pad_token_id == 0
+    ids = tokenizer("five 你好").input_ids
+    assert [tokens[index] for index in ids] == ["f", "i", "v", "e", "|", "你", "好"]
+    ctc = [index for each in ids for index in (each, each, 0)]  # repeated, blanks between
+    assert tokenizer.decode(ctc) == "five 你好"
+    assert tokenizer("x").input_ids == [1]
+
+
+def test_a_text_without_blanks_has_no_boundary_token():
+    assert characters_of(["三一", "八"]) == ["<pad>", "<unk>", "一", "三", "八"]
+
+
+def test_wenets_units_keep_their_ids(tmp_path):
+    path = tmp_path / "units.txt"
+    path.write_text("<blank> 0\n<unk> 1\n▁ 2\n三 3\n一 4\n<sos/eos> 5\n", encoding="utf-8")
+    tokenizer = read_tokenizer(path)
+    assert len(tokenizer) == 6
+    assert tokenizer("三 一").input_ids == [3, 2, 4]
+    assert tokenizer.pad_token_id == 0
+
+
+def test_a_folder_of_transformers_is_read_as_it_is(tmp_path):
+    make_tokenizer(["<pad>", "<unk>", "a", "b"]).save_pretrained(tmp_path)
+    assert read_tokenizer(tmp_path)("ab").input_ids == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("<blank> 0\n三 2\n", "the ids 0 to 1"),
+        ("三 0\n", "no <blank>"),
+        ("<blank> 0\n▁two 1\n", "units of several characters (▁two"),
+        ("<blank> zero\n", "line 1"),
+    ],
+)
+def test_units_that_cannot_be_used_are_named(text, words, tmp_path):
+    path = tmp_path / "units.txt"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError) as error:
+        read_tokenizer(path)
+    assert words in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path):
+    with pytest.raises(DataError, match="no tokenizer of transformers"):
+        read_tokenizer(tmp_path)
