@@ -1,5 +1,6 @@
 """The documents name what there is."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from k2distil.config import (
     ExportConfig,
     SaveCodebookConfig,
     SaveEmbeddingConfig,
+    TrainDistilConfig,
     TrainQuantizerConfig,
 )
 from k2distil.config.load import option_types
@@ -33,6 +35,15 @@ def test_the_flags_table_says_which_script_takes_which_flag(name):
     for flag, scripts in rows.items():
         takers = {letter for letter, mark in zip("EQC", scripts, strict=True) if mark}
         assert takers == {letter for letter in "EQC" if flag in options[letter]}, flag
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh.md"])
+def test_the_second_table_has_the_flags_of_train_distil(name):
+    named = set()
+    for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
+        if line.startswith("| `--") and line.count("|") == 4:
+            named |= set(re.findall(r"`--(\w+)`", line.split("|")[1]))
+    assert named == set(option_types(TrainDistilConfig)) | {"config", "override_config"}
 
 
 def test_every_field_of_a_quantizer_file_is_documented(tmp_path):

@@ -4,21 +4,23 @@
 #   examples/digits/run.sh --lang cmn            Mandarin
 #   examples/digits/run.sh --stage 2 --stop_stage 3
 # Stages: 0 speech, 1 embeddings, 2 quantizer from them, 3 quantizer straight from audio,
-#         4 codes with both quantizers, 5 table.
+#         4 codes with both quantizers, 5 a student with and one without codes, 6 table.
 set -euo pipefail
 
 stage=0
-stop_stage=5
+stop_stage=6
 lang=en
 num_utterances=600
 num_audio=300       # utterances to train the quantizer on
+num_labelled=160    # utterances whose text the students may use
+steps=500           # of a student's training
 gpu=                # device index or cpu; empty: a GPU if there is one
 fast=false          # true: a tenth of the speech, for CI
 exp=
 while [ $# -gt 0 ]; do
   name=${1#--}
   case $name in
-    stage|stop_stage|lang|num_utterances|num_audio|gpu|fast|exp)
+    stage|stop_stage|lang|num_utterances|num_audio|num_labelled|steps|gpu|fast|exp)
       [ $# -ge 2 ] || { echo "error: $1: a value is missing" >&2; exit 2; }
       printf -v "$name" %s "$2"; shift 2 ;;
     help|-h) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
@@ -30,7 +32,7 @@ here=$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)
 root=$(dirname -- "$(dirname -- "$here")")
 python=${PYTHON:-python3}
 [ -x "$root/.venv/bin/python" ] && python=$root/.venv/bin/python
-if [ "$fast" = true ]; then num_utterances=60 num_audio=40; fi
+if [ "$fast" = true ]; then num_utterances=60 num_audio=40 num_labelled=20 steps=20; fi
 exp=${exp:-$here/exp/$lang-$num_utterances}
 list=$exp/speech/train/data.list
 teacher=(--config "$root/conf/huggingface_whisper.yaml" --checkpoint "$here/teacher")
@@ -59,6 +61,20 @@ if run 4 "codes of all utterances, with both quantizers"; then
       --quantizer_path "$exp/$mode/quantizer.pt" --save_path "$exp/$mode/codes.h5"
   done
 fi
-if run 5 "table"; then
+if run 5 "a student of text alone, and one of text and codes"; then
+  "$python" "$here/hide_text.py" "$list" "$exp/student/data.list" --num_labelled "$num_labelled"
+  student=(--config "$here/student.yaml" "${device[@]}" --max_steps "$steps"
+    --train_data "$exp/student/data.list" --cv_data "$exp/speech/dev/data.list")
+  "$root/train_distil.sh" "${student[@]}" --codebook_weight 0 --batch_seconds 30 \
+    --save_path "$exp/student/text"
+  "$root/train_distil.sh" "${student[@]}" --codebook_path "$exp/offline/codes.h5" \
+    --save_path "$exp/student/codes"
+  for name in text codes; do
+    PYTHONPATH=$root "$python" -m k2distil evaluate "${device[@]}" --num_worst 0 \
+      --student_checkpoint "$exp/student/$name/last" --train_data "$exp/speech/test/data.list" \
+      --save_path "$exp/student/$name.json"
+  done
+fi
+if run 6 "table"; then
   "$python" "$here/table.py" "$exp"
 fi

@@ -58,7 +58,15 @@ def main() -> None:
     print(f"{'':36}{'offline':>14}{'online':>14}")
     for what, offline, online in rows(exp):
         print(f"{what:36}{offline:>14}{online:>14}")
-    print(f"\nCodes to train on: {exp / 'offline' / 'codes.h5'}")
+    rates = {
+        name: json.loads((exp / "student" / f"{name}.json").read_text())
+        for name in ("text", "codes")
+    }
+    print(f"\n{'students, test voices, errors in %':36}{'text alone':>14}{'+ codes':>14}{'ratio':>8}")
+    for metric in ("wer", "cer"):
+        text, codes = (100 * rates[name][metric] for name in ("text", "codes"))
+        print(f"{metric.upper():36}{text:>14.1f}{codes:>14.1f}{codes / max(text, 1e-9):>8.2f}")
+    print(f"\nThe student: {exp / 'student' / 'codes' / 'best'}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,145 @@
+"""Codes of connected digits for `distil.py`, made by the project's own scripts, and its controls."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import soundfile
+import torch
+from digits import ROOT
+from mq import train_mq
+from torch import Tensor
+
+from k2distil.quantizer import FrameReservoir, QuantizerTrainer
+from k2distil.storage import EmbeddingReader
+from k2distil.teachers.log_mel import log_mel, mel_filters
+
+FRAME_SHIFT = 0.02  # seconds
+CODEBOOK_SIZE = 256
+
+
+@dataclass(frozen=True)
+class CodesSettings:
+    """Which codes; name: product, additive, multi_quantization, shuffled, filter_banks, frames."""
+
+    name: str = "product"
+    num_codebooks: int = 8
+    layer: int = -1
+    padding: str = "none"
+    mq_seconds: float = 360.0
+
+    @property
+    def path_name(self) -> str:
+        """Of the file."""
+        return f"{self.name}_{self.num_codebooks}_layer{self.layer}_{self.padding}"
+
+
+def script(name: str, *flags: object) -> None:
+    """Run one of the project's scripts on one thread of the CPU; its log goes to the terminal."""
+    environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    flags = (*flags, "--gpu", "cpu", "--num_workers", 0)
+    subprocess.run([str(ROOT / name), *map(str, flags)], env=environment, check=True)
+
+
+def make_codes(data: Path, folder: Path, settings: CodesSettings) -> Path:
+    """The h5 of an utterance list's codes, made unless it is there."""
+    path = folder / f"{settings.path_name}.h5"
+    if path.exists():
+        return path
+    teacher = [
+        *("--encoder_type", "wenet-whisper", "--middle_layer", settings.layer),
+        *("--checkpoint", data / "teachers" / "whisper_tiny_en_encoder.fp16.pt"),
+        *("--whisper_padding", settings.padding, "--train_data", folder / "train.list"),
+    ]
+    embedding = folder / f"embedding_layer{settings.layer}_{settings.padding}.h5"
+    script("save_embedding.sh", *teacher, "--num_audio", 100_000, "--save_path", embedding)
+    if settings.name == "shuffled":
+        _shuffle(make_codes(data, folder, CodesSettings()), path)
+    elif settings.name == "filter_banks":
+        _filter_bank_codes(folder, settings.num_codebooks, path)
+    elif settings.name == "frames":
+        _frame_indexes(EmbeddingReader(embedding), path)
+    else:
+        quantizer = folder / f"{settings.path_name}.pt"
+        if settings.name == "multi_quantization":
+            _train_mq(EmbeddingReader(embedding), settings, quantizer)
+        else:
+            script(
+                *("train_quantizer_offline.sh", "--embedding_path", embedding),
+                *("--quantizer_type", settings.name, "--save_path", quantizer),
+                *("--quantizer_out_dim", settings.num_codebooks),
+            )
+        script(
+            *("save_codebook.sh", *teacher, "--save_codebook", "--save_path", path),
+            *("--quantizer_path", quantizer),
+        )
+    return path
+
+
+def _train_mq(embedding: EmbeddingReader, settings: CodesSettings, path: Path) -> None:
+    """The package's own quantizer, as icefall saves it."""
+    frames = [torch.from_numpy(embedding[key]).float() for key in embedding]
+    reservoir = FrameReservoir(sum(map(len, frames)), frames[0].shape[1], 0)
+    for each in frames:
+        reservoir.add(each)
+    done = train_mq(reservoir, settings.num_codebooks, 0, settings.mq_seconds)
+    print(f"multi_quantization: {done.iterations} iterations, {done.seconds:.0f} s", flush=True)
+    torch.save(done.quantizer.quantizer.state_dict(), path)
+
+
+def _shuffle(codes: Path, path: Path) -> None:
+    """Each utterance's codes in another order: what is said is lost, how often codes come is not."""
+    generator = np.random.default_rng(0)
+    with h5py.File(codes) as source:
+        found = {key: generator.permutation(source[key][:], axis=0) for key in source}
+        _write(path, found, CODEBOOK_SIZE)
+
+
+def _filter_bank_codes(folder: Path, num_codebooks: int, path: Path) -> None:
+    """Codes of log-mel frames, pairs of 10 ms, instead of a teacher's."""
+    filters = mel_filters(80)
+    frames: dict[str, Tensor] = {}
+    for wav in sorted((folder / "wav").glob("*_train_*.wav")):
+        samples = torch.from_numpy(soundfile.read(wav, dtype="float32")[0])
+        mel = log_mel(samples[None], [len(samples)], filters)[0].T  # (T, 80), 100 frames/s
+        mel = torch.nn.functional.pad(mel, (0, 0, 0, len(mel) % 2))
+        frames[wav.stem] = mel.reshape(-1, 160)
+    reservoir = FrameReservoir(sum(map(len, frames.values())), 160, 0)
+    for each in frames.values():
+        reservoir.add(each)
+    trainer = QuantizerTrainer("product", 160, num_codebooks, CODEBOOK_SIZE, seed=0)
+    while not trainer.done:
+        trainer.step(reservoir.batch(trainer.steps_done, 512))
+    encode = trainer.quantizer.encode
+    _write(path, {key: encode(each).numpy() for key, each in frames.items()}, CODEBOOK_SIZE)
+
+
+def _frame_indexes(embedding: EmbeddingReader, path: Path) -> None:
+    """Each frame's row among all frames, in the place of codes: see `l1_student.py`."""
+    indexes, first = {}, 0
+    for key in embedding:
+        number = embedding.num_frames(key)
+        indexes[key] = np.arange(first, first + number, dtype=np.int32)[:, None]
+        first += number
+    _write(path, indexes, first)
+
+
+def _write(path: Path, arrays: dict[str, np.ndarray], codebook_size: int) -> None:
+    width = next(iter(arrays.values())).shape[1]
+    with h5py.File(path.with_suffix(".tmp"), "w", libver="v108") as file:
+        file.attrs.update(kind="codes", format_version=1, frame_shift=FRAME_SHIFT)
+        file.attrs.update(num_codebooks=width, codebook_size=codebook_size)
+        for key, each in arrays.items():
+            file[key] = each
+    path.with_suffix(".tmp").rename(path)
+
+
+def bytes_of(path: Path, keys: Sequence[str] | None = None) -> int:
+    """What the arrays take, without the file's own."""
+    with h5py.File(path) as file:
+        return sum(file[key].nbytes for key in (keys or file))

@@ -1,0 +1,180 @@
+"""What codes bring: students with and without them, side by side, by the project's own scripts.
+
+    python bench/distil.py --students labels codes --steps 640 --seeds 3
+
+The teacher is the real Whisper tiny.en encoder; the audio, connected digits of real speakers
+(`digits.py`): 480 training utterances, of which 160 have text, a test on the same speakers
+("seen") and one on a fourth ("unseen"). A digit is one token. Students are plain CTC, greedy, on
+one thread of the CPU. Every finished run is appended to `--out` and not done again; two processes
+share the work by `--students` or `--first_seed`.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import report
+from digit_codes import CodesSettings, bytes_of, make_codes, script
+from digits import ROOT, default_data, make_lists
+
+LABELLED_SECONDS = 20.0  # of a batch: about 8 utterances; as much again without text
+# student: (codes, list, further flags of train_distil.sh)
+STUDENTS: dict[str, tuple[str | None, str, list[str]]] = {
+    "labels": (None, "labelled", []),
+    "codes": ("product", "train", []),
+    "codes on labelled audio": ("product", "labelled", []),
+    "additive codes": ("additive", "train", []),
+    "multi_quantization's codes": ("multi_quantization", "train", []),
+    "shuffled codes": ("shuffled", "train", []),
+    "codes of filter banks": ("filter_banks", "train", []),
+    "L1 to embeddings": ("frames", "train", []),
+    "autoregressive head": ("product", "train", ["--codebook_head", "autoregressive"]),
+}
+
+
+def codes_settings(name: str, options: argparse.Namespace) -> CodesSettings | None:
+    """The codes that a student learns; None: labels only."""
+    codes = STUDENTS[name][0]
+    if codes is None:
+        return None
+    return CodesSettings(
+        codes, options.num_codebooks, options.layer, options.padding, options.mq_seconds
+    )
+
+
+def identity(name: str, steps: int, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """What tells a run from others; it is done again when any of it changes."""
+    row = {"student": name, "steps": steps, "seed": seed, "unseen_speaker": options.unseen}
+    row["labelled"] = options.num_labelled
+    if codes_settings(name, options) is not None:
+        row |= {"num_codebooks": options.num_codebooks, "layer": options.layer}
+        row |= {"padding": options.padding, "weight": options.weight}
+        row |= {"student_layer": options.student_layer}
+    return row
+
+
+def find(out: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
+    """The finished row that `identity` names."""
+    for line in out.read_text().splitlines() if out.exists() else ():
+        row = json.loads(line)
+        if wanted.items() <= row.items():
+            return row
+    return None
+
+
+def train(
+    name: str, steps: int, seed: int, folder: Path, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Train one student and test it."""
+    _, list_name, more = STUDENTS[name]
+    settings = codes_settings(name, options)
+    row = identity(name, steps, seed, options)
+    student = folder / "students" / "_".join(str(each).replace(" ", "-") for each in row.values())
+    seconds = LABELLED_SECONDS * (2 if list_name == "train" else 1)
+    flags: list[object] = [
+        *("--config", ROOT / "bench" / "distil.yaml", "--save_path", student, "--seed", seed),
+        *("--train_data", folder / f"{list_name}.list", "--batch_seconds", seconds),
+        *("--max_steps", steps, "--warmup_steps", steps // 10, "--save_steps", steps, *more),
+    ]
+    stored = 0
+    program: list[str] | None = None
+    if settings is None:
+        flags += ["--codebook_weight", 0]
+    else:
+        codes = make_codes(options.data, folder, settings)
+        flags += ["--codebook_path", codes, "--codebook_weight", options.weight]
+        flags += ["--student_layer", options.student_layer]
+        stored = bytes_of(codes)
+        if settings.name == "frames":
+            embedding = folder / f"embedding_layer{settings.layer}_{settings.padding}.h5"
+            program = [str(ROOT / "bench" / "l1_student.py"), "--embedding", str(embedding)]
+            stored = bytes_of(embedding)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if program is None:
+        script("train_distil.sh", *flags)
+    else:
+        command = [sys.executable, *program, *map(str, flags), "--gpu", "cpu", "--num_workers", "0"]
+        subprocess.run(command, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    row["cpu_minutes"] = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 60
+    row["megabytes"] = stored / 1e6
+    for test in ("seen", "unseen"):
+        rates = student / f"{test}.json"
+        script_flags = ["--student_checkpoint", student / "last", "--save_path", rates]
+        script_flags += ["--train_data", folder / f"{test}.list", "--num_worst", 0]
+        _evaluate(script_flags)
+        row[test] = 100 * json.loads(rates.read_text())["wer"]
+    return row
+
+
+def _evaluate(flags: Sequence[object]) -> None:
+    command = [sys.executable, "-m", "k2distil", "evaluate", "--gpu", "cpu", "--num_workers", "0"]
+    subprocess.run([*command, *map(str, flags)], check=True, cwd=ROOT)
+
+
+def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and deviation over seeds of one student and number of steps."""
+    row = {key: value for key, value in runs[0].items() if key not in {"seed", "seen", "unseen"}}
+    for name in ("seen", "unseen"):
+        rates = [run[name] for run in runs]
+        deviation = statistics.stdev(rates) if len(rates) > 1 else float("nan")
+        row[name] = f"{statistics.mean(rates):.1f} +- {deviation:.1f}"
+    row["cpu_minutes"] = statistics.mean(run["cpu_minutes"] for run in runs)
+    return {**row, "seeds": len(runs), "runs": list(runs)}
+
+
+def main() -> None:
+    """Do what is missing in `--out`, then print a table of all that was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--students", nargs="+", choices=STUDENTS, default=["labels", "codes"])
+    parser.add_argument("--steps", type=int, nargs="+", default=[640])
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each student and steps")
+    parser.add_argument("--first_seed", type=int, default=0)
+    parser.add_argument("--num_codebooks", type=int, default=8)
+    parser.add_argument("--layer", type=int, default=-1, help="of the teacher")
+    parser.add_argument("--padding", choices=["none", "30s"], default="none")
+    parser.add_argument("--student_layer", type=int, default=-1)
+    parser.add_argument("--weight", type=float, default=5.0, help="of the codebook loss")
+    parser.add_argument("--mq_seconds", type=float, default=360.0, help="its training, CPU time")
+    parser.add_argument("--unseen", default="nicolas", help="speaker that only tests")
+    parser.add_argument("--num_labelled", type=int, default=160, help="utterances of 480")
+    parser.add_argument("--data", type=Path, default=default_data())
+    parser.add_argument("--work", type=Path, default=ROOT / "exp" / "distil")
+    parser.add_argument("--out", type=Path, default=ROOT / "exp" / "distil" / "runs.jsonl")
+    parser.add_argument("--save", action="store_true", help="append to results/distil.jsonl")
+    options = parser.parse_args()
+    folder = options.work / f"{options.unseen}_{options.num_labelled}"
+    make_lists(options.data, folder, options.unseen, options.num_labelled)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    for seed in seeds:  # seeds outermost: a table of fewer seeds is there early
+        for name in options.students:
+            for steps in options.steps:
+                if find(options.out, identity(name, steps, seed, options)):
+                    continue
+                row = train(name, steps, seed, folder, options)
+                with options.out.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                rates = f"{row['seen']:.1f} / {row['unseen']:.1f} %"
+                print(f"done: {name}, {steps} steps, seed {seed}: {rates}", flush=True)
+    groups = [
+        [find(options.out, identity(name, steps, seed, options)) for seed in seeds]
+        for name in options.students
+        for steps in options.steps
+    ]
+    rows = [summary([run for run in group if run]) for group in groups]
+    if options.save:
+        report.save(rows, "distil")
+    columns = {"student": "", "steps": "", "seen": "", "unseen": "", "seeds": ""}
+    columns |= {"cpu_minutes": ".1f", "megabytes": ".2f"}
+    report.show(rows, columns)
+
+
+if __name__ == "__main__":
+    main()
