@@ -1,4 +1,4 @@
-"""Codes of connected digits for `distil.py`, made by the project's own scripts, and its controls."""
+"""Codes of connected digits for `distil.py`, made by the project's own scripts; and controls."""
 
 import os
 import subprocess
@@ -93,7 +93,7 @@ def _train_mq(embedding: EmbeddingReader, settings: CodesSettings, path: Path) -
 
 
 def _shuffle(codes: Path, path: Path) -> None:
-    """Each utterance's codes in another order: what is said is lost, how often codes come is not."""
+    """Each utterance's codes in another order: how often they come stays, what is said is lost."""
     generator = np.random.default_rng(0)
     with h5py.File(codes) as source:
         found = {key: generator.permutation(source[key][:], axis=0) for key in source}

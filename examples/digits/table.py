@@ -62,7 +62,7 @@ def main() -> None:
         name: json.loads((exp / "student" / f"{name}.json").read_text())
         for name in ("text", "codes")
     }
-    print(f"\n{'students, test voices, errors in %':36}{'text alone':>14}{'+ codes':>14}{'ratio':>8}")
+    print(f"\n{'students: % errors, test voices':36}{'text alone':>14}{'+ codes':>14}{'ratio':>8}")
     for metric in ("wer", "cer"):
         text, codes = (100 * rates[name][metric] for name in ("text", "codes"))
         print(f"{metric.upper():36}{text:>14.1f}{codes:>14.1f}{codes / max(text, 1e-9):>8.2f}")

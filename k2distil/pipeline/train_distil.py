@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,6 +49,8 @@ NOT_DECISIVE = {  # options that may change between two runs of the same trainin
     *("cv_data", "eval_steps", "save_steps", "logging_steps"),
     *("train_data", "codebook_path"),  # their content counts instead
 }
+
+NO_ROOM = 1 << 20  # bytes
 
 T = TypeVar("T")
 
@@ -257,10 +260,24 @@ def _train(trainer: DistilTrainer, folder: StudentFolder, config: TrainDistilCon
     with _stopping(trainer):
         try:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        except RuntimeError as error:
-            if (remedy := worker_remedy(error)) is None:
+        except Exception as error:
+            if (remedy := _remedy(error, folder.path)) is None:
                 raise
             raise DataError(remedy) from error
+
+
+def _remedy(error: Exception, path: Path) -> str | None:
+    """What the user can do about an error in the middle of training; None: it is a bug."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            "out of GPU memory: take a smaller --batch_seconds (and more --accumulate_batches) or "
+            "--chunk_frames 2000; that is another training: with --force or another --save_path"
+        )
+    if isinstance(error, RuntimeError | OSError) and (remedy := worker_remedy(error)) is not None:
+        return remedy
+    if shutil.disk_usage(path).free < NO_ROOM:  # torch.save does not say what went wrong
+        return f"{path}: no room for a checkpoint; make room and run the same command again"
+    return None
 
 
 @contextmanager

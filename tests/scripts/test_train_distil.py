@@ -324,6 +324,27 @@ def test_bad_utterances_can_be_left_out_and_are_listed(material, tmp_path):
     assert (tmp_path / "student" / "last" / "model.safetensors").exists()
 
 
+def test_a_full_disk_is_named_and_the_training_goes_on_afterwards(material, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", small]).returncode:
+        pytest.skip("needs to mount a small disk")
+    try:
+        room = (small / "room").open("wb")
+        room.write(bytes(1_400_000))
+        room.close()
+        stopped = flags(material, "--save_path", small / "student")
+        done = run("train_distil.sh", *stopped)
+        assert done.returncode == 2, done.stderr
+        assert "no room" in done.stderr
+        (small / "room").unlink()
+        log = succeed("train_distil.sh", *stopped)
+        assert len(losses(log)) <= 12
+        assert (small / "student" / "last" / "model.safetensors").exists()
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
 def test_other_settings_are_refused_and_force_starts_over(material, tmp_path):
     succeed("train_distil.sh", *flags(material))
     done = run("train_distil.sh", *flags(material, "--learning_rate", "0.01"))
