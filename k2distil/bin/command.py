@@ -10,8 +10,8 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
-from types import FrameType, NoneType
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from types import FrameType, NoneType, UnionType
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from k2distil.config.load import load_config, nearest, option_types
 from k2distil.errors import K2DistilError
@@ -126,7 +126,11 @@ def _wide(prog: str) -> argparse.HelpFormatter:
 
 def _argument(hint: Any) -> dict[str, Any]:
     """How argparse reads a field of this type; `int | None` reads an int."""
-    kind = next(k for k in get_args(hint) or (hint,) if k is not NoneType)
+    of_union = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    kind = next(k for k in of_union if k is not NoneType)
+    if get_origin(kind) is tuple:  # several after one flag, or the flag several times
+        several = _argument(get_args(kind)[0])
+        return {**several, "nargs": "+", "action": "extend"}
     if get_origin(hint) is Literal or get_origin(kind) is Literal:
         choices = get_args(hint if get_origin(hint) is Literal else kind)
         return {"type": str, "metavar": "{" + ",".join(choices) + "}"}  # load_config checks

@@ -2,6 +2,7 @@
 
 from k2distil.config.fields import (
     AudioOptions,
+    DataOptions,
     ExportConfig,
     SaveCodebookConfig,
     SaveEmbeddingConfig,
@@ -12,6 +13,7 @@ from k2distil.config.load import load_config
 
 __all__ = [
     "AudioOptions",
+    "DataOptions",
     "ExportConfig",
     "SaveCodebookConfig",
     "SaveEmbeddingConfig",

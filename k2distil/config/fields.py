@@ -43,11 +43,25 @@ class TeacherOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListOptions:
-    """Which audio, and how it is read."""
+class DataOptions:
+    """Which audio."""
 
-    train_data: Path | None = option("audio list (data.list), or list of shards", None)
-    data_type: Literal["auto", "raw", "shard"] = option("kind of list", "auto")
+    train_data: tuple[Path, ...] | None = option(
+        "audio lists: data.list, list of shards, Kaldi folder or lhotse cuts; one or several", None
+    )
+    data_type: Literal["auto", "raw", "shard", "kaldi", "lhotse"] = option(
+        "kind of all lists; auto: told from each", "auto"
+    )
+    allow_pipes: bool = option("run the commands (`... |`) of a Kaldi wav.scp", False)
+    cache_dir: Path | None = option(
+        "folder for shards given by URL; not given: shards_cache beside the output", None
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions(DataOptions):
+    """How it is read."""
+
     channel: int = option("audio channel, 0: the first", 0, minimum=0)
     num_workers: int | None = option(
         "decoding processes; 0: none; not given: one per core but one, at most 8", None, minimum=0

@@ -3,6 +3,13 @@
 from k2distil.data.audio import load_audio
 from k2distil.data.batching import batch_by_seconds
 from k2distil.data.decode import decode_ahead
-from k2distil.data.manifest import read_list, sample_utterances
+from k2distil.data.manifest import ListAccess, read_list, sample_utterances
 
-__all__ = ["batch_by_seconds", "decode_ahead", "load_audio", "read_list", "sample_utterances"]
+__all__ = [
+    "ListAccess",
+    "batch_by_seconds",
+    "decode_ahead",
+    "load_audio",
+    "read_list",
+    "sample_utterances",
+]

@@ -11,6 +11,7 @@ import soundfile
 import soxr
 
 from k2distil.batch import SAMPLE_RATE, Utterance
+from k2distil.data.command import run_command
 from k2distil.data.other_formats import decode_other_format
 from k2distil.errors import DataError
 
@@ -26,21 +27,25 @@ _WAV_DATA_LOG = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
 def load_audio(utterance: Utterance, channel: int = 0) -> np.ndarray:
     """Decode one utterance; silence is valid audio.
 
-    Only the segment start..end is read, and only the given channel (0 is the first) is kept.
-    soundfile decodes wav, flac, mp3, ogg and opus; see `other_formats` for the rest. Resampled by
-    soxr's HQ recipe. Samples of float files and of the resampler may leave [-1, 1] a little.
+    Only the segment start..end is read, and only the given channel (0 is the first) is kept, or
+    that which the list names. soundfile decodes wav, flac, mp3, ogg and opus; see `other_formats`
+    for the rest. Resampled by soxr's HQ recipe. Samples of float files and of the resampler may
+    leave [-1, 1] a little.
 
     Returns:
         (num_samples,) float32 at 16 kHz, at least one sample, all finite.
 
     Raises:
         DataError: the file is missing, unreadable, empty, truncated, not audio, has NaN or
-            infinite samples, ends before the segment does, or lacks the channel. An mp3 without a
-            Xing or Info header does not tell its length, so truncation goes unseen there.
+            infinite samples, ends before the segment does, or lacks the channel; or the command
+            that should write it failed. An mp3 without a Xing or Info header does not tell its
+            length, so truncation goes unseen there.
     """
     try:
         samples, rate = _decode(utterance)
-        return _prepare(samples, rate, utterance, channel)
+        return _prepare(
+            samples, rate, utterance, channel if utterance.channel is None else utterance.channel
+        )
     except DataError as error:
         raise DataError(f"{utterance.wav}: utterance {utterance.key}: {error}") from error
 
@@ -96,7 +101,9 @@ def _decode(utterance: Utterance) -> tuple[np.ndarray, int]:
 
 
 def _open_source(utterance: Utterance) -> str | io.BytesIO:
-    """What soundfile shall open: a path, or the bytes of a tar's member."""
+    """What soundfile shall open: a path, or the bytes of a tar's member or of a command."""
+    if utterance.is_command:
+        return io.BytesIO(run_command(utterance.wav))
     try:
         with open(utterance.wav, "rb") as file:
             if utterance.tar_offset is None:

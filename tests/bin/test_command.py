@@ -31,6 +31,17 @@ def test_a_switch_is_bare_or_true_or_false():
     assert parse(TrainQuantizerConfig, argv).train_quantizer_online is False
 
 
+def test_several_lists_follow_one_flag_or_several():
+    rest = [*NEEDED[:4], "--save_path", "s", "--num_audio", "7"]
+    for argv in (
+        ["--train_data", "a", "b", *rest],
+        [*rest, "--train_data", "a", "--train_data", "b"],
+    ):
+        config = parse(SaveEmbeddingConfig, argv)
+        assert config.train_data == (Path("a"), Path("b"))
+        assert config.num_audio == 7
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
