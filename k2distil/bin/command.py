@@ -37,7 +37,8 @@ def run(kind: Any, target: str, argv: Sequence[str] | None = None) -> int:
     Args:
         kind: a config dataclass; its docstring is "name: what it does".
         target: "module:function", imported only after the flags are known to be right; it returns
-            an object with `num_failed`, the utterances that failed.
+            an object with `num_failed`, the utterances that failed; a Report's `text` goes to
+            stdout.
         argv: the flags; None: those of the process.
     """
     logging.basicConfig(
@@ -49,6 +50,8 @@ def run(kind: Any, target: str, argv: Sequence[str] | None = None) -> int:
         config = parse(kind, argv)
         module, _, function = target.partition(":")
         result = getattr(importlib.import_module(module), function)(config)
+        if (text := getattr(result, "text", None)) is not None:
+            print(text)
     except K2DistilError as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return EXIT_USER_ERROR
@@ -101,7 +104,8 @@ def parse(kind: Any, argv: Sequence[str] | None = None) -> Any:
     hints = option_types(kind)
     options = {each.name: each for each in fields(kind) if each.name in hints}
     for owner in kind.__mro__[:-1]:  # the command's own options first, then the shared groups
-        title = "output" if owner is kind else owner.__name__.removesuffix("Options").lower()
+        own = "output" if "save_path" in hints else "file"
+        title = own if owner is kind else owner.__name__.removesuffix("Options").lower()
         group = parser.add_argument_group(title)
         for name in [name for name in vars(owner).get("__annotations__", {}) if name in options]:
             each = options.pop(name)

@@ -4,10 +4,12 @@ from k2distil.config.fields import (
     AudioOptions,
     DataOptions,
     ExportConfig,
+    InspectConfig,
     SaveCodebookConfig,
     SaveEmbeddingConfig,
     TeacherOptions,
     TrainQuantizerConfig,
+    VerifyConfig,
 )
 from k2distil.config.load import load_config
 
@@ -15,9 +17,11 @@ __all__ = [
     "AudioOptions",
     "DataOptions",
     "ExportConfig",
+    "InspectConfig",
     "SaveCodebookConfig",
     "SaveEmbeddingConfig",
     "TeacherOptions",
     "TrainQuantizerConfig",
+    "VerifyConfig",
     "load_config",
 ]

@@ -165,6 +165,25 @@ class SaveCodebookConfig(TeacherOptions, AudioOptions, RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class VerifyConfig(DataOptions):
+    """k2distil verify: whether a file of codes or embeddings is whole, right and complete."""
+
+    codebook_path: Path | None = option("codes to look at", None)
+    embedding_path: Path | None = option("or embeddings", None)
+
+    required = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig:
+    """k2distil inspect: what is in a file."""
+
+    path: Path = option("codes, embeddings or a quantizer")
+
+    required = ("path",)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     """k2distil export: a quantizer -> a file for another toolkit."""
 

@@ -1,12 +1,13 @@
 """Audio lists and audio: `read_list` -> utterances -> `decode_ahead` -> `batch_by_seconds`."""
 
-from k2distil.data.audio import load_audio
+from k2distil.data.audio import audio_seconds, load_audio
 from k2distil.data.batching import batch_by_seconds
 from k2distil.data.decode import decode_ahead
 from k2distil.data.manifest import ListAccess, read_list, sample_utterances
 
 __all__ = [
     "ListAccess",
+    "audio_seconds",
     "batch_by_seconds",
     "decode_ahead",
     "load_audio",

@@ -50,6 +50,28 @@ def load_audio(utterance: Utterance, channel: int = 0) -> np.ndarray:
         raise DataError(f"{utterance.wav}: utterance {utterance.key}: {error}") from error
 
 
+def audio_seconds(utterance: Utterance) -> float:
+    """Seconds that `load_audio` gives; from the header where soundfile knows the format.
+
+    The audio in other formats, and what a command writes, is decoded for it.
+
+    Raises:
+        DataError: as `load_audio`, but for what only decoding finds.
+    """
+    try:
+        with soundfile.SoundFile(_open_source(utterance)) as file:
+            num_frames, rate = file.frames, file.samplerate
+    except DataError as error:
+        raise DataError(f"{utterance.wav}: utterance {utterance.key}: {error}") from error
+    except (soundfile.LibsndfileError, TypeError):  # TypeError: a name ending in .raw
+        num_frames, rate = UNKNOWN_FRAMES, 0
+    if num_frames >= UNKNOWN_FRAMES:
+        return len(load_audio(utterance, utterance.channel or 0)) / SAMPLE_RATE
+    seconds = num_frames / rate
+    end = seconds if utterance.end is None else min(seconds, utterance.end)
+    return max(0.0, end - (utterance.start or 0.0))
+
+
 def _prepare(samples: np.ndarray, rate: int, utterance: Utterance, channel: int) -> np.ndarray:
     """(num_frames, num_channels) at any rate -> (num_samples,) at 16 kHz."""
     start, end = utterance.start or 0.0, utterance.end

@@ -1,5 +1,6 @@
 """h5 files with one array per utterance: `PartFolder` makes them, readers read them."""
 
+from k2distil.storage.check import Problems, check_h5
 from k2distil.storage.fingerprint import describe_differences
 from k2distil.storage.parts import PartFolder, finished, refuse_foreign, remove_parts
 from k2distil.storage.reader import (
@@ -14,7 +15,9 @@ __all__ = [
     "CodebookReader",
     "EmbeddingReader",
     "PartFolder",
+    "Problems",
     "UtteranceReader",
+    "check_h5",
     "describe_differences",
     "finished",
     "refuse_foreign",
