@@ -10,6 +10,7 @@ COMMANDS = {
     "save_embedding": "teacher embeddings of some utterances -> h5",
     "train_quantizer": "embeddings, or audio, -> a quantizer",
     "save_codebook": "codes of all utterances -> h5",
+    "merge": "finished parts of a run that ended before its merge -> h5",
     "inspect": "what is in a file of codes, embeddings or a quantizer",
     "verify": "whether a file of codes or embeddings is whole, right and complete",
     "export": "a quantizer -> a file for another toolkit",

@@ -165,6 +165,15 @@ class SaveCodebookConfig(TeacherOptions, AudioOptions, RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MergeConfig:
+    """k2distil merge: the finished parts of a run that ended before its merge -> the h5."""
+
+    save_path: Path = option("--save_path of the run")
+
+    required = ("save_path",)
+
+
+@dataclass(frozen=True, kw_only=True)
 class VerifyConfig(DataOptions):
     """k2distil verify: whether a file of codes or embeddings is whole, right and complete."""
 

@@ -9,6 +9,7 @@ from k2distil.storage.reader import (
     EmbeddingReader,
     UtteranceReader,
 )
+from k2distil.storage.unmerged import find_unmerged, note_for_merge
 
 __all__ = [
     "FORMAT_VERSION",
@@ -19,7 +20,9 @@ __all__ = [
     "UtteranceReader",
     "check_h5",
     "describe_differences",
+    "find_unmerged",
     "finished",
+    "note_for_merge",
     "refuse_foreign",
     "remove_parts",
 ]
