@@ -66,26 +66,18 @@ def test_every_bit_of_the_arrays_counts(codes: Path) -> None:
             assert "content: 1\n  not what was written" in report.text
 
 
-def test_a_bit_flipped_anywhere_is_found_or_changes_nothing_that_matters(codes: Path) -> None:
+def test_a_bit_flipped_in_what_describes_an_array_is_found(codes: Path) -> None:
     whole = codes.read_bytes()
     with h5py.File(codes) as file:
-        expected = {key: file[key][:] for key in file}
-        meta = {name: file.attrs[name] for name in file.attrs}
-    found = 0
-    rng = np.random.default_rng(0)
-    for place in rng.choice(len(whole), 150, replace=False):
+        headers = {key: h5py.h5o.get_info(file[key].id).addr for key in file}
+    for place in range(6, 60, 9):
         damaged = bytearray(whole)
-        damaged[place] ^= 1 << int(rng.integers(8))
+        damaged[headers["b"] + place] ^= 1
         codes.write_bytes(damaged)
         report = verify_codes(codes)
-        found += report.num_failed > 0
-        if not report.num_failed:  # room that HDF5 left unused, or words that nothing checks
-            with h5py.File(codes) as file:
-                assert list(file) == list(expected)
-                assert all(np.array_equal(file[key][:], expected[key]) for key in expected)
-                changed = {name for name in meta if file.attrs[name] != meta[name]}
-                assert changed <= {"teacher", "versions", "fingerprint"}
-    assert found > 20
+        assert report.num_failed
+        assert "damaged arrays: 1\n  b: " in report.text
+        assert "content: 1\n" in report.text
 
 
 def test_a_bit_flipped_in_the_index_is_found(codes: Path) -> None:
