@@ -132,9 +132,8 @@ def _argument(hint: Any) -> dict[str, Any]:
     """How argparse reads a field of this type; `int | None` reads an int."""
     of_union = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     kind = next(k for k in of_union if k is not NoneType)
-    if get_origin(kind) is tuple:  # several after one flag, or the flag several times
-        several = _argument(get_args(kind)[0])
-        return {**several, "nargs": "+", "action": "extend"}
+    if get_origin(kind) is tuple:  # several after one flag; of two flags the last one counts
+        return {**_argument(get_args(kind)[0]), "nargs": "+"}
     if get_origin(hint) is Literal or get_origin(kind) is Literal:
         choices = get_args(hint if get_origin(hint) is Literal else kind)
         return {"type": str, "metavar": "{" + ",".join(choices) + "}"}  # load_config checks
