@@ -37,8 +37,7 @@ def run(kind: Any, target: str, argv: Sequence[str] | None = None) -> int:
     Args:
         kind: a config dataclass; its docstring is "name: what it does".
         target: "module:function", imported only after the flags are known to be right; it returns
-            an object with `num_failed`, the utterances that failed; a Report's `text` goes to
-            stdout.
+            an object with `num_failed`, the utterances that failed, and perhaps a `report`.
         argv: the flags; None: those of the process.
     """
     logging.basicConfig(
@@ -50,8 +49,6 @@ def run(kind: Any, target: str, argv: Sequence[str] | None = None) -> int:
         config = parse(kind, argv)
         module, _, function = target.partition(":")
         result = getattr(importlib.import_module(module), function)(config)
-        if (text := getattr(result, "text", None)) is not None:
-            print(text)
     except K2DistilError as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return EXIT_USER_ERROR
@@ -69,6 +66,8 @@ def run(kind: Any, target: str, argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; run the same command again to resume", file=sys.stderr)
         return EXIT_SIGINT
+    if report := getattr(result, "report", ""):
+        print(report)
     return EXIT_SOME_FAILED if result.num_failed else EXIT_OK
 
 

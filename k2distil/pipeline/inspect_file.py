@@ -13,7 +13,7 @@ import numpy as np
 
 from k2distil.config import InspectConfig
 from k2distil.errors import DataError
-from k2distil.pipeline.report import Report
+from k2distil.pipeline.findings import Findings
 from k2distil.quantizer import load_quantizer, quantizer_file
 from k2distil.storage import UtteranceReader
 
@@ -21,7 +21,7 @@ MAX_VALUES = 200_000_000  # numbers read for the statistics; of a larger file a 
 NUM_SHOWN = 3  # utterances
 
 
-def inspect_file(config: InspectConfig) -> Report:
+def inspect_file(config: InspectConfig) -> Findings:
     """Attributes, size and statistics of a file.
 
     Raises:
@@ -32,8 +32,8 @@ def inspect_file(config: InspectConfig) -> Report:
     if not path.is_file():
         raise DataError(f"{path}: no such file; correct --path")
     if h5py.is_hdf5(path):
-        return Report(_describe_h5(path))
-    return Report(_describe_quantizer(path))
+        return Findings(_describe_h5(path))
+    return Findings(_describe_quantizer(path))
 
 
 def _describe_quantizer(path: Path) -> str:

@@ -12,9 +12,9 @@ from k2distil.config import VerifyConfig
 from k2distil.config.load import read_yaml
 from k2distil.data import audio_seconds, sample_utterances
 from k2distil.errors import ConfigError, DataError
+from k2distil.pipeline.findings import Findings
 from k2distil.pipeline.lists import read_lists
 from k2distil.pipeline.progress import Progress
-from k2distil.pipeline.report import Report
 from k2distil.pipeline.summary import beside, read_rejections
 from k2distil.storage import Problems, check_h5
 
@@ -25,7 +25,7 @@ THREADS = 8  # headers are waited for more than computed with
 CHUNK = 1000  # utterances
 
 
-def verify(config: VerifyConfig) -> Report:
+def verify(config: VerifyConfig) -> Findings:
     """Look for all that can be wrong; the report fails if anything is.
 
     Raises:
@@ -52,8 +52,8 @@ def verify(config: VerifyConfig) -> Report:
     if isinstance(frame_shift, float):
         counts += f", {num_frames * frame_shift / 3600:.2f} hours"
     if not problems.counts:
-        return Report(f"{counts}: all right")
-    return Report("\n".join([counts, *problems.lines()]), sum(problems.counts.values()))
+        return Findings(f"{counts}: all right")
+    return Findings("\n".join([counts, *problems.lines()]), sum(problems.counts.values()))
 
 
 def _file_of(config: VerifyConfig) -> tuple[Path, str]:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def inspect(path: Path) -> str:
-    return module.inspect_file(InspectConfig(path=path)).text
+    return module.inspect_file(InspectConfig(path=path)).report
 
 
 def test_codes_are_described_by_attributes_size_usage_and_a_few_utterances(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from k2distil.config import VerifyConfig
 from k2distil.errors import ConfigError, DataError
-from k2distil.pipeline.report import Report
+from k2distil.pipeline.findings import Findings
 from k2distil.pipeline.verify import verify
 from k2distil.storage.offsets import find_offsets, index_path, write_offsets
 from tests.pipeline.outputs import (
@@ -35,7 +35,7 @@ def codes(tmp_path: Path) -> Path:
     return write_output(tmp_path / "codes.h5", random_codes())
 
 
-def verify_codes(codes: Path, *lists: Path) -> Report:
+def verify_codes(codes: Path, *lists: Path) -> Findings:
     return verify(VerifyConfig(codebook_path=codes, train_data=lists or None))
 
 
@@ -43,12 +43,12 @@ def test_a_file_that_is_all_right_is_one_line_with_its_counts(
     codes: Path, data_list: Path, tmp_path: Path
 ) -> None:
     counts = "4 utterances of 4 in the list, 0 dropped, 132 frames, 0.00 hours"
-    assert verify_codes(codes, data_list) == Report(f"{codes}: {counts}: all right")
+    assert verify_codes(codes, data_list) == Findings(f"{codes}: {counts}: all right")
     embedding = write_output(tmp_path / "e.h5", random_embedding(), EMBEDDING)
-    report = verify(VerifyConfig(embedding_path=embedding, train_data=(data_list,)))
-    assert report == Report(f"{embedding}: {counts}: all right")
+    found = verify(VerifyConfig(embedding_path=embedding, train_data=(data_list,)))
+    assert found == Findings(f"{embedding}: {counts}: all right")
     index_path(codes).unlink()
-    assert verify_codes(codes).text == f"{codes}: 4 utterances, 132 frames, 0.00 hours: all right"
+    assert verify_codes(codes).report == f"{codes}: 4 utterances, 132 frames, 0.00 hours: all right"
 
 
 def test_every_bit_of_the_arrays_counts(codes: Path) -> None:
@@ -61,9 +61,9 @@ def test_every_bit_of_the_arrays_counts(codes: Path) -> None:
             damaged = bytearray(whole)
             damaged[place] ^= 1
             codes.write_bytes(damaged)
-            report = verify_codes(codes)
-            assert report.num_failed, key
-            assert "content: 1\n  not what was written" in report.text
+            found = verify_codes(codes)
+            assert found.num_failed, key
+            assert "content: 1\n  not what was written" in found.report
 
 
 def test_a_bit_flipped_in_what_describes_an_array_is_found(codes: Path) -> None:
@@ -74,10 +74,10 @@ def test_a_bit_flipped_in_what_describes_an_array_is_found(codes: Path) -> None:
         damaged = bytearray(whole)
         damaged[headers["b"] + place] ^= 1
         codes.write_bytes(damaged)
-        report = verify_codes(codes)
-        assert report.num_failed
-        assert "damaged arrays: 1\n  b: " in report.text
-        assert "content: 1\n" in report.text
+        found = verify_codes(codes)
+        assert found.num_failed
+        assert "damaged arrays: 1\n  b: " in found.report
+        assert "content: 1\n" in found.report
 
 
 def test_a_bit_flipped_in_the_index_is_found(codes: Path) -> None:
@@ -87,9 +87,9 @@ def test_a_bit_flipped_in_the_index_is_found(codes: Path) -> None:
         place = index.read_bytes().index(arrays["offset"].tobytes())
     damaged[place] ^= 4
     index.write_bytes(damaged)
-    report = verify_codes(codes)
-    assert report.num_failed == 1
-    assert f"index: 1\n  {index}: damaged or of another file; remove it" in report.text
+    found = verify_codes(codes)
+    assert found.num_failed == 1
+    assert f"index: 1\n  {index}: damaged or of another file; remove it" in found.report
 
 
 def test_an_index_of_other_places_is_found(codes: Path, tmp_path: Path) -> None:
@@ -98,10 +98,10 @@ def test_an_index_of_other_places_is_found(codes: Path, tmp_path: Path) -> None:
         digest = file.attrs["content_digest"]
     offsets.offset[:2] = offsets.offset[1::-1]
     write_offsets(codes, offsets, digest)
-    assert f"{index_path(codes)}: not of these arrays; remove it" in verify_codes(codes).text
+    assert f"{index_path(codes)}: not of these arrays; remove it" in verify_codes(codes).report
     offsets.keys[1] = offsets.keys[0]
     write_offsets(codes, offsets, digest)
-    assert "not of these arrays (it has a key twice)" in verify_codes(codes).text
+    assert "not of these arrays (it has a key twice)" in verify_codes(codes).report
 
 
 def test_missing_and_extra_keys_are_named_with_why_they_failed(tmp_path: Path) -> None:
@@ -109,13 +109,13 @@ def test_missing_and_extra_keys_are_named_with_why_they_failed(tmp_path: Path) -
     arrays = random_codes()
     codes = write_output(tmp_path / "codes.h5", {key: arrays[key] for key in "ad"})
     (tmp_path / "codes.h5.failed.tsv").write_text("key\twav\treason\nb\tb.wav\ttoo short\n")
-    report = verify_codes(codes, data_list)
-    assert report.num_failed == 3
-    assert "missing: 2\n  b: failed: too short\n  c\nnot in the list: 1\n  d" in report.text
+    found = verify_codes(codes, data_list)
+    assert found.num_failed == 3
+    assert "missing: 2\n  b: failed: too short\n  c\nnot in the list: 1\n  d" in found.report
     (tmp_path / "codes.h5.dropped.tsv").write_text("key\twav\treason\nc\tc.wav\ttoo long\n")
-    report = verify_codes(codes, data_list)
-    assert report.num_failed == 2
-    assert "2 utterances of 3 in the list, 1 dropped" in report.text
+    found = verify_codes(codes, data_list)
+    assert found.num_failed == 2
+    assert "2 utterances of 3 in the list, 1 dropped" in found.report
 
 
 def test_a_sample_is_compared_with_the_same_sample_of_the_list(tmp_path: Path) -> None:
@@ -124,36 +124,36 @@ def test_a_sample_is_compared_with_the_same_sample_of_the_list(tmp_path: Path) -
     codes = write_output(tmp_path / "codes.h5", {key: arrays[key] for key in "ab"})
     resolved = tmp_path / "codes.h5.config.yaml"
     resolved.write_text("num_audio: 2\nnum_audio_from: first\nseed: 0\n")
-    assert "2 utterances of 2 in the list" in verify_codes(codes, data_list).text
+    assert "2 utterances of 2 in the list" in verify_codes(codes, data_list).report
     assert not verify_codes(codes, data_list).num_failed
     resolved.write_text("num_audio: 3\nnum_audio_from: first\nseed: 0\n")
-    assert "missing: 1\n  c" in verify_codes(codes, data_list).text
+    assert "missing: 1\n  c" in verify_codes(codes, data_list).report
 
 
 def test_frames_that_do_not_fit_the_audio_are_found_beyond_three(tmp_path: Path) -> None:
     data_list = write_list(tmp_path)
     arrays = random_codes()
     arrays |= {"a": arrays["a"][:17], "b": arrays["b"][:31], "c": np.repeat(arrays["c"], 2, 0)}
-    report = verify_codes(write_output(tmp_path / "codes.h5", arrays), data_list)
-    assert report.num_failed == 2
-    assert "  b: 31, expected about 35 for 0.70 s\n" in report.text
-    assert "  c: 100, expected about 50 for 1.00 s" in report.text
+    found = verify_codes(write_output(tmp_path / "codes.h5", arrays), data_list)
+    assert found.num_failed == 2
+    assert "  b: 31, expected about 35 for 0.70 s\n" in found.report
+    assert "  c: 100, expected about 50 for 1.00 s" in found.report
 
 
 def test_audio_that_cannot_be_read_is_told(codes: Path, data_list: Path) -> None:
     (data_list.parent / "b.wav").unlink()
-    report = verify_codes(codes, data_list)
-    assert report.num_failed == 1
-    assert "audio: 1\n" in report.text
-    assert "b.wav: utterance b: cannot be read" in report.text
+    found = verify_codes(codes, data_list)
+    assert found.num_failed == 1
+    assert "audio: 1\n" in found.report
+    assert "b.wav: utterance b: cannot be read" in found.report
 
 
 def test_all_problems_are_told_and_the_examples_of_each_are_capped(tmp_path: Path) -> None:
     arrays = {f"utt{n}": np.full((5, 4), 200, np.uint8) for n in range(12)}
     arrays["utt3"] = np.zeros((5, 4), np.uint8)
     codes = write_output(tmp_path / "codes.h5", arrays, frame_shift=None, num_codebooks=5)
-    report = verify_codes(codes)
-    lines = report.text.splitlines()
+    found = verify_codes(codes)
+    lines = found.report.splitlines()
     assert "attributes: 2" in lines
     assert "  frame_shift: missing" in lines
     assert "  num_codebooks: 5, but 4 in the fingerprint" in lines
@@ -162,7 +162,7 @@ def test_all_problems_are_told_and_the_examples_of_each_are_capped(tmp_path: Pat
     assert "  and 6 more" in lines
     assert "shape: 12" in lines
     assert "  utt0: expected (num_frames, 5), found (5, 4)" in lines
-    assert report.num_failed == 25
+    assert found.num_failed == 25
 
 
 @pytest.mark.parametrize(
@@ -179,9 +179,9 @@ def test_all_problems_are_told_and_the_examples_of_each_are_capped(tmp_path: Pat
 def test_attributes_are_complete_and_consistent(
     tmp_path: Path, changed: dict[str, object], words: str
 ) -> None:
-    report = verify_codes(write_output(tmp_path / "codes.h5", random_codes(), **changed))
-    assert report.num_failed
-    assert words in report.text
+    found = verify_codes(write_output(tmp_path / "codes.h5", random_codes(), **changed))
+    assert found.num_failed
+    assert words in found.report
 
 
 def test_a_later_format_and_a_strange_digest_are_found(codes: Path) -> None:
@@ -190,7 +190,7 @@ def test_a_later_format_and_a_strange_digest_are_found(codes: Path) -> None:
         file.attrs["format_version"] = 2
         file.attrs["content_digest"] = "0"
         file.create_group("folder")
-    text = verify_codes(codes).text
+    text = verify_codes(codes).report
     assert "format_version: expected 1, found 2" in text
     assert "content: 1" in text
     assert "folder: expected an array (num_frames, width)" in text
@@ -201,18 +201,18 @@ def test_nan_and_infinite_embeddings_are_counted(tmp_path: Path) -> None:
     arrays["b"][3, 5] = np.nan
     arrays["b"][4, 5] = np.inf
     path = write_output(tmp_path / "e.h5", arrays, EMBEDDING)
-    report = verify(VerifyConfig(embedding_path=path))
-    assert "NaN or infinite: 1\n  b: 2 values" in report.text
+    found = verify(VerifyConfig(embedding_path=path))
+    assert "NaN or infinite: 1\n  b: 2 values" in found.report
     path = write_output(tmp_path / "f.h5", random_embedding("float32"), EMBEDDING)
-    assert "a: expected float16, found float32" in verify(VerifyConfig(embedding_path=path)).text
+    assert "a: expected float16, found float32" in verify(VerifyConfig(embedding_path=path)).report
 
 
 def test_a_file_of_others_a_cut_one_and_none(tmp_path: Path, codes: Path) -> None:
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["a"] = random_codes()["a"]
-    assert "format_version: expected 1, found None" in verify_codes(tmp_path / "other.h5").text
+    assert "format_version: expected 1, found None" in verify_codes(tmp_path / "other.h5").report
     codes.write_bytes(codes.read_bytes()[:-100])
-    assert "damaged file: 1" in verify_codes(codes).text
+    assert "damaged file: 1" in verify_codes(codes).report
     with pytest.raises(DataError, match=r"absent\.h5: no such file"):
         verify_codes(tmp_path / "absent.h5")
     for config in (VerifyConfig(), VerifyConfig(codebook_path=codes, embedding_path=codes)):

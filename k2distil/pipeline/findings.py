@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Report:
+class Findings:
     """Text for stdout, and what decides the exit status."""
 
-    text: str
+    report: str
     num_failed: int = 0
