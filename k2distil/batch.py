@@ -17,12 +17,15 @@ class Utterance:
     """One entry of an audio list; nothing is read from `wav` yet."""
 
     key: str  # unique in a list; the h5 dataset name
-    wav: str  # path of the audio file, or of the tar it lies in
+    wav: str  # path of the audio file, or of the tar it lies in; or a command, see is_command
     start: float | None = None  # seconds; None: from the beginning
     end: float | None = None  # seconds; None: to the end
     text: str | None = None  # transcript, where the list has one
     tar_offset: int | None = None  # byte where the audio file starts in the tar `wav`; None: no tar
     tar_size: int | None = None  # bytes of the audio file in the tar
+    tar_url: str | None = None  # where the tar `wav` was fetched from; None: it was not
+    channel: int | None = None  # of the audio, 0: the first; None: the list does not say
+    is_command: bool = False  # `wav` is "program arguments |", whose standard output is the audio
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,8 @@ def parse(kind: Any, argv: Sequence[str] | None = None) -> Any:
     hints = option_types(kind)
     options = {each.name: each for each in fields(kind) if each.name in hints}
     for owner in kind.__mro__[:-1]:  # the command's own options first, then the shared groups
-        title = "output" if owner is kind else owner.__name__.removesuffix("Options").lower()
+        own = "output" if "save_path" in hints else "file"
+        title = own if owner is kind else owner.__name__.removesuffix("Options").lower()
         group = parser.add_argument_group(title)
         for name in [name for name in vars(owner).get("__annotations__", {}) if name in options]:
             each = options.pop(name)
@@ -148,6 +149,8 @@ def _kind_of(hint: Any) -> Any:
 def _argument(hint: Any) -> dict[str, Any]:
     """How argparse reads a field of this type."""
     kind = _kind_of(hint)
+    if get_origin(kind) is tuple:  # several after one flag; of two flags the last one counts
+        return {**_argument(get_args(kind)[0]), "nargs": "+"}
     if get_origin(kind) is Literal:
         return {"type": str, "metavar": "{" + ",".join(get_args(kind)) + "}"}  # load_config checks
     if kind is bool:

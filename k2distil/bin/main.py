@@ -12,6 +12,9 @@ COMMANDS = {
     "save_codebook": "codes of all utterances -> h5",
     "train_distil": "transcripts and codes -> a student",
     "evaluate": "a student -> word and character error rates",
+    "merge": "finished parts of a run that ended before its merge -> h5",
+    "inspect": "what is in a file of codes, embeddings or a quantizer",
+    "verify": "whether a file of codes or embeddings is whole, right and complete",
     "export": "a quantizer -> a file for another toolkit",
 }
 

@@ -2,26 +2,34 @@
 
 from k2distil.config.fields import (
     AudioOptions,
+    DataOptions,
     EvaluateConfig,
     ExportConfig,
+    InspectConfig,
     ListOptions,
+    MergeConfig,
     SaveCodebookConfig,
     SaveEmbeddingConfig,
     TeacherOptions,
     TrainDistilConfig,
     TrainQuantizerConfig,
+    VerifyConfig,
 )
 from k2distil.config.load import load_config
 
 __all__ = [
     "AudioOptions",
+    "DataOptions",
     "EvaluateConfig",
     "ExportConfig",
+    "InspectConfig",
     "ListOptions",
+    "MergeConfig",
     "SaveCodebookConfig",
     "SaveEmbeddingConfig",
     "TeacherOptions",
     "TrainDistilConfig",
     "TrainQuantizerConfig",
+    "VerifyConfig",
     "load_config",
 ]

@@ -49,11 +49,25 @@ class TeacherOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListOptions:
-    """Which audio, and how it is read."""
+class DataOptions:
+    """Which audio."""
 
-    train_data: Path | None = option("audio list (data.list), or list of shards", None)
-    data_type: Literal["auto", "raw", "shard"] = option("kind of list", "auto")
+    train_data: tuple[Path, ...] | None = option(
+        "audio lists: data.list, list of shards, Kaldi folder or lhotse cuts; one or several", None
+    )
+    data_type: Literal["auto", "raw", "shard", "kaldi", "lhotse"] = option(
+        "kind of all lists; auto: told from each", "auto"
+    )
+    allow_pipes: bool = option("run the commands (`... |`) of a Kaldi wav.scp", False)
+    cache_dir: Path | None = option(
+        "folder for shards given by URL; not given: shards_cache beside the output", None
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions(DataOptions):
+    """How it is read."""
+
     channel: int = option("audio channel, 0: the first", 0, minimum=0)
     num_workers: int | None = option(
         "decoding processes; 0: none; not given: one per core but one, at most 8", None, minimum=0
@@ -159,6 +173,34 @@ class SaveCodebookConfig(TeacherOptions, AudioOptions, RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MergeConfig:
+    """k2distil merge: the finished parts of a run that ended before its merge -> the h5."""
+
+    save_path: Path = option("--save_path of the run")
+
+    required = ("save_path",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyConfig(DataOptions):
+    """k2distil verify: whether a file of codes or embeddings is whole, right and complete."""
+
+    codebook_path: Path | None = option("codes to look at", None)
+    embedding_path: Path | None = option("or embeddings", None)
+
+    required = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig:
+    """k2distil inspect: what is in a file."""
+
+    path: Path = option("codes, embeddings or a quantizer")
+
+    required = ("path",)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     """k2distil export: a quantizer -> a file for another toolkit."""
 
@@ -242,7 +284,9 @@ class TrainDistilConfig(StudentOptions, OptimizerOptions, ListOptions, RunOption
     """train_distil.sh: transcripts and codes -> a student."""
 
     save_path: Path = option("folder for the student, checkpoints and logs")
-    cv_data: Path | None = option("list to test on; not given: no tests, no best student", None)
+    cv_data: tuple[Path, ...] | None = option(
+        "lists to test on; not given: no tests, no best student", None
+    )
     codebook_path: Path | None = option("codes from save_codebook.sh", None)
     num_codebooks: int | None = option("must be the codes', if given", None, minimum=1)
     codebook_size: int | None = option(

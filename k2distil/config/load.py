@@ -136,7 +136,11 @@ def convert(hint: Any, value: Any) -> Any:
     """
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     for kind in kinds:
-        if get_origin(kind) is Literal:
+        if get_origin(kind) is tuple:  # of one type; one value stands for a tuple of it
+            values = value if isinstance(value, list | tuple) else [value]
+            if values and value is not None:
+                return tuple(convert(get_args(kind)[0], each) for each in values)
+        elif get_origin(kind) is Literal:
             choices = get_args(kind)
             if value in choices:
                 return value
@@ -181,6 +185,8 @@ def _type_name(kind: Any) -> str:
         return "a section"
     if get_origin(kind) is Literal:
         return ", ".join(get_args(kind))
+    if get_origin(kind) is tuple:
+        return f"{_type_name(get_args(kind)[0])}, or several"
     return names.get(kind, "a text")
 
 

@@ -3,9 +3,10 @@
 from k2distil.data.audio import audio_seconds, load_audio
 from k2distil.data.batching import batch_by_seconds
 from k2distil.data.decode import decode_ahead, start_worker, worker_remedy
-from k2distil.data.manifest import read_list, sample_utterances
+from k2distil.data.manifest import ListAccess, read_list, sample_utterances
 
 __all__ = [
+    "ListAccess",
     "audio_seconds",
     "batch_by_seconds",
     "decode_ahead",

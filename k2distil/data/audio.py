@@ -11,6 +11,7 @@ import soundfile
 import soxr
 
 from k2distil.batch import SAMPLE_RATE, Utterance
+from k2distil.data.command import run_command
 from k2distil.data.other_formats import decode_other_format
 from k2distil.errors import DataError
 
@@ -26,45 +27,49 @@ _WAV_DATA_LOG = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
 def load_audio(utterance: Utterance, channel: int = 0) -> np.ndarray:
     """Decode one utterance; silence is valid audio.
 
-    Only the segment start..end is read, and only the given channel (0 is the first) is kept.
-    soundfile decodes wav, flac, mp3, ogg and opus; see `other_formats` for the rest. Resampled by
-    soxr's HQ recipe. Samples of float files and of the resampler may leave [-1, 1] a little.
+    Only the segment start..end is read, and only the given channel (0 is the first) is kept, or
+    that which the list names. soundfile decodes wav, flac, mp3, ogg and opus; see `other_formats`
+    for the rest. Resampled by soxr's HQ recipe. Samples of float files and of the resampler may
+    leave [-1, 1] a little.
 
     Returns:
         (num_samples,) float32 at 16 kHz, at least one sample, all finite.
 
     Raises:
         DataError: the file is missing, unreadable, empty, truncated, not audio, has NaN or
-            infinite samples, ends before the segment does, or lacks the channel. An mp3 without a
-            Xing or Info header does not tell its length, so truncation goes unseen there.
+            infinite samples, ends before the segment does, or lacks the channel; or the command
+            that should write it failed. An mp3 without a Xing or Info header does not tell its
+            length, so truncation goes unseen there.
     """
     try:
         samples, rate = _decode(utterance)
-        return _prepare(samples, rate, utterance, channel)
+        return _prepare(
+            samples, rate, utterance, channel if utterance.channel is None else utterance.channel
+        )
     except DataError as error:
         raise DataError(f"{utterance.wav}: utterance {utterance.key}: {error}") from error
 
 
 def audio_seconds(utterance: Utterance) -> float:
-    """How long the segment is, from the file's header where that says it.
+    """Seconds that `load_audio` gives; from the header where soundfile knows the format.
+
+    The audio in other formats, and what a command writes, is decoded for it.
 
     Raises:
-        DataError: the file is missing, empty or not audio.
+        DataError: as `load_audio`, but for what only decoding finds.
     """
     try:
-        try:
-            with soundfile.SoundFile(_open_source(utterance)) as file:
-                frames, rate = file.frames, file.samplerate
-        except (soundfile.LibsndfileError, TypeError):
-            frames = UNKNOWN_FRAMES
-        if frames >= UNKNOWN_FRAMES:
-            return len(load_audio(utterance)) / SAMPLE_RATE
+        with soundfile.SoundFile(_open_source(utterance)) as file:
+            num_frames, rate = file.frames, file.samplerate
     except DataError as error:
-        if str(error).startswith(utterance.wav):
-            raise
         raise DataError(f"{utterance.wav}: utterance {utterance.key}: {error}") from error
-    last = frames if utterance.end is None else min(frames, round(utterance.end * rate))
-    return max(0, last - round((utterance.start or 0.0) * rate)) / rate
+    except (soundfile.LibsndfileError, TypeError):  # TypeError: a name ending in .raw
+        num_frames, rate = UNKNOWN_FRAMES, 0
+    if num_frames >= UNKNOWN_FRAMES:
+        return len(load_audio(utterance, utterance.channel or 0)) / SAMPLE_RATE
+    seconds = num_frames / rate
+    end = seconds if utterance.end is None else min(seconds, utterance.end)
+    return max(0.0, end - (utterance.start or 0.0))
 
 
 def _prepare(samples: np.ndarray, rate: int, utterance: Utterance, channel: int) -> np.ndarray:
@@ -118,7 +123,9 @@ def _decode(utterance: Utterance) -> tuple[np.ndarray, int]:
 
 
 def _open_source(utterance: Utterance) -> str | io.BytesIO:
-    """What soundfile shall open: a path, or the bytes of a tar's member."""
+    """What soundfile shall open: a path, or the bytes of a tar's member or of a command."""
+    if utterance.is_command:
+        return io.BytesIO(run_command(utterance.wav))
     try:
         with open(utterance.wav, "rb") as file:
             if utterance.tar_offset is None:

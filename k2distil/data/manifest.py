@@ -2,71 +2,104 @@
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from k2distil.batch import Utterance
+from k2distil.data.kaldi_folder import read_kaldi_folder, utterance_file
+from k2distil.data.lhotse_cuts import is_cut, read_cuts
+from k2distil.data.list_file import describe_problems, lines_of
 from k2distil.data.raw_list import read_raw_lines
 from k2distil.data.shard_list import read_shard_lines
 from k2distil.errors import ConfigError, DataError
 
-Lines = Iterator[tuple[int, str]]  # line number from 1, text without blanks at its ends
-# A reader yields (line number, utterance), or (line number, what is wrong and what helps).
-Reader = Callable[[Lines, Path], Iterator[tuple[int, Utterance | str]]]
-
-READERS: dict[str, Reader] = {"raw": read_raw_lines, "shard": read_shard_lines}
-MAX_REPORTED = 10  # bad lines spelled out in the error
+DATA_TYPES = ("raw", "shard", "kaldi", "lhotse")
 
 
-def read_list(path: Path, data_type: str = "auto") -> list[Utterance]:
-    """Read an audio list; of the audio itself nothing is opened but the headers of tars.
+@dataclass(frozen=True)
+class ListAccess:
+    """What reading a list may do beside opening files."""
+
+    allow_pipes: bool = False  # commands in wav.scp are run when their audio is wanted
+    cache_dir: Path | None = None  # for tars given by URL; None: they are refused
+
+
+def read_list(
+    paths: Path | Sequence[Path], data_type: str = "auto", access: ListAccess | None = None
+) -> list[Utterance]:
+    """Read audio lists; of the audio itself nothing is opened but the headers of tars.
 
     Args:
-        path: UTF-8 text; empty lines are skipped.
-        data_type: raw: a JSON object per line (key, wav, and where wanted txt, start, end in
-            seconds). shard: the path of a tar per line. auto: told by the first line.
-            Relative paths are looked for beside the list, then in the working directory.
+        paths: one or several lists, UTF-8 text; empty lines are skipped.
+        data_type: of all of them. raw: a JSON object per line (key, wav, and where wanted txt,
+            start, end in seconds). shard: the path or URL of a tar per line. kaldi: a folder with
+            wav.scp, or that file. lhotse: cuts as JSON lines, perhaps gzipped. auto: each list by
+            its name or first line. Relative paths are looked for beside the list, then in the
+            working directory.
+        access: None: no commands, no URLs.
 
     Returns:
-        The utterances in the list's order.
+        The utterances in the lists' order.
 
     Raises:
         ConfigError: an unknown data_type.
         DataError: no such list, an empty list, or bad lines: all of them are counted and the first
-            ten spelled out with their line numbers. Bad are broken JSON, a missing field, times
-            that are no segment, a tar that cannot be read, a key that h5 or a table cannot hold
-            (empty, ".", with "/" or unprintable characters) or that came before.
+            ten of each list spelled out with their line numbers. Bad are broken JSON, a missing
+            field, times that are no segment, a tar that cannot be read, a cut that is no plain
+            piece of a file, a command without allow_pipes, a key that h5 or a table cannot hold
+            (empty, ".", with "/" or unprintable characters) or that came before, in whichever list.
     """
-    if data_type != "auto" and data_type not in READERS:
-        raise ConfigError(f"--data_type {data_type}: expected auto, {', '.join(READERS)}")
-    if data_type == "auto":
-        data_type = _guess_type(path)
+    if data_type != "auto" and data_type not in DATA_TYPES:
+        raise ConfigError(f"--data_type {data_type}: expected auto, {', '.join(DATA_TYPES)}")
     utterances: list[Utterance] = []
-    line_of_key: dict[str, int] = {}
-    problems: list[str] = []
-    for number, utterance in READERS[data_type](_lines(path), path.parent):
-        if isinstance(utterance, str):
-            problems.append(f"line {number}: {utterance}")
-        elif (fault := fault_of_key(utterance.key)) is not None:
-            problems.append(f"line {number}: key {utterance.key!r} {fault}")
-        elif (first := line_of_key.get(utterance.key)) is not None:
-            problems.append(
-                f"line {number}: key {utterance.key!r} is on line {first} too; keys must be unique"
-            )
-        else:
-            line_of_key[utterance.key] = number
-            utterances.append(utterance)
-    if problems:
-        more = len(problems) - MAX_REPORTED
-        raise DataError(
-            f"{path}: {len(problems)} bad entries; correct or remove them:\n  "
-            + "\n  ".join(problems[:MAX_REPORTED])
-            + (f"\n  and {more} more" if more > 0 else "")
-        )
-    if not utterances:
-        raise DataError(f"{path}: no utterances in it; expected one entry per line")
+    lines_by_key: dict[Path, dict[str, int]] = {}  # of each list
+    complaints = []
+    for path in [paths] if isinstance(paths, Path) else paths:
+        kind = _guess_type(path) if data_type == "auto" else data_type
+        named = utterance_file(path) if kind == "kaldi" else path
+        if named in lines_by_key:
+            raise DataError(f"{named}: given twice; give every list once")
+        own = lines_by_key[named] = {}
+        problems = []
+        for number, found in _entries(path, kind, access or ListAccess()):
+            fault = found if isinstance(found, str) else _fault(found.key, named, lines_by_key)
+            if fault is not None:
+                problems.append(f"line {number}: {fault}")
+            elif isinstance(found, Utterance):
+                own[found.key] = number
+                utterances.append(found)
+        if problems:
+            complaints.append(describe_problems(named, problems))
+        elif not own:
+            complaints.append(f"{named}: no utterances in it; expected one entry per line")
+    if complaints:
+        raise DataError("\n".join(complaints))
     return utterances
+
+
+def _entries(path: Path, kind: str, access: ListAccess) -> Iterator[tuple[int, Utterance | str]]:
+    """(line number, utterance), or (line number, what is wrong and what helps)."""
+    if kind == "kaldi":
+        return read_kaldi_folder(path, access.allow_pipes)
+    if kind == "lhotse":
+        return read_cuts(lines_of(path), path.parent)
+    if kind == "shard":
+        return read_shard_lines(lines_of(path), path.parent, access.cache_dir)
+    return read_raw_lines(lines_of(path), path.parent)
+
+
+def _fault(key: str, path: Path, lines_by_key: dict[Path, dict[str, int]]) -> str | None:
+    """What is wrong with a key of the list `path`; None: nothing."""
+    if (fault := fault_of_key(key)) is not None:
+        return f"key {key!r} {fault}"
+    for other, lines in lines_by_key.items():
+        if key in lines:
+            where = f"line {lines[key]}" + ("" if other == path else f" of {other}")
+            return f"key {key!r} is on {where} too; keys must be unique"
+    return None
 
 
 def fault_of_key(key: str) -> str | None:
@@ -107,25 +140,26 @@ def sample_utterances(
     return [utterances[index] for index in sorted(chosen)]
 
 
-def _lines(path: Path) -> Lines:
-    try:
-        with path.open(encoding="utf-8-sig") as file:  # a byte order mark is no part of a key
-            for number, line in enumerate(file, start=1):
-                if stripped := line.strip():
-                    yield number, stripped
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check --train_data") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error}); check --train_data") from error
-
-
 def _guess_type(path: Path) -> str:
-    _, line = next(_lines(path), (0, "{"))  # an empty list fails later, as empty
+    if path.is_dir():
+        if (path / "wav.scp").exists():
+            return "kaldi"
+        raise DataError(f"{path}: a folder without wav.scp; give the path of a list")
+    if path.name == "wav.scp":
+        return "kaldi"
+    _, line = next(lines_of(path), (0, "{"))  # an empty list fails later, as empty
     if line.startswith("{"):
-        return "raw"
-    if ".tar" in line or line.endswith(".tgz"):
+        return "lhotse" if is_cut(_as_json(line)) else "raw"
+    if ".tar" in line or line.endswith(".tgz") or line.startswith(("http://", "https://")):
         return "shard"
     raise DataError(
         f"{path}: its first line is neither JSON nor the path of a tar: {line[:80]!r}; "
-        f"give --data_type ({', '.join(READERS)}) or correct the list"
+        f"give --data_type ({', '.join(DATA_TYPES)}) or correct the list"
     )
+
+
+def _as_json(line: str) -> object:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None  # the reader of raw lists says what is wrong with it

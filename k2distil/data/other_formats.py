@@ -7,6 +7,7 @@ import io
 import shutil
 import subprocess
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -25,7 +26,7 @@ def decode_other_format(
 
     Args:
         utterance: its file exists and is not empty.
-        source: its path, or its bytes where it lies in a tar.
+        source: its path, or its bytes where it lies in a tar or comes from a command.
         reason: why soundfile could not open it; part of the error.
 
     Returns:
@@ -93,7 +94,11 @@ def _decode_by_ffmpeg(utterance: Utterance, source: str | io.BytesIO) -> tuple[n
         raise DataError("no such program on PATH")
     # `file:` and `subfile:` keep a path from being read as another of ffmpeg's protocols.
     url = f"file:{utterance.wav}"
-    if isinstance(source, io.BytesIO):
+    piped = None
+    if utterance.is_command:
+        assert isinstance(source, io.BytesIO)
+        url, piped = "pipe:0", source.getvalue()
+    elif isinstance(source, io.BytesIO):
         assert utterance.tar_offset is not None
         end = utterance.tar_offset + (utterance.tar_size or 0)
         url = f"subfile,,start,{utterance.tar_offset},end,{end},,:{url}"
@@ -102,7 +107,8 @@ def _decode_by_ffmpeg(utterance: Utterance, source: str | io.BytesIO) -> tuple[n
     # -xerror: without it a truncated file gives what is left of it, and exit status 0.
     command = [program, "-nostdin", "-v", "error", "-xerror", "-i", url, "-map", "0:a:0"]
     command += ["-c:a", "pcm_f32le", "-f", "wav", "pipe:1"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    feed: dict[str, Any] = {"stdin": subprocess.DEVNULL} if piped is None else {"input": piped}
+    done = subprocess.run(command, **feed, capture_output=True, check=False)
     if done.returncode != 0:
         complaint = done.stderr.decode(errors="replace").strip().partition("\n")[0]
         raise DataError(complaint or f"exit status {done.returncode}")

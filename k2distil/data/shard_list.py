@@ -1,4 +1,4 @@
-"""WeNet's shard list: one tar per line, each a run of utterances."""
+"""WeNet's shard list: one tar per line, by path or URL, each a run of utterances."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ from itertools import groupby
 from pathlib import Path
 
 from k2distil.batch import Utterance
+from k2distil.data.fetch import URL_SCHEMES, fetch
 from k2distil.data.relative_path import path_resolver
+from k2distil.errors import DataError
 
 AUDIO_SUFFIXES = frozenset({"flac", "m4a", "mp3", "ogg", "opus", "wav", "wma"})  # WeNet's
 COMPRESSED_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gz, bz2, xz, zst
 
 
 def read_shard_lines(
-    lines: Iterator[tuple[int, str]], folder: Path
+    lines: Iterator[tuple[int, str]], folder: Path, cache_dir: Path | None
 ) -> Iterator[tuple[int, Utterance | str]]:
     """Scan the tars' headers; yield (line number, utterance or what is wrong and what helps).
+
+    A tar given by URL is fetched first, which takes its time; what is wrong with one does not keep
+    the others from being read.
 
     Consecutive members that share the name up to its last dot make an utterance: one audio file,
     and its transcript in a `.txt`. Other members are passed over. The utterance tells where its
@@ -25,20 +30,26 @@ def read_shard_lines(
 
     Args:
         folder: where the list lies.
+        cache_dir: where tars of http and https URLs are copied to; None: they are refused.
     """
     resolve = path_resolver(folder)
     for number, line in lines:
-        if "://" in line or line.startswith("pipe:"):
-            yield number, f"{line}: remote shards cannot be read; copy it to a local disk"
+        is_url = line.startswith(URL_SCHEMES) and cache_dir is not None
+        if not is_url and ("://" in line or line.startswith("pipe:")):
+            yield number, f"{line}: no such remote shards are read; copy it to a local disk"
             continue
-        path = resolve(line)
+        try:
+            path = str(fetch(line, cache_dir)) if is_url and cache_dir else resolve(line)
+        except DataError as error:
+            yield number, str(error)
+            continue
         try:
             with open(path, "rb") as file:
                 if file.read(6).startswith(COMPRESSED_MAGIC):
                     yield number, f"{path}: a compressed tar; decompress it (audio hardly shrinks)"
                     continue
             with tarfile.open(path, "r:") as tar:
-                for entry in _utterances(tar, path):
+                for entry in _utterances(tar, path, line if is_url else None):
                     yield number, entry
         except OSError as error:
             yield number, f"{path}: cannot be read ({error.strerror}); correct the path"
@@ -46,7 +57,7 @@ def read_shard_lines(
             yield number, f"{path}: not a whole tar ({error}); make it anew"
 
 
-def _utterances(tar: tarfile.TarFile, path: str) -> Iterator[Utterance | str]:
+def _utterances(tar: tarfile.TarFile, path: str, url: str | None) -> Iterator[Utterance | str]:
     files = (member for member in tar if not member.isdir())
     num_utterances = 0
     for name, group in groupby(files, key=lambda member: member.name.rpartition(".")[0]):
@@ -69,6 +80,7 @@ def _utterances(tar: tarfile.TarFile, path: str) -> Iterator[Utterance | str]:
             text=transcript,
             tar_offset=audio[0].offset_data,
             tar_size=audio[0].size,
+            tar_url=url,
         )
     if num_utterances == 0:
         yield f"{path}: no audio in it; expected members such as utt1.wav and utt1.txt"

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 
@@ -132,7 +131,7 @@ def _fault_of_codes(key: str, seconds: float, student: Student, codes: Codes) ->
     return None
 
 
-def refuse_unfit(path: Path, unfit: Sequence[Mapping[str, str]], num_shown: int = 10) -> None:
+def refuse_unfit(names: str, unfit: Sequence[Mapping[str, str]], num_shown: int = 10) -> None:
     """Say what does not fit, all at once.
 
     Raises:
@@ -143,6 +142,6 @@ def refuse_unfit(path: Path, unfit: Sequence[Mapping[str, str]], num_shown: int 
         if len(unfit) > num_shown:
             lines.append(f"  and {len(unfit) - num_shown} more")
         raise DataError(
-            f"{path}: {len(unfit)} utterances whose text or codes do not fit; correct them, or "
+            f"{names}: {len(unfit)} utterances whose text or codes do not fit; correct them, or "
             "leave them out with --bad_utterances skip:\n" + "\n".join(lines)
         )

@@ -77,7 +77,7 @@ def open_codes(path: Path, config: TrainDistilConfig, student: Student) -> Codes
 
 
 def check_coverage(
-    list_path: Path, utterances: Sequence[Utterance], codes: Codes, ignore_missing: bool
+    names: str, utterances: Sequence[Utterance], codes: Codes, ignore_missing: bool
 ) -> None:
     """Compare the keys of a list and of the codes.
 
@@ -87,7 +87,7 @@ def check_coverage(
     missing = [each.key for each in utterances if each.key not in codes.reader]
     if len(missing) == len(utterances):
         raise DataError(
-            f"{codes.path}: has codes for none of the {len(utterances)} utterances of {list_path}; "
+            f"{codes.path}: has codes for none of the {len(utterances)} utterances of {names}; "
             f"its keys look like {next(iter(codes.reader))!r}, the list's like "
             f"{utterances[0].key!r}; give the codes made from this list"
         )
@@ -95,7 +95,7 @@ def check_coverage(
         return
     shown = ", ".join(missing[:NUM_SHOWN]) + (", ..." if len(missing) > NUM_SHOWN else "")
     message = f"{codes.path}: no codes for {len(missing)} of {len(utterances)} utterances of "
-    message += f"{list_path}: {shown}"
+    message += f"{names}: {shown}"
     if not ignore_missing:
         raise DataError(
             f"{message}; run save_codebook.sh for them, or --missing_codes ignore to train them on "

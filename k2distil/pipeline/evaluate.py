@@ -7,7 +7,6 @@ import json
 import logging
 
 from k2distil.config import EvaluateConfig
-from k2distil.data import read_list
 from k2distil.device import choose_device
 from k2distil.distil.model import DistilModel
 from k2distil.distil.scoring import error_rates, worst
@@ -15,6 +14,7 @@ from k2distil.distil.student import load_student
 from k2distil.errors import DataError
 from k2distil.pipeline.distil_check import check_utterances
 from k2distil.pipeline.distil_data import DistilDataset, by_length
+from k2distil.pipeline.lists import names_of, read_lists
 from k2distil.pipeline.summary import Summary, prepare_output, write_text
 from k2distil.pipeline.teacher import num_workers
 from k2distil.pipeline.transcribe import transcribe
@@ -24,19 +24,20 @@ logger = logging.getLogger(__name__)
 
 def evaluate(config: EvaluateConfig) -> Summary:
     """Transcribe a list and compare with its text; utterances without text are left out."""
-    assert config.train_data is not None
+    output = config.save_path or config.student_checkpoint
     if config.save_path is not None:
-        prepare_output(config.save_path, [config.train_data])
-    utterances = read_list(config.train_data, config.data_type)
+        prepare_output(config.save_path, [*(config.train_data or ())])
+    utterances = read_lists(config.train_data, config, output)
+    names = names_of(config.train_data)
     labelled = [each for each in utterances if each.text is not None and each.text.strip()]
     if not labelled:
-        raise DataError(f'{config.train_data}: no utterance has text ("txt") to compare with')
+        raise DataError(f'{names}: no utterance has text ("txt") to compare with')
     student = load_student(config.student_checkpoint)
     device = choose_device(config.gpu)
     checked = check_utterances(labelled, student, None, text_fits=False)
     if not checked.utterances:
         raise DataError(
-            f"{config.train_data}: none of its audio can be read: {checked.unreadable[0]['reason']}"
+            f"{names}: none of its audio can be read: {checked.unreadable[0]['reason']}"
         )
     student.model.to(device)
     scored = transcribe(
@@ -56,7 +57,7 @@ def evaluate(config: EvaluateConfig) -> Summary:
         write_text(config.save_path, text + "\n")
     report = (
         f"{worst(scored.transcripts, config.num_worst)}\n\n"
-        f"{config.train_data}: WER {100 * rates['wer']:.2f} %, CER {100 * rates['cer']:.2f} %, "
+        f"{names}: WER {100 * rates['wer']:.2f} %, CER {100 * rates['cer']:.2f} %, "
         f"{len(scored.transcripts)} utterances, {failed} failed"
     )
     return Summary(config.student_checkpoint, failed, rates, report.strip())

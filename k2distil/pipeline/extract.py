@@ -30,7 +30,14 @@ from k2distil.pipeline.summary import (
     write_summary,
 )
 from k2distil.pipeline.teacher import embed_options, num_workers
-from k2distil.storage import PartFolder, UtteranceReader, finished, refuse_foreign, remove_parts
+from k2distil.storage import (
+    PartFolder,
+    UtteranceReader,
+    finished,
+    note_for_merge,
+    refuse_foreign,
+    remove_parts,
+)
 from k2distil.teachers import Teacher
 
 logger = logging.getLogger(__name__)
@@ -72,16 +79,17 @@ def extract(
     attributes = {**attributes, "list": fingerprint["list"], "versions": json.dumps(versions())}
     with locked(parts.folder / "plan.json"):
         write_config(save_path, config)
+        keys = [utterance.key for utterance in utterances]
+        note_for_merge(parts, keys, attributes, onto=earlier is not None)
         _write_parts(config, parts, todo, teacher, values_of, options)
         # The merge removes the parts, so what they say of themselves is kept first.
         reports = list(parts.reports())
-        summary = _summarise(save_path, reports, fingerprint, earlier)
+        summary = summarise(save_path, reports, fingerprint, earlier)
         if earlier is None or any(report["written"] for report in reports):
-            keys = [utterance.key for utterance in utterances]
             parts.merge(keys, attributes, onto=earlier is not None)
         else:  # they failed again: the h5 stays as it is
             remove_parts(save_path)
-    _log_outcome(save_path, summary.figures)
+    log_outcome(save_path, summary.figures)
     return summary
 
 
@@ -172,13 +180,20 @@ def _report(embedded: Embedded, wall_seconds: float) -> dict[str, Any]:
     }
 
 
-def _summarise(
+def summarise(
     save_path: Path,
     reports: Sequence[dict[str, Any]],
     fingerprint: dict[str, Any],
     earlier: set[str] | None,
 ) -> Summary:
-    """Write what stands beside the output."""
+    """Write what stands beside the output.
+
+    Args:
+        save_path: of the output.
+        reports: of all its parts.
+        fingerprint: of the output.
+        earlier: keys that an earlier run wrote or dropped; None: there was none.
+    """
     failed = [row for report in reports for row in report["failed"]]
     dropped = [row for report in reports for row in report["dropped"]]
     written = {key: count for report in reports for key, count in report["written"].items()}
@@ -213,11 +228,12 @@ def _complete_already(save_path: Path) -> Summary:
     figures = read_summary(save_path)
     logger.info("%s: complete already", save_path)
     if figures:
-        _log_outcome(save_path, figures)
+        log_outcome(save_path, figures)
     return Summary(save_path, 0, figures)
 
 
-def _log_outcome(save_path: Path, figures: dict[str, Any]) -> None:
+def log_outcome(save_path: Path, figures: dict[str, Any]) -> None:
+    """How many, how fast, and what failed."""
     logger.info(
         "%s: %.2f hours in %.1f s, %.0f x real time",
         *(save_path, figures["audio_seconds"] / 3600, figures["wall_seconds"]),

@@ -120,7 +120,7 @@ def _from_h5(path: Path) -> FrameSource:
 
 
 def _from_audio(config: TrainQuantizerConfig, device: torch.device) -> FrameSource:
-    utterances = read_utterances(config, config.seed)
+    utterances = read_utterances(config, config.seed, config.save_path)
     teacher, provenance = open_teacher(config, device)
     options = embed_options(config, config.wenet_yaml)
     outcome = Embedded()

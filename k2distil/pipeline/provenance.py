@@ -73,8 +73,10 @@ def request(
     """What decides the embeddings beside the teacher: which audio, and how it is read."""
     digest = hashlib.sha256()
     for each in utterances:
-        wav = os.path.abspath(each.wav)
+        wav = each.wav if each.is_command else each.tar_url or os.path.abspath(each.wav)
         digest.update(repr((each.key, wav, each.start, each.end, each.tar_offset)).encode())
+        if each.channel is not None:
+            digest.update(repr(each.channel).encode())
     return {
         "list": digest.hexdigest()[:16],
         "utterances": len(utterances),

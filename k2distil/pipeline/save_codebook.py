@@ -31,14 +31,15 @@ def save_codebook(config: SaveCodebookConfig) -> Summary:
         return save_embedding(config)
     if config.quantizer_path is None:
         raise ConfigError("--quantizer_path: missing; give the file of train_quantizer_offline.sh")
-    prepare_output(config.save_path, [config.train_data, config.checkpoint, config.quantizer_path])
+    inputs = [*(config.train_data or ()), config.checkpoint, config.quantizer_path]
+    prepare_output(config.save_path, inputs)
     device = choose_device(config.gpu)
     quantizer = load_quantizer(config.quantizer_path).to(device)
     _check_flags(config, quantizer)
     num_trained = quantizer.num_codebooks
     if config.num_codebooks_used is not None:
         quantizer = _first(quantizer, config.num_codebooks_used)
-    utterances = read_utterances(config, config.seed)
+    utterances = read_utterances(config, config.seed, config.save_path)
     teacher, provenance = open_teacher(config, device)
     check_same_embedding(
         config.quantizer_path,

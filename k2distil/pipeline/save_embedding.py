@@ -12,9 +12,9 @@ from k2distil.pipeline.teacher import open_teacher, read_utterances
 
 def save_embedding(config: SaveEmbeddingConfig | SaveCodebookConfig) -> Summary:
     """Write the embeddings of the utterances that a config asks for."""
-    prepare_output(config.save_path, [config.train_data, config.checkpoint])
+    prepare_output(config.save_path, [*(config.train_data or ()), config.checkpoint])
     device = choose_device(config.gpu)
-    utterances = read_utterances(config, config.seed)
+    utterances = read_utterances(config, config.seed, config.save_path)
     teacher, provenance = open_teacher(config, device)
     attributes = {"kind": "embedding", **provenance, "embedding_dtype": config.embedding_dtype}
     return extract(config, utterances, teacher, as_dtype(config.embedding_dtype), attributes)

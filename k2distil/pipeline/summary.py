@@ -80,8 +80,14 @@ def read_summary(save_path: Path) -> dict[str, Any]:
 def write_config(save_path: Path, config: Any) -> None:
     """Write <save_path>.config.yaml: every option as it was resolved; a valid --config."""
     tree = {each.name: getattr(config, each.name) for each in fields(config)}
-    tree = {key: str(value) if isinstance(value, Path) else value for key, value in tree.items()}
+    tree = {key: _as_plain(value) for key, value in tree.items()}
     write_text(beside(save_path, "config.yaml"), yaml.safe_dump(tree, sort_keys=False))
+
+
+def _as_plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_as_plain(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def write_rejections(save_path: Path, failed: Rows, dropped: Rows) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +13,11 @@ import torch
 from k2distil.batch import Utterance
 from k2distil.config import AudioOptions, ListOptions, TeacherOptions
 from k2distil.config.wenet_yaml import duration_limits
-from k2distil.data import read_list, sample_utterances
+from k2distil.data import sample_utterances
 from k2distil.device import choose_dtype
 from k2distil.errors import ConfigError
 from k2distil.pipeline.embed import EmbedOptions
+from k2distil.pipeline.lists import names_of, read_lists
 from k2distil.pipeline.provenance import teacher_provenance
 from k2distil.teachers import Teacher, build_teacher
 
@@ -49,15 +51,14 @@ def open_teacher(config: TeacherOptions, device: torch.device) -> tuple[Teacher,
     return teacher, provenance
 
 
-def read_utterances(config: AudioOptions, seed: int) -> list[Utterance]:
-    """The utterances to be done, in list order."""
-    if config.train_data is None:
-        raise ConfigError("--train_data: missing; it names the audio list")
-    found = read_list(config.train_data, config.data_type)
+def read_utterances(config: AudioOptions, seed: int, output: Path) -> list[Utterance]:
+    """The utterances to be done, in list order; see `read_lists` for `output`."""
+    found = read_lists(config.train_data, config, output)
     chosen = sample_utterances(found, config.num_audio, config.num_audio_from, seed)
-    logger.info("%s: %d utterances, %d to be done", config.train_data, len(found), len(chosen))
+    names = names_of(config.train_data)
+    logger.info("%s: %d utterances, %d to be done", names, len(found), len(chosen))
     if config.num_audio is not None and len(found) < config.num_audio:
-        logger.info("%s: fewer than --num_audio %d", config.train_data, config.num_audio)
+        logger.info("%s: fewer than --num_audio %d", names, config.num_audio)
     return chosen
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from k2distil.batch import Utterance
 from k2distil.config import TrainDistilConfig
-from k2distil.data import read_list, start_worker, worker_remedy
+from k2distil.data import start_worker, worker_remedy
 from k2distil.distil import CodebookLoss
 from k2distil.distil.batches import BatchesBySeconds
 from k2distil.distil.model import DistilModel
@@ -38,6 +38,7 @@ from k2distil.pipeline.distil_codes import check_coverage, open_codes
 from k2distil.pipeline.distil_data import Codes, DistilDataset, as_it_is
 from k2distil.pipeline.distil_output import StudentFolder
 from k2distil.pipeline.distil_test import StudentTest
+from k2distil.pipeline.lists import names_of, read_lists
 from k2distil.pipeline.summary import Summary, write_config, write_rejections
 from k2distil.pipeline.teacher import num_workers
 from k2distil.pipeline.training_arguments import training_arguments
@@ -45,7 +46,7 @@ from k2distil.pipeline.training_arguments import training_arguments
 logger = logging.getLogger(__name__)
 
 NOT_DECISIVE = {  # options that may change between two runs of the same training
-    *("save_path", "gpu", "num_workers", "force"),
+    *("save_path", "gpu", "num_workers", "force", "cache_dir"),
     *("cv_data", "eval_steps", "save_steps", "logging_steps"),
     *("train_data", "codebook_path"),  # their content counts instead
 }
@@ -58,15 +59,15 @@ T = TypeVar("T")
 def train_distil(config: TrainDistilConfig) -> Summary:
     """Train the student that a config asks for, or go on where an earlier run stopped."""
     _check_options(config)
-    assert config.train_data is not None
-    utterances = read_list(config.train_data, config.data_type)
+    utterances = read_lists(config.train_data, config, config.save_path)
     student = _open_student(config, utterances)
     layer = check_layer(student, config.student_layer)
     args = training_arguments(config, hasattr(student.model.base_model, "masked_spec_embed"))
     codes = None
     if config.codebook_weight > 0 and config.codebook_path is not None:
         codes = open_codes(config.codebook_path, config, student)
-        check_coverage(config.train_data, utterances, codes, config.missing_codes == "ignore")
+        names = names_of(config.train_data)
+        check_coverage(names, utterances, codes, config.missing_codes == "ignore")
     folder = StudentFolder(config.save_path)
     fingerprint = _fingerprint(config, utterances, codes)
     if (done := _on_first(args, lambda: folder.begin(fingerprint, config.force))) is not None:
@@ -141,7 +142,7 @@ def _open_student(config: TrainDistilConfig, utterances: Sequence[Utterance]) ->
         texts = [normalize(each.text) for each in utterances if each.text is not None]
         if not any(texts):
             raise DataError(
-                f'{config.train_data}: no utterance has text ("txt"); CTC needs some to learn from'
+                f'{names_of(config.train_data)}: no utterance has text ("txt"); CTC needs some'
             )
         if config.vocabulary is not None:
             tokenizer = read_tokenizer(config.vocabulary)
@@ -155,8 +156,7 @@ def _open_student(config: TrainDistilConfig, utterances: Sequence[Utterance]) ->
 
 def _with_text(config: TrainDistilConfig) -> list[Utterance]:
     """What can be tested on."""
-    assert config.cv_data is not None
-    found = read_list(config.cv_data, config.data_type)
+    found = read_lists(config.cv_data, config, config.save_path)
     return [each for each in found if each.text is not None and normalize(each.text)]
 
 
@@ -181,19 +181,18 @@ def _fingerprint(
 
 def _checked(
     config: TrainDistilConfig,
-    path: Path | None,
+    paths: Sequence[Path] | None,
     utterances: Sequence[Utterance],
     student: Student,
     codes: Codes | None,
     text_fits: bool,
 ) -> Checked:
     """The utterances of a list that can be used."""
-    assert path is not None
     checked = check_utterances(utterances, student, codes, text_fits)
     if config.bad_utterances == "error":
-        refuse_unfit(path, checked.unfit)
+        refuse_unfit(names_of(paths), checked.unfit)
     if not any(checked.labelled):
-        raise DataError(f'{path}: no utterance that can be used has text ("txt")')
+        raise DataError(f'{names_of(paths)}: no utterance that can be used has text ("txt")')
     return checked
 
 

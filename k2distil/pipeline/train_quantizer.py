@@ -48,7 +48,8 @@ def train_quantizer(config: TrainQuantizerConfig) -> Summary:
     """
     started = time.monotonic()
     save_path = _file_of(config)
-    prepare_output(save_path, [config.train_data, config.checkpoint, config.embedding_path])
+    inputs = [*(config.train_data or ()), config.checkpoint, config.embedding_path]
+    prepare_output(save_path, inputs)
     device = choose_device(config.gpu)
     source = open_source(config, device)
     dim = source.provenance["dim"]

@@ -1,5 +1,6 @@
 """h5 files with one array per utterance: `PartFolder` makes them, readers read them."""
 
+from k2distil.storage.check import Problems, check_h5
 from k2distil.storage.fingerprint import describe_differences
 from k2distil.storage.parts import PartFolder, finished, refuse_foreign, remove_parts
 from k2distil.storage.reader import (
@@ -8,15 +9,20 @@ from k2distil.storage.reader import (
     EmbeddingReader,
     UtteranceReader,
 )
+from k2distil.storage.unmerged import find_unmerged, note_for_merge
 
 __all__ = [
     "FORMAT_VERSION",
     "CodebookReader",
     "EmbeddingReader",
     "PartFolder",
+    "Problems",
     "UtteranceReader",
+    "check_h5",
     "describe_differences",
+    "find_unmerged",
     "finished",
+    "note_for_merge",
     "refuse_foreign",
     "remove_parts",
 ]

@@ -81,11 +81,16 @@ def checksum(values: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(values).data)
 
 
+def digest_line(key: str, num_frames: int, crc32: int) -> bytes:
+    """What one array adds to the content_digest."""
+    return f"{key}\0{num_frames}\0{crc32}\n".encode()
+
+
 def _content_digest(keys: Iterable[str], written: Mapping[str, Written]) -> str:
     """The same for the same arrays in the same order."""
     digest = hashlib.sha256()
     for key in keys:
-        digest.update(f"{key}\0{written[key].num_frames}\0{written[key].crc32}\n".encode())
+        digest.update(digest_line(key, written[key].num_frames, written[key].crc32))
     return digest.hexdigest()
 
 

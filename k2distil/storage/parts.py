@@ -113,6 +113,18 @@ class PartFolder:
         """The parts that are still to be made; a part that is cut or cannot be opened is one."""
         return [index for index in range(self.num_parts) if not self._is_done(index)]
 
+    def refuse_missing(self) -> None:
+        """Refuse to go on without all parts.
+
+        Raises:
+            DataError: some are missing.
+        """
+        if missing := self.missing():
+            raise DataError(
+                f"{self.folder}: {len(missing)} of {self.num_parts} parts are missing "
+                f"({', '.join(map(str, missing[:10]))}); run the same command again"
+            )
+
     def write(
         self, index: int, arrays: Mapping[str, np.ndarray], report: Mapping[str, Any]
     ) -> dict[str, Any]:
@@ -161,11 +173,7 @@ class PartFolder:
             DataError: a part is missing, holds a key twice or a strange one, or is damaged (it is
                 then discarded, so that the same command makes it anew); or the disk is full.
         """
-        if missing := self.missing():
-            raise DataError(
-                f"{self.folder}: {len(missing)} of {self.num_parts} parts are missing "
-                f"({', '.join(map(str, missing[:10]))}); run the same command again"
-            )
+        self.refuse_missing()
         written = _written_before(self.save_path) if onto else {}
         known = set(keys)
         for index, report in enumerate(self.reports()):

@@ -31,6 +31,15 @@ def test_a_switch_is_bare_or_true_or_false():
     assert parse(TrainQuantizerConfig, argv).train_quantizer_online is False
 
 
+def test_several_lists_follow_one_flag_and_the_last_flag_counts():
+    rest = [*NEEDED[:4], "--save_path", "s", "--num_audio", "7"]
+    for before in ([], ["--train_data", "c"]):
+        config = parse(SaveEmbeddingConfig, [*before, *rest, "--train_data", "a", "b"])
+        assert config.train_data == (Path("a"), Path("b"))
+        assert config.num_audio == 7
+    assert parse(SaveEmbeddingConfig, NEEDED).train_data == (Path("d"),)
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

@@ -116,3 +116,16 @@ def test_the_yaml_files_in_conf_are_valid():
     assert len(paths) >= 4
     for path in paths:
         load_config(SaveCodebookConfig, path, (), FLAGS)
+
+
+def test_one_list_or_several_are_given_by_flag_override_or_yaml(conf):
+    one = load_config(SaveEmbeddingConfig, conf(GOOD))
+    assert one.train_data == (Path("data.list"),)
+    several = load_config(SaveEmbeddingConfig, conf(GOOD.replace("data.list", "[a.list, b.list]")))
+    assert several.train_data == (Path("a.list"), Path("b.list"))
+    overrides = ["train_data [c, d]"]
+    config = load_config(SaveEmbeddingConfig, conf(GOOD), overrides)
+    assert config.train_data == (Path("c"), Path("d"))
+    for wrong in ("[]", "[a.list, 7]", "7"):
+        with pytest.raises(ConfigError, match=r"train_data: expected a path"):
+            load_config(SaveEmbeddingConfig, conf(GOOD.replace("data.list", wrong)))

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from k2distil.batch import Utterance
-from k2distil.data import load_audio, other_formats, read_list
+from k2distil.data import audio_seconds, load_audio, other_formats, read_list
 from k2distil.errors import DataError
 
 
@@ -289,6 +289,48 @@ def test_ffmpeg_decodes_what_soundfile_cannot(
         load(path, start=1.5, end=3.0)
     load_audio(Utterance("utt1", str(path), tar_offset=3, tar_size=6))
     assert f"subfile,,start,3,end,9,,:file:{path}" in log.read_text().split("\n")
+
+
+@pytest.mark.usefixtures("no_torchaudio")
+def test_ffmpeg_gets_what_a_command_wrote_through_a_pipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = f"""#!{sys.executable}
+import io, sys, numpy, soundfile
+samples = numpy.frombuffer(sys.stdin.buffer.read(), numpy.uint8) / 256
+file = io.BytesIO()
+soundfile.write(file, samples, 16000, format="WAV", subtype="FLOAT")
+sys.stdout.buffer.write(file.getvalue())
+"""
+    install_ffmpeg(tmp_path / "bin", script, monkeypatch)
+    (tmp_path / "a.m4a").write_bytes(b"not audio")
+    utterance = Utterance("utt1", f"cat {tmp_path / 'a.m4a'} |", is_command=True)
+    expected = np.frombuffer(b"not audio", np.uint8).astype(np.float32) / 256
+    assert np.array_equal(load_audio(utterance), expected)
+
+
+@pytest.mark.parametrize("num_channels", [1, 2])
+def test_seconds_are_told_without_decoding_where_the_header_knows(
+    tmp_path: Path, num_channels: int, no_torchaudio: None
+) -> None:
+    path = tmp_path / "a.flac"
+    soundfile.write(path, tone(44100, 1.5, num_channels), 44100)
+    whole = Utterance("utt1", str(path))
+    for utterance in (
+        whole,
+        Utterance("utt1", str(path), 0.25, 1.0),
+        Utterance("utt1", str(path), 0.25, 1.55),
+        Utterance("utt1", str(path), 0.25),
+        Utterance("utt1", f"cat {path} |", 0.25, is_command=True),
+    ):
+        assert abs(audio_seconds(utterance) - len(load_audio(utterance)) / 16000) < 1e-3
+    assert abs(audio_seconds(whole) - 1.5) < 1e-6
+    path.write_text("words")
+    with pytest.raises(DataError, match=r"a\.flac: utterance utt1: "):
+        audio_seconds(whole)
+    path.unlink()
+    with pytest.raises(DataError, match=r"a\.flac: utterance utt1: cannot be read"):
+        audio_seconds(whole)
 
 
 @pytest.mark.usefixtures("no_torchaudio")

@@ -129,9 +129,10 @@ def test_lists_that_cannot_be_read_or_told_apart_are_errors(tmp_path: Path) -> N
     assert "No such file" in problems_of(tmp_path / "absent.list")
     (tmp_path / "binary").write_bytes(b"{\xff\xfe\x00")
     assert "not UTF-8" in problems_of(tmp_path / "binary")
-    assert "--data_type" in problems_of(write_lines(tmp_path / "wav.scp", "utt1 /a/b.wav"))
+    assert "--data_type" in problems_of(write_lines(tmp_path / "a.scp", "utt1 /a/b.wav"))
+    assert "without wav.scp" in problems_of(tmp_path)
     with pytest.raises(ConfigError, match="--data_type scp: expected auto, raw, shard"):
-        read_list(tmp_path / "wav.scp", "scp")
+        read_list(tmp_path / "a.scp", "scp")
 
 
 def test_a_shard_list_tells_where_each_audio_file_lies(tmp_path: Path) -> None:
@@ -185,7 +186,8 @@ def test_bad_shards_are_named_with_their_lines_and_remedies(tmp_path: Path) -> N
         ("junk.tar", "not a whole tar"),
         ("link.tar", "expected one audio file"),
         ("absent.tar", "No such file"),
-        ("http://host/a.tar", "remote"),
+        ("http://host/a.tar", "remote"),  # without a folder to copy it to
+        ("s3://bucket/a.tar", "remote"),
         ("pipe:cat good.tar", "remote"),
     ]
     for number, (name, words) in enumerate(cases[1:], start=2):
@@ -202,6 +204,35 @@ def test_the_same_key_twice_in_one_tar_is_a_duplicate(tmp_path: Path) -> None:
         tar.addfile(tarfile.TarInfo("a.wav"))
     path = write_lines(tmp_path / "shards.list", "a.tar")
     assert "line 1: key 'a' is on line 1 too" in problems_of(path)
+
+
+def test_several_lists_of_several_kinds_are_read_in_their_order(tmp_path: Path) -> None:
+    write_tar(tmp_path / "1.tar", {"a.wav": b"A"})
+    shards = write_lines(tmp_path / "shards.list", "1.tar")
+    raw = write_lines(tmp_path / "data.list", {"key": "b", "wav": "/b.wav"})
+    assert [u.key for u in read_list([shards, raw])] == ["a", "b"]
+    assert [u.key for u in read_list([raw, shards])] == ["b", "a"]
+
+
+def test_a_key_in_two_lists_is_an_error_that_names_both(tmp_path: Path) -> None:
+    one = write_lines(tmp_path / "one.list", {"key": "a", "wav": "/a.wav"})
+    two = write_lines(tmp_path / "two.list", {"key": "b", "wav": "/b"}, {"key": "a", "wav": "/a"})
+    with pytest.raises(DataError) as caught:
+        read_list([one, two])
+    assert f"{two}: 1 bad entries" in str(caught.value)
+    assert f"line 2: key 'a' is on line 1 of {one} too" in str(caught.value)
+    with pytest.raises(DataError, match=r"one\.list: given twice"):
+        read_list([one, one])
+
+
+def test_bad_lines_of_all_lists_are_told_at_once(tmp_path: Path) -> None:
+    one = write_lines(tmp_path / "one.list", "{")
+    two = write_lines(tmp_path / "two.list", "{", {"key": "b", "wav": "/b.wav"})
+    with pytest.raises(DataError) as caught:
+        read_list([one, two])
+    assert [line for line in str(caught.value).splitlines() if "bad entries" in line] == [
+        f"{path}: 1 bad entries; correct or remove them:" for path in (one, two)
+    ]
 
 
 def utterances(num: int) -> list[Utterance]:

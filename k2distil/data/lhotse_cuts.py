@@ -1,0 +1,101 @@
+"""lhotse's cuts, read as the JSON lines that they are: MonoCuts of audio files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from k2distil.batch import Utterance
+from k2distil.data.list_file import Lines
+from k2distil.data.raw_list import MAX_SECONDS
+from k2distil.data.relative_path import path_resolver
+from k2distil.errors import DataError
+
+# Changes of the sound that leave every moment where it was: frames still belong to the cut. They
+# are not applied, since a teacher hears the audio as it is.
+TIME_STAYS = {
+    "Resample",
+    "Volume",
+    "LoudnessNormalization",
+    "ReverbWithImpulseResponse",
+    "Narrowband",
+    "Clipping",
+}
+REMEDIES = {
+    "MixedCut": "padded, appended or mixed; give the cuts it was made of",
+    "MultiCut": "of several channels; split it with to_mono()",
+    "PaddingCut": "silence without a recording; remove it",
+}
+
+
+def is_cut(fields: Any) -> bool:
+    """Whether a line of JSON is one of lhotse's cuts.
+
+    >>> is_cut({"key": "a", "wav": "a.wav"}), is_cut({"id": "a", "type": "MonoCut"})
+    (False, True)
+    """
+    return isinstance(fields, dict) and (
+        fields.get("type") in {"MonoCut", *REMEDIES} or "recording" in fields
+    )
+
+
+def read_cuts(lines: Lines, folder: Path) -> Iterator[tuple[int, Utterance | str]]:
+    """Yield (line number, utterance), or (line number, what is wrong and what helps).
+
+    The key is the cut's id, the transcript that of its supervisions. Features are not read.
+
+    Args:
+        lines: of a cuts.jsonl or cuts.jsonl.gz.
+        folder: where it lies.
+    """
+    resolve = path_resolver(folder)
+    for number, line in lines:
+        try:
+            found = _utterance(json.loads(line), resolve)
+        except DataError as error:
+            yield number, str(error)
+        except (ValueError, RecursionError) as error:
+            yield number, f"not JSON ({error})"
+        except (KeyError, TypeError, AttributeError) as error:
+            yield number, f"not a cut as lhotse writes it ({type(error).__name__}: {error})"
+        else:
+            yield number, found
+
+
+def _utterance(cut: dict[str, Any], resolve: Callable[[str], str]) -> Utterance:
+    name, kind = cut["id"], cut.get("type", "MonoCut")
+    if kind != "MonoCut":
+        raise DataError(f"cut {name}: a {kind}, {REMEDIES.get(kind, 'expected a MonoCut')}")
+    recording = cut.get("recording")
+    if recording is None:
+        raise DataError(f"cut {name}: no recording in it; give cuts with audio")
+    for transform in recording.get("transforms") or ():
+        if (what := transform.get("name")) not in TIME_STAYS:
+            raise DataError(
+                f"cut {name}: changed by {what}, so that its frames are not those of the audio "
+                "file; give the cuts from before that"
+            )
+    if len(recording["sources"]) != 1:
+        raise DataError(f"cut {name}: {len(recording['sources'])} audio files; expected one")
+    (source,) = recording["sources"]
+    if source["type"] != "file":
+        raise DataError(
+            f"cut {name}: its audio is of type {source['type']!r}, expected 'file'; "
+            "save it to files with lhotse's save_audios()"
+        )
+    start, duration = cut["start"], cut["duration"]
+    if not (0 <= start < MAX_SECONDS and 0 < duration < MAX_SECONDS):
+        raise DataError(f"cut {name}: {duration} s from {start} s is no segment")
+    texts = [each["text"] for each in cut.get("supervisions", ()) if each.get("text")]
+    if cut["channel"] not in source["channels"]:
+        raise DataError(f"cut {name}: no channel {cut['channel']} in its recording")
+    return Utterance(
+        str(name),
+        resolve(source["source"]),
+        start,
+        start + duration,
+        " ".join(texts) or None,
+        channel=source["channels"].index(cut["channel"]),
+    )

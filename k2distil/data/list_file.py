@@ -1,0 +1,46 @@
+"""The lines of a list, numbered; and what is wrong with them, told all at once."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from k2distil.errors import DataError
+
+Lines = Iterator[tuple[int, str]]  # line number from 1, text without blanks at its ends
+
+MAX_REPORTED = 10  # bad lines spelled out in the error
+
+
+def lines_of(path: Path) -> Lines:
+    """The lines that are not empty; a name that ends in .gz is unpacked.
+
+    Raises:
+        DataError: the file cannot be read, is cut, or is not UTF-8 text.
+    """
+    try:
+        with path.open("rb") as raw:
+            packed = gzip.GzipFile(fileobj=raw) if path.name.endswith(".gz") else raw
+            # A byte order mark is no part of a key.
+            for number, line in enumerate(io.TextIOWrapper(packed, "utf-8-sig"), start=1):
+                if stripped := line.strip():
+                    yield number, stripped
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error}); check --train_data") from error
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise DataError(f"{path}: not a whole gzip file ({error}); copy it again") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check --train_data") from error
+
+
+def describe_problems(path: Path, problems: Sequence[str]) -> str:
+    """All bad entries of a list are counted, and the first ten spelled out."""
+    more = len(problems) - MAX_REPORTED
+    return (
+        f"{path}: {len(problems)} bad entries; correct or remove them:\n  "
+        + "\n  ".join(problems[:MAX_REPORTED])
+        + (f"\n  and {more} more" if more > 0 else "")
+    )

@@ -1,0 +1,39 @@
+"""The audio lists that a config names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from k2distil.batch import Utterance
+from k2distil.config import DataOptions
+from k2distil.data import ListAccess, read_list
+from k2distil.errors import ConfigError
+
+
+def read_lists(paths: Sequence[Path] | None, config: DataOptions, output: Path) -> list[Utterance]:
+    """All utterances of some lists, read as the options say.
+
+    Args:
+        paths: --train_data, mostly.
+        config: of any command that takes lists.
+        output: what the folder of fetched shards lies beside.
+
+    Raises:
+        ConfigError: no --train_data.
+        DataError: see `read_list`.
+    """
+    if paths is None:
+        raise ConfigError("--train_data: missing; it names the audio list")
+    cache_dir = config.cache_dir or output.parent / "shards_cache"
+    access = ListAccess(config.allow_pipes, cache_dir)
+    return read_list(paths, config.data_type, access)
+
+
+def names_of(paths: Sequence[Path] | None) -> str:
+    """For the log.
+
+    >>> names_of([Path("a.list"), Path("b.list")])
+    'a.list, b.list'
+    """
+    return ", ".join(map(str, paths or ()))

@@ -1,0 +1,47 @@
+"""k2distil merge: the finished parts of a run that ended before its merge -> the h5."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from k2distil.atomic import locked
+from k2distil.config import MergeConfig
+from k2distil.errors import DataError
+from k2distil.pipeline.extract import log_outcome, summarise
+from k2distil.pipeline.summary import Summary, read_summary
+from k2distil.storage import find_unmerged, refuse_foreign, remove_parts
+
+logger = logging.getLogger(__name__)
+
+
+def merge(config: MergeConfig) -> Summary:
+    """Merge what is there, without loading a teacher.
+
+    Raises:
+        DataError: there is nothing to merge, parts are missing or damaged, another run is at it,
+            or the disk is full.
+    """
+    save_path = config.save_path
+    left = find_unmerged(save_path)
+    if left is None:
+        if not save_path.exists():
+            raise DataError(f"{save_path}: no parts of it to merge; correct --save_path")
+        return _outcome(save_path, "merged already")
+    refuse_foreign(save_path)
+    with locked(left.parts.folder / "plan.json"):
+        if left.is_merged():
+            remove_parts(save_path)
+            return _outcome(save_path, "merged already")
+        left.parts.refuse_missing()
+        if not left.onto:  # else the run wrote it, and a second time would count twice
+            summarise(save_path, list(left.parts.reports()), left.parts.fingerprint, None)
+        left.merge()
+    return _outcome(save_path, "merged")
+
+
+def _outcome(save_path: Path, what: str) -> Summary:
+    logger.info("%s: %s", save_path, what)
+    if figures := read_summary(save_path):
+        log_outcome(save_path, figures)
+    return Summary(save_path, figures.get("failed", 0), figures)

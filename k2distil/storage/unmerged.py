@@ -1,0 +1,79 @@
+"""Parts that were made but not merged: merged later, without the teacher that made them.
+
+codes.h5.parts/merge.json    all that the merge needs beside the parts
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from k2distil.atomic import replacing
+from k2distil.errors import DataError
+from k2distil.storage.fingerprint import as_json, describe_differences
+from k2distil.storage.parts import PartFolder, parts_folder
+from k2distil.storage.reader import UtteranceReader
+
+NOTE = "merge.json"
+
+
+@dataclass(frozen=True)
+class Unmerged:
+    """What a run left to be merged."""
+
+    parts: PartFolder
+    keys: list[str]  # of the whole list, in its order
+    attributes: dict[str, Any]  # of the root
+    onto: bool  # the parts are to be added to the h5 that is there
+
+    def is_merged(self) -> bool:
+        """Whether the h5 has it all already: the run was killed while it removed the parts."""
+        path = self.parts.save_path
+        if not path.exists():
+            return False
+        reader = UtteranceReader(path)
+        found = json.loads(reader.meta.get("fingerprint", "{}"))
+        return not describe_differences(found, self.parts.fingerprint) and all(
+            key in reader for report in self.parts.reports() for key in report["written"]
+        )
+
+    def merge(self) -> None:
+        """See `PartFolder.merge`."""
+        self.parts.merge(self.keys, self.attributes, onto=self.onto)
+
+
+def note_for_merge(
+    parts: PartFolder, keys: Sequence[str], attributes: Mapping[str, Any], *, onto: bool
+) -> None:
+    """Write down what the merge of these parts will be given.
+
+    Raises:
+        DataError: the disk is full, or the folder cannot be written to.
+    """
+    note = {"fingerprint": parts.fingerprint, "attributes": attributes, "onto": onto, "keys": keys}
+    with replacing(parts.folder / NOTE) as temporary:
+        temporary.write_text(as_json(note), encoding="utf-8")
+
+
+def find_unmerged(save_path: Path) -> Unmerged | None:
+    """What a run left of an output; None: there are no parts.
+
+    Raises:
+        DataError: the parts are of an older version, or damaged.
+    """
+    folder = parts_folder(save_path)
+    if not folder.exists():
+        return None
+    try:
+        plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+        note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+        counts = (plan["utterances"], plan["part_utterances"])
+        parts = PartFolder(save_path, note["fingerprint"], *counts)
+        return Unmerged(parts, note["keys"], note["attributes"], note["onto"])
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"{folder}: cannot be merged alone ({error}); run the command again that made it"
+        ) from error

@@ -1,0 +1,127 @@
+"""Cuts: those that lhotse itself writes, and lines that it never would."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from k2distil.data import load_audio, read_list
+from k2distil.errors import DataError
+
+GOOD = {
+    "id": "c1",
+    "start": 0.5,
+    "duration": 1.0,
+    "channel": 0,
+    "supervisions": [{"text": "hello"}, {"text": ""}, {"text": "there"}],
+    "recording": {"sources": [{"type": "file", "channels": [0], "source": "/x/a.wav"}]},
+    "type": "MonoCut",
+}
+
+
+def problems_of(path: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        read_list(path)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["cuts.jsonl", "cuts.jsonl.gz"])
+def test_cuts_that_lhotse_writes_give_the_samples_that_lhotse_reads(
+    tmp_path: Path, name: str
+) -> None:
+    lhotse = pytest.importorskip("lhotse")
+    stereo = 0.1 * np.random.default_rng(0).standard_normal((32000, 2))
+    soundfile.write(tmp_path / "a.wav", stereo, 16000, subtype="FLOAT")
+    recording = lhotse.Recording.from_file(tmp_path / "a.wav", recording_id="rec")
+    supervision = lhotse.SupervisionSegment("s", "rec", 0.0, 2.0, text="你好")
+    whole = lhotse.MonoCut("whole", 0.0, 2.0, 1, [supervision], recording=recording)
+    part = lhotse.MonoCut("part", 0.3, 1.2, 0, recording=recording)
+    quiet = whole.perturb_volume(0.5).with_id("quiet")
+    lhotse.CutSet.from_cuts([whole, part, quiet]).to_file(tmp_path / name)
+    utterances = read_list(tmp_path / name)
+    assert [(u.key, u.text) for u in utterances] == [
+        ("whole", "你好"),
+        ("part", None),
+        ("quiet", "你好"),
+    ]
+    for utterance, cut in zip(utterances, [whole, part, whole], strict=True):
+        np.testing.assert_allclose(load_audio(utterance), cut.load_audio()[0], atol=1e-6)
+
+
+def test_cuts_of_other_times_or_kinds_are_refused_by_name(tmp_path: Path) -> None:
+    lhotse = pytest.importorskip("lhotse")
+    soundfile.write(tmp_path / "a.wav", np.full((16000, 2), 0.1), 16000)
+    recording = lhotse.Recording.from_file(tmp_path / "a.wav")
+    cut = lhotse.MonoCut("c", 0.0, 1.0, 0, recording=recording)
+    bad = [
+        (cut.perturb_speed(1.1), "cut c_sp1.1: changed by Speed"),
+        (cut.perturb_tempo(0.9), "cut c_tp0.9: changed by Tempo"),
+        (cut.pad(2.0).with_id("p"), "cut p: a MixedCut, padded, appended or mixed"),
+        (cut.append(cut).with_id("q"), "cut q: a MixedCut"),
+        (recording.to_cut().with_id("m"), "cut m: a MultiCut, of several channels"),
+    ]
+    lhotse.CutSet.from_cuts([each for each, _ in bad]).to_file(tmp_path / "cuts.jsonl.gz")
+    message = problems_of(tmp_path / "cuts.jsonl.gz")
+    assert f"{tmp_path / 'cuts.jsonl.gz'}: 5 bad entries" in message
+    for number, (_, words) in enumerate(bad, start=1):
+        assert f"line {number}: {words}" in message
+
+
+def changed(**fields: object) -> str:
+    return json.dumps({**GOOD, **fields})
+
+
+def with_source(**fields: object) -> str:
+    source = {**GOOD["recording"]["sources"][0], **fields}
+    return changed(recording={"sources": [source]})
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("7", "not a cut as lhotse writes it"),
+        (changed(recording=None), "cut c1: no recording in it"),
+        (changed(recording={"sources": []}), "cut c1: 0 audio files"),
+        (changed(recording={"sources": [7]}), "not a cut as lhotse writes it"),
+        (changed(recording={"sources": [1], "transforms": [{"name": "New"}]}), "changed by New"),
+        (with_source(type="command"), "of type 'command', expected 'file'"),
+        (with_source(type="url"), "of type 'url'"),
+        (changed(channel=3), "cut c1: no channel 3"),
+        (changed(start=-0.1), "is no segment"),
+        (changed(duration=0), "is no segment"),
+        (changed(duration="1"), "not a cut as lhotse writes it"),
+        (changed(type="PaddingCut"), "cut c1: a PaddingCut, silence"),
+        (changed(type="NewCut"), "cut c1: a NewCut, expected a MonoCut"),
+        (json.dumps(GOOD), "key 'c1' is on line 1 too"),
+        (changed(id="a/b"), "key 'a/b' has a \"/\""),
+    ],
+)
+def test_a_bad_cut_is_named_by_line_and_fault(tmp_path: Path, line: str, words: str) -> None:
+    (tmp_path / "cuts.jsonl").write_text(f"{json.dumps(GOOD)}\n{line}\n")
+    message = problems_of(tmp_path / "cuts.jsonl")
+    assert "1 bad entries" in message
+    assert "line 2: " in message
+    assert words in message
+
+
+def test_a_cut_says_segment_transcript_and_channel(tmp_path: Path) -> None:
+    (tmp_path / "cuts.jsonl").write_text(
+        f"{json.dumps(GOOD)}\n{with_source(channels=[0, 1], source='b.wav').replace('c1', 'c2')}\n"
+    )
+    first, second = read_list(tmp_path / "cuts.jsonl")
+    assert (first.wav, first.start, first.end) == ("/x/a.wav", 0.5, 1.5)
+    assert (first.text, first.channel, second.channel) == ("hello there", 0, 0)
+    assert second.wav == str(tmp_path / "b.wav")  # beside the list
+
+
+def test_a_gzip_that_is_cut_or_none_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "cuts.jsonl.gz"
+    whole = gzip.compress(b"".join(json.dumps({**GOOD, "id": n}).encode() for n in range(50)))
+    for content in (whole[:-20], b"junk"):
+        path.write_bytes(content)
+        assert f"{path}: not a whole gzip file" in problems_of(path)
