@@ -211,6 +211,26 @@ def test_two_processes_train_as_one_with_twice_the_batch(material, tmp_path):
     assert summaries[0] == pytest.approx(summaries[1], rel=2e-3)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", ["auto", "float32", "float16"])
+def test_a_gpu_trains_and_resumes(dtype, material, tmp_path):
+    on_gpu = [*flags(material, "--dtype", dtype), "--gpu", 0]
+    checkpoint = tmp_path / "student" / "checkpoint-4" / "trainer_state.json"
+    status, log = interrupt(command("train_distil.sh", *on_gpu), checkpoint.exists, signal.SIGTERM)
+    assert status == 143, log
+    log = succeed("train_distil.sh", *on_gpu)
+    assert "going on from" in log
+    assert all(np.isfinite(losses(log)).flatten())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no two CUDA devices")
+def test_two_gpus_are_a_flag_away(material):
+    log = succeed("train_distil.sh", *flags(material), "--gpu", "0,1")
+    assert len(losses(log)) == 12
+
+
 def test_evaluate_says_what_is_wrong_with_a_student(material, tmp_path):
     succeed("train_distil.sh", *flags(material))
     done = subprocess.run(
