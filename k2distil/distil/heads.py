@@ -30,6 +30,8 @@ class AutoregressiveHead(nn.Module):
     A_n student + b_n + B_n relu(P student + sum over m < n of E_m[code_m]).
     """
 
+    __constants__ = ("num_predicted",)  # TorchScript then sees that one code has no `previous`
+
     def __init__(self, student_dim: int, num_predicted: int, codebook_size: int) -> None:
         super().__init__()
         self.num_predicted, self.codebook_size = num_predicted, codebook_size

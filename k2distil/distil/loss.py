@@ -92,8 +92,8 @@ class CodebookLoss(nn.Module):
 
     def summed(self, rows: Tensor, wanted: Tensor) -> Tensor:
         """(R, D), (R, N * ratio) -> () summed cross entropy."""
-        logits = self.head(rows, wanted).view(-1, self.codebook_size)
-        return F.cross_entropy(logits.float(), wanted.view(-1), reduction="sum")
+        logits = self.head(rows, wanted).reshape(-1, self.codebook_size)
+        return F.cross_entropy(logits.float(), wanted.reshape(-1), reduction="sum")
 
     @torch.jit.unused
     def _summed_in_chunks(self, rows: Tensor, wanted: Tensor) -> Tensor:
