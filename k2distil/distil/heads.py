@@ -30,8 +30,6 @@ class AutoregressiveHead(nn.Module):
     A_n student + b_n + B_n relu(P student + sum over m < n of E_m[code_m]).
     """
 
-    __constants__ = ("num_predicted",)  # TorchScript then sees that one code has no `previous`
-
     def __init__(self, student_dim: int, num_predicted: int, codebook_size: int) -> None:
         super().__init__()
         self.num_predicted, self.codebook_size = num_predicted, codebook_size
@@ -48,7 +46,7 @@ class AutoregressiveHead(nn.Module):
     def forward(self, student: Tensor, codes: Tensor) -> Tensor:
         """(*, D), (*, num_predicted) -> (*, num_predicted, codebook_size) logits."""
         terms = self.project(student).unsqueeze(-2)
-        if self.num_predicted > 1:
+        if hasattr(self, "previous"):  # TorchScript prunes by this, not by num_predicted
             firsts = torch.arange(self.num_predicted - 1, device=codes.device) * self.codebook_size
             before = self.previous(codes[..., :-1].long().clamp(min=0) + firsts)
             terms = torch.cat([terms, before.to(terms.dtype)], dim=-2)

@@ -112,7 +112,7 @@ def test_without_codes_it_is_0_and_every_parameter_has_a_gradient_of_0(head):
     loss, (student, codes) = loss_of(head), batch()
     student.requires_grad_()
     value = loss(student, torch.full_like(codes, -100))
-    assert float(value) == 0
+    assert value.item() == 0
     for gradient in gradients(loss, student, value):
         assert not gradient.any()
 
