@@ -10,7 +10,7 @@ COMMANDS = {
     "save_embedding": "teacher embeddings of some utterances -> h5",
     "train_quantizer": "embeddings, or audio, -> a quantizer",
     "save_codebook": "codes of all utterances -> h5",
-    "export": "a quantizer -> a file for another toolkit",
+    "export": "a quantizer, or codes -> files for another toolkit",
 }
 
 
