@@ -32,27 +32,30 @@ class AddCodes:
     def __init__(
         self,
         codes: CodebookReader | str | os.PathLike[str],
-        num_codebooks: int,
+        num_codebooks: int | None = None,
         missing_codes: str = "error",
     ) -> None:
         """Open the file.
 
         Args:
             codes: the h5 of save_codebook.sh, or a reader of it.
-            num_codebooks: N that the student is built for.
+            num_codebooks: N that the student is built for; None: what the file says.
             missing_codes: what a key without codes is: an error, or ("ignore") a sample of no
                 codes, which the codebook loss passes over.
 
         Raises:
             ConfigError: another missing_codes.
-            DataError: no such h5.
+            DataError: no such h5, or it does not say its number of codebooks.
         """
         if missing_codes not in MISSING_CODES:
             raise ConfigError(
                 f"missing_codes {missing_codes!r}: expected {' or '.join(MISSING_CODES)}"
             )
         self.reader = codes if isinstance(codes, CodebookReader) else CodebookReader(codes)
-        self.num_codebooks = num_codebooks
+        found = self.reader.meta.get("num_codebooks") if num_codebooks is None else num_codebooks
+        if found is None:
+            raise DataError(f"{self.reader.path}: no num_codebooks in it; give num_codebooks")
+        self.num_codebooks = found
         self.missing_codes = missing_codes
 
     def __call__(self, sample: Sample) -> Sample:
@@ -82,7 +85,7 @@ class AddCodes:
 def add_codes(
     data: Iterable[Sample],
     codes: CodebookReader | str | os.PathLike[str],
-    num_codebooks: int,
+    num_codebooks: int | None = None,
     missing_codes: str = "error",
 ) -> Iterator[Sample]:
     """`AddCodes` as a generator over samples; a path is opened where the iteration starts.

@@ -49,6 +49,11 @@ class WithCodebookLoss(nn.Module):
                 )
             return super().forward(batch, device)
         options, taken = cast(CodebookOptions, self.codebook_options), {}
+        if batch["codes"].shape[2] != options.num_codebooks:
+            raise DataError(
+                f"{batch['keys'][0]}: codes of {batch['codes'].shape[2]} codebooks, but "
+                f"num_codebooks is {options.num_codebooks}; correct the yaml"
+            )
 
         def take(module: nn.Module, args: Any, output: Any) -> None:
             taken[module] = output
@@ -69,7 +74,7 @@ class WithCodebookLoss(nn.Module):
         codes = align_batch(
             batch["codes"],
             batch["codes_lengths"],
-            mask.squeeze(1).sum(1),
+            mask.squeeze(1).sum(1).cpu(),
             frames.shape[1],
             batch["keys"],
             options.frames_ratio,

@@ -100,6 +100,17 @@ def test_another_number_of_codebooks_is_refused_with_both(codes_path):
         list(add_codes(samples(), codes_path, 8))
 
 
+def test_the_number_of_codebooks_is_that_of_the_file_where_it_is_not_given(tmp_path, arrays):
+    path = tmp_path / "codes.h5"
+    with h5py.File(path, "w") as file:
+        file["short"] = arrays["short"]
+    with pytest.raises(DataError, match=r"codes\.h5: no num_codebooks in it; give num_codebooks"):
+        AddCodes(path)
+    with h5py.File(path, "a") as file:
+        file.attrs["num_codebooks"] = 2
+    assert AddCodes(path)({"key": "short"})["codes"].shape == (4, 2)
+
+
 def test_another_missing_codes_is_refused(codes_path):
     with pytest.raises(ConfigError, match="missing_codes 'skip': expected error or ignore"):
         AddCodes(codes_path, 2, "skip")

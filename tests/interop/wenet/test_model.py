@@ -124,6 +124,12 @@ def test_codes_of_other_audio_are_refused_by_key():
     assert not any(module._forward_hooks for module in model.modules())
 
 
+def test_codes_of_another_number_of_codebooks_are_refused():
+    _, model = models(num_codebooks=8)
+    with pytest.raises(DataError, match="utt0: codes of 2 codebooks, but num_codebooks is 8"):
+        model(batch(), CPU)
+
+
 def test_a_batch_without_codes_is_for_evaluation_only():
     plain, model = models()
     found = batch()
