@@ -55,11 +55,15 @@ def read_cuts(path: Path) -> Iterator[Any]:
         DataError: no such file, or not a manifest of cuts.
     """
     from lhotse import CutSet
+    from lhotse.cut import Cut
 
     if not path.is_file():
         raise DataError(f"{path}: no such file; check --cuts_path")
     try:
-        yield from CutSet.from_file(path)
+        for each in CutSet.from_file(path):
+            if not isinstance(each, Cut):
+                raise TypeError(f"a {type(each).__name__} in it")
+            yield each
     except (OSError, EOFError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise DataError(
             f"{path}: no manifest of cuts ({error}); give one that lhotse has written"
@@ -152,7 +156,7 @@ def attach_codes(
 def _fault(cut: Any, reader: CodebookReader, frame_shift: float) -> str | None:
     if cut.id not in reader:
         return f"no codes in {reader.path}"
-    there, wanted = reader.num_frames(cut.id), cut.duration / frame_shift
+    there, wanted = reader.num_frames(cut.id), round(cut.duration / frame_shift)
     if abs(there - wanted) > TOLERANCE:
         return (
             f"codes of {there * frame_shift:.2f} s for a cut of {cut.duration:.2f} s: they are "

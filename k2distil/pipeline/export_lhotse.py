@@ -59,10 +59,10 @@ def export_lhotse(config: ExportConfig) -> Summary:
     if save_path.exists():
         found = read_summary(save_path)
         _check_replaceable(save_path, found, fingerprint, config.force)
-        done = config.shar is None or config.shar.exists()
+        done = found.get("failed") == 0 and (config.shar is None or config.shar.exists())
         if done and found["fingerprint"] == fingerprint:
             logger.info("%s: complete already", save_path)
-            return Summary(save_path, found["failed"], found)
+            return Summary(save_path, 0, found)
     _check_shar(config)
     reader = _in_dtype(config, reader)
     utterances = read_list(source, config.data_type) if config.cuts_path is None else []
@@ -137,10 +137,10 @@ def _in_dtype(config: ExportConfig, reader: CodebookReader) -> CodebookReader:
         return reader
     path = config.save_path.with_name(f"{reader.path.stem}.{config.dtype}.h5")
     if path.exists():
-        copy = CodebookReader(path)
-        if copy.meta.get("copied_from") == reader.meta.get("content_digest", ""):
-            return copy
-        if "copied_from" not in copy.meta or not config.force:
+        copied_from = CodebookReader(path).meta.get("copied_from")
+        if copied_from and copied_from == reader.meta.get("content_digest"):
+            return CodebookReader(path)
+        if copied_from is None or not config.force:
             raise DataError(f"{path}: there already, of other codes; give another --save_path")
     logger.info("%s: the same codes in %s", path, config.dtype)
     write_as(reader, path, np.dtype(config.dtype))

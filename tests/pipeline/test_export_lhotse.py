@@ -220,6 +220,31 @@ def test_the_same_command_is_complete_and_another_one_needs_force(corpus, caplog
     assert save_path.read_bytes() == first
 
 
+def test_what_had_failed_is_tried_again_by_the_same_command(corpus, arrays):
+    wav = (corpus / "utt1.wav").read_bytes()
+    (corpus / "utt1.wav").write_bytes(b"junk")
+    assert exported(corpus)[1].num_failed == 1
+    (corpus / "utt1.wav").write_bytes(wav)
+    cuts, summary = exported(corpus)
+    assert [cut.id for cut in cuts] == list(arrays)
+    assert summary.num_failed == 0
+    assert not (corpus / "cuts.jsonl.gz.failed.tsv").exists()
+
+
+def test_a_copy_of_the_codes_is_made_once_for_the_same_codes(corpus, arrays):
+    exported(corpus, dtype="int16")
+    age = (corpus / "codes.int16.h5").stat().st_mtime_ns
+    exported(corpus, dtype="int16", field="codes", force=True)
+    assert (corpus / "codes.int16.h5").stat().st_mtime_ns == age
+    other = {key: values[::-1].copy() for key, values in arrays.items()}
+    (corpus / "codes.h5").unlink()
+    make_h5(corpus / "codes.h5", other)
+    with pytest.raises(DataError, match="exported with other settings"):
+        exported(corpus, dtype="int16")
+    cuts, _ = exported(corpus, dtype="int16", force=True)
+    assert np.array_equal(cuts["utt1"].load_codebook_indexes(), other["utt1"])
+
+
 def test_what_others_have_written_is_never_replaced(corpus):
     (corpus / "cuts.jsonl.gz").write_text("precious")
     with pytest.raises(DataError, match=r"cuts\.jsonl\.gz: not made by k2distil export, never"):
@@ -268,6 +293,10 @@ def test_what_is_no_manifest_is_refused_by_name(corpus):
     (corpus / "in.jsonl").write_text("junk\n")
     with pytest.raises(DataError, match=r"in\.jsonl: no manifest of cuts"):
         export(config(corpus, cuts_path=corpus / "in.jsonl"))
+    recordings = lhotse.RecordingSet.from_recordings(cut.recording for cut in some_cuts(corpus))
+    recordings.to_file(corpus / "recordings.jsonl.gz")
+    with pytest.raises(DataError, match=r"recordings\.jsonl\.gz: no manifest of cuts"):
+        export(config(corpus, cuts_path=corpus / "recordings.jsonl.gz"))
     with pytest.raises(DataError, match=r"absent\.jsonl: no such file; check --cuts_path"):
         export(config(corpus, cuts_path=corpus / "absent.jsonl"))
 
