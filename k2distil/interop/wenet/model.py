@@ -125,7 +125,7 @@ def with_codebook_loss(
         options.codebook_head,
     )
     if checkpoint is not None:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         own = {name.removeprefix(f"{HEAD}."): each for name, each in state.items() if _is_own(name)}
         try:
             head.load_state_dict(own or head.state_dict())
