@@ -8,6 +8,7 @@ HERE = Path(__file__).parent
 VERSION = (HERE / "k2distil" / "__init__.py").read_text().split('__version__ = "')[1].split('"')[0]
 
 DEMO = ["espeakng-loader>=0.2.1"]
+LHOTSE = ["lhotse>=1.33"]  # for `k2distil export --to lhotse` only
 PEER = ["multi_quantization>=0.1"]
 BENCH = [*PEER, "faiss-cpu>=1.8", "matplotlib>=3.8"]
 DEV = [
@@ -50,6 +51,11 @@ setup(
         "jiwer>=3.1",
         "tensorboard>=2.14",
     ],
-    extras_require={"demo": DEMO, "bench": BENCH, "dev": DEV + DEMO + PEER},
+    extras_require={
+        "demo": DEMO,
+        "lhotse": LHOTSE,
+        "bench": BENCH,
+        "dev": DEV + DEMO + LHOTSE + PEER,
+    },
     entry_points={"console_scripts": ["k2distil = k2distil.bin.main:main"]},
 )

@@ -1,10 +1,14 @@
 """The documents name what there is."""
 
+import argparse
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import yaml
+from torch.utils.data.datapipes.iter import IterableWrapper
 
 from k2distil.bin.command import parse
 from k2distil.config import (
@@ -15,7 +19,10 @@ from k2distil.config import (
     TrainQuantizerConfig,
 )
 from k2distil.config.load import option_types
+from k2distil.interop.wenet import CodebookOptions, read_options
 from k2distil.quantizer import ProductQuantizer, save_quantizer
+from tests.interop.wenet import stand_ins
+from tests.storage.arrays import make_h5
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = {"E": SaveEmbeddingConfig, "Q": TrainQuantizerConfig, "C": SaveCodebookConfig}
@@ -59,6 +66,57 @@ def test_the_example_of_an_export_is_a_command_that_parses():
     (line,) = [line for line in text.splitlines() if line.startswith("k2distil export ")]
     config = parse(ExportConfig, line.split()[2:])
     assert (config.to, config.force) == ("multi_quantization", False)
+
+
+def blocks(document, language):
+    text = (ROOT / "docs" / document).read_text(encoding="utf-8")
+    return [part.partition("```")[0] for part in text.split(f"```{language}\n")[1:]]
+
+
+def test_the_exports_for_lhotse_are_commands_that_parse():
+    lines = "\n".join(blocks("interop.md", "bash")).splitlines()
+    configs = [
+        parse(ExportConfig, line.split()[2:]) for line in lines if line.startswith("k2distil")
+    ]
+    assert [config.to for config in configs] == ["lhotse", "lhotse"]
+    assert all(config.codebook_path and config.save_path for config in configs)
+
+
+def test_the_yaml_for_wenet_gives_the_defaults_it_says():
+    (text,) = blocks("interop.md", "yaml")
+    options = read_options(yaml.safe_load(text))
+    assert options == CodebookOptions(num_codebooks=8, frames_ratio=2)
+
+
+def test_the_snippets_of_the_losses_run():
+    snippets = blocks("interop.md", "python")
+    names: dict = {}
+    exec(snippets[0], names)
+    assert names["aligned"].shape == (4, 50, 16)
+    assert names["loss"].head.linear.weight.grad.any()
+    package = pytest.importorskip("multi_quantization.prediction")
+    names["JointCodebookLoss"] = package.JointCodebookLoss
+    exec(snippets[-1], names)
+    assert torch.equal(names["theirs"].linear1.bias, names["ours"].head.project.bias)
+
+
+def test_the_snippets_for_wenet_run_on_what_has_its_signatures(tmp_path):
+    train, module, dataset = blocks("interop.md", "python")[1:4]
+    (text,) = blocks("interop.md", "yaml")
+    codes = np.random.default_rng(0).integers(0, 256, (19, 8), np.uint8)
+    conf = {"codebook_path": make_h5(tmp_path / "codes.h5", {"utt1": codes})}
+    names = {
+        "conf": conf,
+        "dataset": IterableWrapper([{"key": "utt1", "feat": torch.zeros(40, 4)}]),
+    }
+    names["processor"] = stand_ins
+    exec(f"{module}\n{dataset}", names)
+    (batch,) = names["dataset"].batch(1, wrapper_class=names["padding"])
+    assert batch["codes"].shape == (1, 19, 8)
+    args = argparse.Namespace(checkpoint=None)
+    names = {"model": stand_ins.ASRModel(), "configs": yaml.safe_load(text), "args": args}
+    exec(train, names)
+    assert names["model"](batch, torch.device("cpu"))["loss_codebook"] > 0
 
 
 def test_links_between_documents_lead_somewhere():

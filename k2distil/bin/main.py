@@ -15,7 +15,7 @@ COMMANDS = {
     "merge": "finished parts of a run that ended before its merge -> h5",
     "inspect": "what is in a file of codes, embeddings or a quantizer",
     "verify": "whether a file of codes or embeddings is whole, right and complete",
-    "export": "a quantizer -> a file for another toolkit",
+    "export": "a quantizer, or codes -> files for another toolkit",
 }
 
 

@@ -201,15 +201,34 @@ class InspectConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig:
-    """k2distil export: a quantizer -> a file for another toolkit."""
+class ExportConfig(DataOptions):
+    """k2distil export: a quantizer, or codes -> files for another toolkit."""
 
-    to: Literal["multi_quantization"] = option("multi_quantization: icefall's; a state dict")
-    quantizer_path: Path = option("quantizer file, or its folder")
-    save_path: Path = option("file to write")
-    force: bool = option("replace what was exported from another quantizer", False)
+    to: Literal["multi_quantization", "lhotse"] = option(
+        "multi_quantization: icefall's, a state dict; lhotse: cuts that have the codes"
+    )
+    save_path: Path = option("file to write; lhotse: .jsonl.gz")
+    quantizer_path: Path | None = option("multi_quantization: quantizer file, or its folder", None)
+    codebook_path: Path | None = option("lhotse: codes from save_codebook.sh", None)
+    cuts_path: Path | None = option("lhotse: cuts whose ids are the keys of the codes", None)
+    train_data: tuple[Path, ...] | None = option(
+        "lhotse: audio lists to make cuts of, without cuts_path", None
+    )
+    field: str = option("lhotse: name of the codes in a cut", "codebook_indexes")
+    dtype: Literal["uint8", "int16"] | None = option(
+        "lhotse: of the codes; int16, which cut.pad() can fill with -100, makes a copy of the h5; "
+        "not given: as they are",
+        None,
+    )
+    path_prefix: Path | None = option(
+        "lhotse: folder where the training will find the h5; not given: where it lies now", None
+    )
+    shar: Path | None = option(
+        "lhotse: folder to write shards of cuts, audio and codes to, too", None
+    )
+    force: bool = option("replace an export of other settings", False)
 
-    required = ("to", "quantizer_path", "save_path")
+    required = ("to", "save_path")
 
 
 @dataclass(frozen=True, kw_only=True)

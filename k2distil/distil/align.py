@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from k2distil.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy import ndarray
     from torch import Tensor
 
@@ -45,8 +47,7 @@ def align_codes(
     import torch
 
     rows = torch.as_tensor(codes)
-    if frames_ratio < 1:
-        raise ConfigError(f"--frames_ratio {frames_ratio}: expected a whole number above 0")
+    _check_ratio(frames_ratio)
     if rows.dim() != 2 or rows.is_floating_point():
         raise DataError(
             f"{key}: expected codes (num_frames, num_codebooks) of whole numbers, got "
@@ -60,6 +61,46 @@ def align_codes(
     kept = rows[max(0, codebook_offset) :][: max(0, len(aligned) - first)]
     aligned[first : first + len(kept)] = kept
     return aligned.view(num_frames, frames_ratio * rows.shape[1])
+
+
+def align_batch(
+    codes: Tensor,
+    num_codes: Tensor,
+    num_frames: Tensor,
+    max_frames: int,
+    keys: Sequence[str],
+    frames_ratio: int = 1,
+    codebook_offset: int = 0,
+) -> Tensor:
+    """`align_codes` of a padded batch, where the student's lengths are known late.
+
+    Args:
+        codes: (B, T, N) integers, -100 beyond num_codes.
+        num_codes: (B,) teacher frames of each utterance; 0: it has no codes.
+        num_frames: (B,) student frames of each.
+        max_frames: of the student's padded batch.
+        keys: B, for errors.
+        frames_ratio, codebook_offset: see `align_codes`.
+
+    Returns:
+        (B, max_frames, N * frames_ratio) int64 on the device of `codes`.
+
+    Raises:
+        ConfigError, DataError: see `align_codes`.
+    """
+    import torch
+
+    _check_ratio(frames_ratio)
+    for key, there, wanted in zip(keys, num_codes.tolist(), num_frames.tolist(), strict=True):
+        if there:
+            check_lengths(there, wanted, frames_ratio, codebook_offset, key)
+    num_rows, first = max_frames * frames_ratio, max(0, -codebook_offset)
+    aligned = codes.new_full((len(codes), num_rows, codes.shape[2]), IGNORE_INDEX, dtype=torch.long)
+    kept = codes[:, max(0, codebook_offset) :][:, : max(0, num_rows - first)]
+    aligned[:, first : first + kept.shape[1]] = kept
+    beyond = torch.arange(num_rows) >= (num_frames.cpu() * frames_ratio)[:, None]
+    aligned.masked_fill_(beyond.to(codes.device).unsqueeze(-1), IGNORE_INDEX)
+    return aligned.view(len(codes), max_frames, frames_ratio * codes.shape[2])
 
 
 def check_lengths(
@@ -78,3 +119,8 @@ def check_lengths(
             f"of {frames_ratio} each; the codes are of other audio (speed perturbation, another "
             "sample rate or segment), or --frames_ratio is another one"
         )
+
+
+def _check_ratio(frames_ratio: int) -> None:
+    if frames_ratio < 1:
+        raise ConfigError(f"--frames_ratio {frames_ratio}: expected a whole number above 0")

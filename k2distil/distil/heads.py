@@ -46,7 +46,7 @@ class AutoregressiveHead(nn.Module):
     def forward(self, student: Tensor, codes: Tensor) -> Tensor:
         """(*, D), (*, num_predicted) -> (*, num_predicted, codebook_size) logits."""
         terms = self.project(student).unsqueeze(-2)
-        if self.num_predicted > 1:
+        if hasattr(self, "previous"):  # TorchScript prunes by this, not by num_predicted
             firsts = torch.arange(self.num_predicted - 1, device=codes.device) * self.codebook_size
             before = self.previous(codes[..., :-1].long().clamp(min=0) + firsts)
             terms = torch.cat([terms, before.to(terms.dtype)], dim=-2)

@@ -13,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from k2distil.distil.heads import AutoregressiveHead, LinearHead
 from k2distil.errors import ConfigError
 
-HEADS = {"linear": LinearHead, "autoregressive": AutoregressiveHead}
+Head = LinearHead | AutoregressiveHead
+HEADS: dict[str, type[Head]] = {"linear": LinearHead, "autoregressive": AutoregressiveHead}
 
 
 class CodebookLoss(nn.Module):
@@ -54,7 +55,7 @@ class CodebookLoss(nn.Module):
         self.num_predicted = num_codebooks * frames_ratio
         self.codebook_size = codebook_size
         self.chunk_frames = chunk_frames
-        self.head = HEADS[head](student_dim, self.num_predicted, codebook_size)
+        self.head: Head = HEADS[head](student_dim, self.num_predicted, codebook_size)
 
     def forward(self, student: Tensor, codes: Tensor, num_targets: Tensor | None = None) -> Tensor:
         """Score a batch.
@@ -92,8 +93,8 @@ class CodebookLoss(nn.Module):
 
     def summed(self, rows: Tensor, wanted: Tensor) -> Tensor:
         """(R, D), (R, N * ratio) -> () summed cross entropy."""
-        logits = self.head(rows, wanted).view(-1, self.codebook_size)
-        return F.cross_entropy(logits.float(), wanted.view(-1), reduction="sum")
+        logits = self.head(rows, wanted).reshape(-1, self.codebook_size)
+        return F.cross_entropy(logits.float(), wanted.reshape(-1), reduction="sum")
 
     @torch.jit.unused
     def _summed_in_chunks(self, rows: Tensor, wanted: Tensor) -> Tensor:

@@ -1,82 +1,37 @@
-"""k2distil export: a quantizer -> a file for another toolkit."""
+"""k2distil export: a quantizer, or codes -> files for another toolkit."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
-from pathlib import Path
-
-import torch
-from torch import Tensor
+from dataclasses import fields
 
 from k2distil.config import ExportConfig
-from k2distil.errors import CheckpointError
-from k2distil.pipeline.summary import Summary, prepare_output, read_summary, write_summary
-from k2distil.quantizer import load_quantizer, package_state, quantizer_file, write_tensors
+from k2distil.errors import ConfigError
+from k2distil.pipeline.summary import Summary
 
-logger = logging.getLogger(__name__)
-
-MIN_REFINED_ENTRIES = 16  # of a codebook; multi_quantization's refinement fails with 2, 4 and 8
+# Keys that no other command has; those that one has may stand in a yaml for the whole chain.
+ONLY_LHOTSE = ("cuts_path", "field", "dtype", "shar", "path_prefix")
 
 
 def export(config: ExportConfig) -> Summary:
-    """Write a quantizer as multi_quantization's state dict.
+    """Write what `config.to` names.
 
     Raises:
         ConfigError, DataError, CheckpointError: see docs/errors.md.
     """
-    path, save_path = quantizer_file(config.quantizer_path), config.save_path
-    prepare_output(save_path, [path])
-    quantizer = load_quantizer(path)
-    state = package_state(quantizer, path)
-    if save_path.exists():
-        if _holds(save_path, state):
-            logger.info("%s: complete already", save_path)
-            return Summary(save_path, 0, read_summary(save_path))
-        _check_replaceable(save_path, quantizer.id, config.force)
-    if quantizer.codebook_size < MIN_REFINED_ENTRIES:
-        logger.warning(
-            "%d entries a codebook: multi_quantization encodes with refine_indexes_iters=0 only",
-            quantizer.codebook_size,
-        )
-    write_tensors(state, save_path)
-    logger.info(
-        "%s: multi_quantization.Quantizer(dim=%d, codebook_size=%d, num_codebooks=%d), %s %s",
-        *(save_path, quantizer.dim, quantizer.codebook_size, quantizer.num_codebooks),
-        *(quantizer.type, quantizer.id),
-    )
-    figures = {"to": config.to, "quantizer_id": quantizer.id, "sha256": _digest(save_path)}
-    return write_summary(save_path, figures)
+    if config.to == "lhotse":
+        from k2distil.pipeline.export_lhotse import export_lhotse
+
+        _require(config, "codebook_path")
+        return export_lhotse(config)
+    from k2distil.pipeline.export_multi_quantization import export_multi_quantization
+
+    for each in fields(config):
+        if each.name in ONLY_LHOTSE and getattr(config, each.name) != each.default:
+            raise ConfigError(f"--{each.name}: not for --to {config.to}; leave it out")
+    _require(config, "quantizer_path")
+    return export_multi_quantization(config)
 
 
-def _holds(path: Path, state: dict[str, Tensor]) -> bool:
-    """Whether a file holds these tensors and nothing else."""
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        return found.keys() == state.keys() and all(
-            torch.equal(found[key], tensor) for key, tensor in state.items()
-        )
-    except Exception:  # torch raises many kinds for what is no file of its own
-        return False
-
-
-def _check_replaceable(save_path: Path, quantizer_id: str, force: bool) -> None:
-    """Refuse to replace a file, unless an export made it and --force is given.
-
-    Raises:
-        CheckpointError: both ids, or that the file is another's.
-    """
-    found = read_summary(save_path)
-    if found.get("sha256") != _digest(save_path):
-        raise CheckpointError(
-            f"{save_path}: not made by k2distil export, never replaced; give another --save_path"
-        )
-    if not force:
-        raise CheckpointError(
-            f"{save_path}: exported from quantizer {found['quantizer_id']}, this one is "
-            f"{quantizer_id}; give another --save_path, or --force to replace it"
-        )
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _require(config: ExportConfig, name: str) -> None:
+    if getattr(config, name) is None:
+        raise ConfigError(f"--{name}: missing, --to {config.to} needs it; add it to the command")

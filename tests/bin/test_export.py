@@ -6,13 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from k2distil.config import ExportConfig
 from k2distil.errors import CheckpointError, ConfigError
 from k2distil.pipeline.export import export as run_export
 from k2distil.quantizer import ProductQuantizer, load_quantizer, save_quantizer
+from tests.storage.arrays import make_h5
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,6 +56,39 @@ def test_the_file_is_loaded_as_icefall_does_and_gives_our_codes(tmp_path):
     assert summary["quantizer_id"] == quantizer.id
     assert package.get_id() == quantizer.id[:8]
     assert load_quantizer(save_path).provenance == {"multi_quantization_id": quantizer.id[:8]}
+
+
+@pytest.mark.parametrize(
+    "flags", [["--field", "codes"], ["--shar", "s"], ["--cuts_path", "c"], ["--dtype", "int16"]]
+)
+def test_options_of_another_target_are_refused_by_name(tmp_path, flags):
+    quantizer_file(tmp_path / "a.pt", seed=0)
+    done = export(tmp_path / "a.pt", tmp_path / "icefall.pt", *flags)
+    assert done.returncode == 2
+    assert f"error: {flags[0]}: not for --to multi_quantization; leave it out" in done.stderr
+    assert not (tmp_path / "icefall.pt").exists()
+
+
+def test_a_quantizer_must_be_given(tmp_path):
+    with pytest.raises(ConfigError, match="--quantizer_path: missing, --to multi_quantization"):
+        run_export(config(None, tmp_path / "icefall.pt"))
+
+
+def test_codes_are_exported_for_lhotse_and_what_has_none_gives_exit_status_1(tmp_path):
+    lhotse = pytest.importorskip("lhotse")
+    codes = np.random.default_rng(0).integers(0, 256, (50, 8), np.uint8)
+    make_h5(tmp_path / "codes.h5", {"utt1": codes})
+    soundfile.write(tmp_path / "a.wav", np.zeros(16_000), 16_000)
+    lines = [json.dumps({"key": key, "wav": "a.wav"}) for key in ("utt1", "utt2")]
+    (tmp_path / "data.list").write_text("\n".join(lines))
+    command = [sys.executable, "-m", "k2distil", "export", "--to", "lhotse"]
+    paths = {"--codebook_path": "codes.h5", "--train_data": "data.list", "--save_path": "c.jsonl"}
+    flags = [text for flag, name in paths.items() for text in (flag, str(tmp_path / name))]
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1, done.stderr
+    assert "1 written, 1 failed" in done.stderr
+    (cut,) = lhotse.CutSet.from_file(tmp_path / "c.jsonl")
+    assert np.array_equal(cut.load_codebook_indexes(), codes)
 
 
 def config(quantizer_path, save_path, force=False):

@@ -1,0 +1,180 @@
+"""Codes as a custom field of lhotse's cuts: a TemporalArray that points into our h5.
+
+Nothing is copied: lhotse's storage type numpy_hdf5 is one dataset per key too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from k2distil.batch import Utterance
+from k2distil.errors import ConfigError, DataError
+from k2distil.storage import CodebookReader
+from k2distil.torchaudio_guard import hide_broken_torchaudio
+
+FIELD = "codebook_indexes"  # what icefall's MVQ recipe reads
+STORAGE_TYPE = "numpy_hdf5"
+PERTURBATIONS = ("Speed", "Tempo")  # lhotse's transforms that change how long audio is
+TOLERANCE = 3  # frames that the codes and the cut's duration may differ by
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A cut that got no codes."""
+
+    key: str
+    wav: str
+    reason: str
+
+
+def require_lhotse() -> None:
+    """Refuse to go on without the package.
+
+    A torchaudio that cannot be imported is hidden from it: it asks for torchaudio when it reads
+    audio, and cannot go on without where that fails.
+
+    Raises:
+        ConfigError: with the command that installs it.
+    """
+    hide_broken_torchaudio()
+    try:
+        import lhotse  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"--to lhotse: no {error.name} here; run: pip install 'k2distil[lhotse]'"
+        ) from error
+
+
+def read_cuts(path: Path) -> Iterator[Any]:
+    """The cuts of a manifest, one at a time.
+
+    Raises:
+        DataError: no such file, or not a manifest of cuts.
+    """
+    from lhotse import CutSet
+    from lhotse.cut import Cut
+
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; check --cuts_path")
+    try:
+        for each in CutSet.from_file(path):
+            if not isinstance(each, Cut):
+                raise TypeError(f"a {type(each).__name__} in it")
+            yield each
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AssertionError) as error:
+        raise DataError(
+            f"{path}: no manifest of cuts ({error}); give one that lhotse has written"
+        ) from error
+
+
+def make_cuts(utterances: Iterable[Utterance]) -> Iterator[Any]:
+    """A MonoCut of channel 0 for each utterance, with its text; what cannot be read is `Rejected`.
+
+    Raises:
+        ConfigError: audio lies in a tar.
+    """
+    from lhotse import MonoCut, Recording, SupervisionSegment
+
+    for each in utterances:
+        if each.tar_offset is not None:
+            raise ConfigError(
+                f"{each.wav}: cuts cannot be made of audio in a tar; give --cuts_path, or a list "
+                "of audio files"
+            )
+        try:
+            recording = Recording.from_file(each.wav, recording_id=each.key)
+        except Exception as error:  # each of lhotse's audio backends has its own
+            yield Rejected(each.key, each.wav, f"cannot be read: {' '.join(str(error).split())}")
+            continue
+        start = each.start or 0.0
+        duration = round((each.end or recording.duration) - start, 8)
+        if start + duration > recording.duration + 1e-3:
+            reason = f"ends at {start + duration} s, the audio at {recording.duration} s"
+            yield Rejected(each.key, each.wav, reason)
+            continue
+        text = SupervisionSegment(
+            id=each.key, recording_id=each.key, start=0.0, duration=duration, text=each.text
+        )
+        yield MonoCut(
+            id=each.key,
+            start=start,
+            duration=duration,
+            channel=0,
+            supervisions=[text] if each.text is not None else [],
+            recording=recording,
+        )
+
+
+def attach_codes(
+    cuts: Iterable[Any], reader: CodebookReader, storage_path: str, field: str = FIELD
+) -> Iterator[Any]:
+    """Give every cut the codes whose key is its id.
+
+    The array starts where the cut does, so that what lhotse truncates or splits later loads its
+    own part.
+
+    Args:
+        cuts: MonoCuts or MultiCuts; what is `Rejected` already is passed on.
+        reader: of the codes; it is asked for lengths only.
+        storage_path: of the h5, as the cuts shall name it.
+        field: of the cut.
+
+    Yields:
+        A new cut with the field, or `Rejected`: no codes, of another length, or a mixed cut.
+
+    Raises:
+        DataError: a cut of perturbed speed or tempo, or an h5 without frame_shift.
+    """
+    from lhotse import MonoCut, MultiCut
+    from lhotse.array import Array, TemporalArray
+
+    if not {"frame_shift", "num_codebooks"} <= reader.meta.keys():
+        raise DataError(
+            f"{reader.path}: no frame_shift and num_codebooks among its root attributes; "
+            "make it with save_codebook.sh --save_codebook"
+        )
+    frame_shift, num_codebooks = reader.meta["frame_shift"], reader.meta["num_codebooks"]
+    for cut in cuts:
+        if isinstance(cut, Rejected):
+            yield cut
+        elif not isinstance(cut, MonoCut | MultiCut):
+            yield Rejected(cut.id, "", "a mixed or padded cut; attach codes before mixing")
+        else:
+            _refuse_perturbed(cut)
+            if (fault := _fault(cut, reader, frame_shift)) is not None:
+                yield Rejected(cut.id, _wav_of(cut), fault)
+                continue
+            shape = [reader.num_frames(cut.id), num_codebooks]
+            array = Array(STORAGE_TYPE, storage_path, cut.id, shape)
+            codes = TemporalArray(array, temporal_dim=0, frame_shift=frame_shift, start=cut.start)
+            yield cut.with_custom(field, codes)
+
+
+def _fault(cut: Any, reader: CodebookReader, frame_shift: float) -> str | None:
+    if cut.id not in reader:
+        return f"no codes in {reader.path}"
+    there, wanted = reader.num_frames(cut.id), round(cut.duration / frame_shift)
+    if abs(there - wanted) > TOLERANCE:
+        return (
+            f"codes of {there * frame_shift:.2f} s for a cut of {cut.duration:.2f} s: they are "
+            "of other audio, or of the cut before it was truncated"
+        )
+    return None
+
+
+def _refuse_perturbed(cut: Any) -> None:
+    for transform in (cut.recording.transforms if cut.has_recording else None) or ():
+        content = transform if isinstance(transform, dict) else transform.to_dict()
+        if content["name"] in PERTURBATIONS:
+            raise DataError(
+                f"{cut.id}: a cut of perturbed {content['name'].lower()} "
+                f"({content['kwargs']['factor']}), but codes are of the audio as it is; export the "
+                "cuts before perturbing them, and train without it"
+            )
+
+
+def _wav_of(cut: Any) -> str:
+    return str(cut.recording.sources[0].source) if cut.has_recording else ""

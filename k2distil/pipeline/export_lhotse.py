@@ -1,0 +1,218 @@
+"""k2distil export --to lhotse: codes -> cuts that have them, and shards of these."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from k2distil.atomic import make_folder, replacing
+from k2distil.config import ExportConfig
+from k2distil.errors import ConfigError, DataError
+from k2distil.interop.lhotse import Rejected, attach_codes, make_cuts, read_cuts, require_lhotse
+from k2distil.pipeline.lists import read_lists
+from k2distil.pipeline.summary import (
+    Summary,
+    prepare_output,
+    read_summary,
+    write_rejections,
+    write_summary,
+)
+from k2distil.storage import CodebookReader, describe_differences
+from k2distil.storage.convert import write_as
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".jsonl.gz", ".jsonl")
+SHARD_CUTS = 1000  # lhotse's default
+
+
+def export_lhotse(config: ExportConfig) -> Summary:
+    """Write cuts whose `field` is a TemporalArray of the codes.
+
+    Cuts without codes are left out and listed in <save_path>.failed.tsv.
+
+    Args:
+        config: with codebook_path, and cuts_path or train_data.
+
+    Raises:
+        ConfigError, DataError: see docs/errors.md.
+    """
+    assert config.codebook_path is not None
+    _check_source(config)
+    require_lhotse()
+    save_path = config.save_path
+    if not save_path.name.endswith(SUFFIXES):
+        raise ConfigError(f"--save_path {save_path}: lhotse reads {' or '.join(SUFFIXES)} as cuts")
+    inputs = [config.codebook_path, config.cuts_path, *(config.train_data or ())]
+    prepare_output(save_path, inputs)
+    reader = CodebookReader(config.codebook_path)
+    if config.cuts_path is not None:
+        utterances, source = [], _digest(config.cuts_path)
+    else:
+        utterances = read_lists(config.train_data, config, save_path)
+        source = hashlib.sha256(repr(utterances).encode()).hexdigest()
+    fingerprint = _fingerprint(config, reader, source)
+    if save_path.exists():
+        found = read_summary(save_path)
+        _check_replaceable(save_path, found, fingerprint, config.force)
+        done = found.get("failed") == 0 and (config.shar is None or config.shar.exists())
+        if done and found["fingerprint"] == fingerprint:
+            logger.info("%s: complete already", save_path)
+            return Summary(save_path, 0, found)
+    _check_shar(config)
+    reader = _in_dtype(config, reader)
+    cuts = make_cuts(utterances) if config.cuts_path is None else read_cuts(config.cuts_path)
+    folder = config.path_prefix or reader.path.parent.resolve()
+    attached = attach_codes(cuts, reader, str(folder / reader.path.name), config.field)
+    written, rejected = _write_cuts(save_path, attached)
+    rows = [{"key": each.key, "wav": each.wav, "reason": each.reason} for each in rejected]
+    write_rejections(save_path, rows, [])
+    logger.info("%s: %d written, %d failed", save_path, written, len(rows))
+    figures = {
+        "to": config.to,
+        "written": written,
+        "failed": len(rows),
+        "fingerprint": fingerprint,
+        "sha256": _digest(save_path),
+    }
+    summary = write_summary(save_path, figures, len(rows))
+    if config.shar is not None:
+        _write_shar(save_path, config.shar, config.field, reader)
+    return summary
+
+
+def _check_source(config: ExportConfig) -> None:
+    if (config.cuts_path is None) == (config.train_data is None):
+        raise ConfigError("--to lhotse: give either --cuts_path or --train_data")
+    if config.cuts_path is not None and not config.cuts_path.is_file():
+        raise DataError(f"{config.cuts_path}: no such file; check --cuts_path")
+
+
+def _fingerprint(config: ExportConfig, reader: CodebookReader, source: str) -> dict[str, Any]:
+    """All that decides the content of the cuts, of JSON's types."""
+    return {
+        "codes": str(reader.meta.get("content_digest", "")),
+        "codebook_path": str(reader.path.resolve()),
+        "cuts": source,
+        "field": config.field,
+        "dtype": config.dtype,
+        "path_prefix": None if config.path_prefix is None else str(config.path_prefix),
+        "shar": None if config.shar is None else str(config.shar.resolve()),
+    }
+
+
+def _check_replaceable(
+    save_path: Path, found: dict[str, Any], fingerprint: dict[str, Any], force: bool
+) -> None:
+    if found.get("sha256") != _digest(save_path):
+        raise DataError(
+            f"{save_path}: not made by k2distil export, never replaced; give another --save_path"
+        )
+    differences = describe_differences(found.get("fingerprint", {}), fingerprint)
+    if differences and not force:
+        raise DataError(
+            f"{save_path}: exported with other settings ({differences}); give another --save_path, "
+            "or --force to replace it"
+        )
+
+
+def _check_shar(config: ExportConfig) -> None:
+    folder = config.shar
+    if folder is not None and (folder.is_file() or (folder.is_dir() and any(folder.iterdir()))):
+        raise ConfigError(f"--shar {folder}: there already; give a new or empty folder")
+
+
+def _in_dtype(config: ExportConfig, reader: CodebookReader) -> CodebookReader:
+    """The reader of codes in the dtype that is wanted; a copy of the h5 where they are not."""
+    there = reader[next(iter(reader))].dtype if len(reader) else None
+    if config.dtype is None or there is None or there == np.dtype(config.dtype):
+        return reader
+    path = config.save_path.with_name(f"{reader.path.stem}.{config.dtype}.h5")
+    if path.exists():
+        copied_from = CodebookReader(path).meta.get("copied_from")
+        if copied_from and copied_from == reader.meta.get("content_digest"):
+            return CodebookReader(path)
+        if copied_from is None or not config.force:
+            raise DataError(f"{path}: there already, of other codes; give another --save_path")
+    logger.info("%s: the same codes in %s", path, config.dtype)
+    write_as(reader, path, np.dtype(config.dtype))
+    return CodebookReader(path)
+
+
+def _write_cuts(path: Path, cuts: Iterable[Any]) -> tuple[int, list[Rejected]]:
+    """Write cuts as lhotse does, the same bytes for the same cuts; how many, and which not."""
+    written, rejected = 0, []
+    with replacing(path) as temporary, temporary.open("wb") as raw:
+        packed = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else raw
+        with io.TextIOWrapper(packed, encoding="utf-8") as file:
+            for cut in cuts:
+                if isinstance(cut, Rejected):
+                    rejected.append(cut)
+                else:
+                    file.write(json.dumps(cut.to_dict(), ensure_ascii=False) + "\n")
+                    written += 1
+        if not written:
+            example = f", e.g. {rejected[0].key}: {rejected[0].reason}" if rejected else ""
+            raise DataError(
+                f"{path}: none of {len(rejected)} cuts has codes{example}; the ids of the cuts "
+                "must be the keys of the codes"
+            )
+    return written, rejected
+
+
+def _write_shar(cuts_path: Path, folder: Path, field: str, reader: CodebookReader) -> None:
+    """Shards of everything that the cuts have, in one folder that is whole or not there."""
+    from lhotse import CutSet
+
+    cuts = CutSet.from_file(cuts_path)
+    first = next(iter(cuts))
+    fields = {field: "numpy"}
+    if first.has_recording:
+        fields["recording"] = "flac"
+    if first.has_features:
+        fields["features"] = "lilcom"
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    make_folder(temporary)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of custom fields that stay as they are
+            here = CutSet.from_cuts(_here(cuts, field, reader))
+            here.to_shar(temporary, fields, shard_size=SHARD_CUTS)
+    except Exception as error:  # each of lhotse's audio backends has its own
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise DataError(
+            f"--shar {folder}: lhotse cannot write the shards ({error}); see to the audio and run "
+            "the same command again, or leave --shar out"
+        ) from error
+    if folder.exists():
+        folder.rmdir()
+    temporary.rename(folder)
+
+
+def _here(cuts: Iterable[Any], field: str, reader: CodebookReader) -> Iterator[Any]:
+    """Cuts whose codes are looked for where they are now, not where --path_prefix says."""
+    from lhotse.utils import fastcopy
+
+    for cut in cuts:
+        codes = cut.custom[field]
+        array = fastcopy(codes.array, storage_path=str(reader.path))
+        yield cut.with_custom(field, fastcopy(codes, array=array))
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

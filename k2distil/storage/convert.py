@@ -1,0 +1,39 @@
+"""The same codes in another dtype."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from k2distil.atomic import replacing
+from k2distil.errors import DataError
+from k2distil.storage.reader import CodebookReader
+from k2distil.storage.utterance_h5 import create_h5, write_attributes, write_dataset
+
+OF_THESE_BYTES = ("content_digest", "fingerprint")  # attributes that a copy does not share
+
+
+def write_as(reader: CodebookReader, path: Path, dtype: np.dtype) -> None:
+    """Copy all codes into a new h5, one utterance in memory at a time.
+
+    Args:
+        reader: of the codes.
+        path: of the h5 to make; it is whole or not there.
+        dtype: of integers.
+
+    Raises:
+        DataError: a code does not fit into dtype, or the disk is full.
+    """
+    bounds = np.iinfo(dtype)
+    attributes = {name: each for name, each in reader.meta.items() if name not in OF_THESE_BYTES}
+    attributes["copied_from"] = reader.meta.get("content_digest", "")
+    with replacing(path) as temporary, create_h5(temporary) as file:
+        write_attributes(file, attributes)
+        for key, codes in reader.items():
+            if codes.size and (codes.min() < bounds.min or codes.max() > bounds.max):
+                raise DataError(
+                    f"{reader.path}[{key}]: codes up to {codes.max()} do not fit into {dtype}; "
+                    "give another --dtype"
+                )
+            write_dataset(file, key, codes.astype(dtype))

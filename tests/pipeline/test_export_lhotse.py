@@ -1,0 +1,329 @@
+"""k2distil export --to lhotse, judged by lhotse itself."""
+
+import json
+import sys
+import tarfile
+import warnings
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from k2distil.config import ExportConfig
+from k2distil.errors import ConfigError, DataError
+from k2distil.pipeline.export import export
+from tests.storage.arrays import make_h5
+
+lhotse = pytest.importorskip("lhotse")
+collate_custom_field = pytest.importorskip("lhotse.dataset.collation").collate_custom_field
+
+SECONDS = {"utt1": 1.0, "utt2": 2.0, "utt3": 0.5}  # 50 codes a second
+
+
+@pytest.fixture
+def arrays():
+    rng = np.random.default_rng(0)
+    return {key: rng.integers(0, 256, (int(50 * s), 8), np.uint8) for key, s in SECONDS.items()}
+
+
+@pytest.fixture
+def corpus(tmp_path, arrays):
+    """codes.h5, a.wav, b.wav, ..., and data.list; utt2 is a segment that starts after 0.7 s."""
+    make_h5(tmp_path / "codes.h5", arrays)
+    rng = np.random.default_rng(1)
+    lines = []
+    for key, seconds in SECONDS.items():
+        samples = 0.1 * rng.standard_normal(int(16_000 * (seconds + 1)))
+        start = {"start": 0.7, "end": 0.7 + seconds} if key == "utt2" else {}
+        audio = samples if start else samples[: int(16_000 * seconds)]
+        soundfile.write(tmp_path / f"{key}.wav", audio, 16_000)
+        lines.append({"key": key, "wav": f"{key}.wav", "txt": f"text of {key}", **start})
+    (tmp_path / "data.list").write_text("\n".join(map(json.dumps, lines)))
+    return tmp_path
+
+
+def config(corpus, **options):
+    paths = {"codebook_path": corpus / "codes.h5", "save_path": corpus / "cuts.jsonl.gz"}
+    source = {} if "cuts_path" in options else {"train_data": (corpus / "data.list",)}
+    return ExportConfig(**{"to": "lhotse", **paths, **source, **options})
+
+
+def exported(corpus, **options):
+    summary = export(config(corpus, **options))
+    return lhotse.CutSet.from_file(summary.save_path).to_eager(), summary
+
+
+def some_cuts(corpus):
+    """As a recipe of lhotse makes them, with an id of its own for each recording."""
+    cuts = [
+        lhotse.Recording.from_file(corpus / f"{key}.wav", recording_id=f"rec-{key}").to_cut()
+        for key in ("utt1", "utt3")
+    ]
+    return lhotse.CutSet.from_cuts(
+        cut.with_id(key) for cut, key in zip(cuts, ("utt1", "utt3"), strict=True)
+    )
+
+
+def saved(cuts, path):
+    cuts.to_file(path)
+    return path
+
+
+def test_cuts_made_of_a_list_load_the_codes_of_their_key(corpus, arrays):
+    cuts, summary = exported(corpus)
+    assert [cut.id for cut in cuts] == list(arrays)
+    assert (summary.num_failed, summary.figures["written"]) == (0, 3)
+    for cut in cuts:
+        codes = cut.load_codebook_indexes()
+        assert codes.dtype == np.uint8
+        assert np.array_equal(codes, arrays[cut.id])
+        assert cut.duration == SECONDS[cut.id]
+        assert cut.load_audio().shape == (1, int(16_000 * SECONDS[cut.id]))
+        assert cut.supervisions[0].text == f"text of {cut.id}"
+        assert cut.codebook_indexes.array.storage_path == str(corpus / "codes.h5")
+        assert cut.codebook_indexes.frame_shift == 0.02
+    assert not list(corpus.glob("*int16*"))
+
+
+def test_a_batch_is_padded_with_minus_100(corpus, arrays):
+    codes, lengths = collate_custom_field(exported(corpus)[0], "codebook_indexes", pad_value=-100)
+    assert codes.dtype == torch.int64
+    assert lengths.tolist() == [50, 100, 25]
+    for row, key, num in zip(codes, arrays, lengths, strict=True):
+        assert np.array_equal(row[:num], arrays[key])
+        assert (row[num:] == -100).all()
+
+
+def test_truncated_cuts_and_windows_load_their_own_part(corpus, arrays):
+    cuts, _ = exported(corpus)
+    for cut in cuts:
+        part = cut.truncate(offset=0.1, duration=0.2)
+        assert np.array_equal(part.load_codebook_indexes(), arrays[cut.id][5:15])
+    first, second = cuts["utt1"].cut_into_windows(0.5)
+    assert np.array_equal(first.load_codebook_indexes(), arrays["utt1"][:25])
+    assert np.array_equal(second.load_codebook_indexes(), arrays["utt1"][25:])
+
+
+def test_padded_cuts_need_int16_to_hold_minus_100(corpus, arrays):
+    cuts, _ = exported(corpus, dtype="int16")
+    padded = cuts["utt3"].pad(duration=1.0, pad_value_dict={"codebook_indexes": -100})
+    codes = padded.load_codebook_indexes()
+    assert codes.dtype == np.int16
+    assert np.array_equal(codes[:25], arrays["utt3"])
+    assert (codes[25:] == -100).all()
+    with h5py.File(corpus / "codes.int16.h5") as file:
+        assert file.attrs["frame_shift"] == 0.02
+        assert set(file) == set(arrays)
+
+
+def test_cuts_that_are_there_are_joined_by_id_and_keep_what_they_have(corpus, arrays):
+    source = saved(some_cuts(corpus), corpus / "in.jsonl.gz")
+    cuts, _ = exported(corpus, cuts_path=source, field="codes")
+    assert [cut.id for cut in cuts] == ["utt1", "utt3"]
+    for cut in cuts:
+        assert np.array_equal(cut.load_codes(), arrays[cut.id])
+        assert cut.recording.id == f"rec-{cut.id}"
+
+
+def test_shards_hold_audio_and_codes_and_need_no_h5(corpus, arrays):
+    cuts, _ = exported(corpus, shar=corpus / "shar", path_prefix=Path("/elsewhere"))
+    audio = {cut.id: cut.load_audio() for cut in cuts}
+    (corpus / "codes.h5").unlink()
+    again = list(lhotse.CutSet.from_shar(in_dir=corpus / "shar"))
+    assert [cut.id for cut in again] == list(arrays)
+    for cut in again:
+        assert np.array_equal(cut.load_codebook_indexes(), arrays[cut.id])
+        np.testing.assert_allclose(cut.load_audio(), audio[cut.id], atol=1e-4)
+    assert not (corpus / ".shar.tmp").exists()
+
+
+def test_a_prefix_says_where_the_training_finds_the_codes(corpus):
+    cuts, _ = exported(corpus, path_prefix=Path("exp/codes"))
+    paths = {cut.codebook_indexes.array.storage_path for cut in cuts}
+    assert paths == {"exp/codes/codes.h5"}
+
+
+@pytest.mark.parametrize("how", ["speed", "tempo"])
+def test_cuts_of_perturbed_speed_are_refused_and_nothing_is_written(corpus, how):
+    cuts = some_cuts(corpus)
+    perturbed = getattr(cuts, f"perturb_{how}")(0.9)
+    source = saved(cuts + perturbed, corpus / "in.jsonl.gz")
+    message = rf"utt1_.*: a cut of perturbed {how} \(0\.9\), .*export the cuts before perturbing"
+    with pytest.raises(DataError, match=message):
+        export(config(corpus, cuts_path=source))
+    assert not (corpus / "cuts.jsonl.gz").exists()
+
+
+def test_perturbed_volume_does_not_matter(corpus, arrays):
+    loud = some_cuts(corpus).perturb_volume(2.0, affix_id=False)
+    cuts, _ = exported(corpus, cuts_path=saved(loud, corpus / "in.jsonl.gz"))
+    assert np.array_equal(cuts["utt1"].load_codebook_indexes(), arrays["utt1"])
+
+
+def test_cuts_without_their_codes_are_left_out_and_listed(corpus):
+    cuts = some_cuts(corpus)
+    strange = [
+        cuts["utt1"].with_id("absent"),
+        cuts["utt1"].truncate(duration=0.5, preserve_id=True),
+        cuts["utt3"].pad(duration=1.0, preserve_id=True),
+        cuts["utt3"],
+    ]
+    source = saved(lhotse.CutSet.from_cuts(strange), corpus / "in.jsonl")
+    found, summary = exported(corpus, cuts_path=source)
+    assert [cut.id for cut in found] == ["utt3"]
+    assert summary.num_failed == 3
+    rows = (corpus / "cuts.jsonl.gz.failed.tsv").read_text().splitlines()[1:]
+    assert [row.split("\t")[0] for row in rows] == ["absent", "utt1", "utt3"]
+    assert rows[0].endswith(f"no codes in {corpus / 'codes.h5'}")
+    assert "codes of 1.00 s for a cut of 0.50 s" in rows[1]
+    assert "mixed or padded" in rows[2]
+
+
+def test_audio_that_cannot_be_read_is_listed_too(corpus):
+    (corpus / "utt1.wav").write_bytes(b"junk")
+    with (corpus / "data.list").open("a") as file:
+        file.write('\n{"key": "beyond", "wav": "utt3.wav", "start": 0, "end": 9}')
+    found, summary = exported(corpus)
+    assert [cut.id for cut in found] == ["utt2", "utt3"]
+    assert summary.num_failed == 2
+    rows = (corpus / "cuts.jsonl.gz.failed.tsv").read_text()
+    assert "utt1\t" in rows
+    assert "cannot be read" in rows
+    assert "ends at 9.0 s, the audio at 0.5 s" in rows
+
+
+def test_without_any_codes_nothing_is_written(corpus):
+    cuts = lhotse.CutSet.from_cuts(cut.with_id(f"x{cut.id}") for cut in some_cuts(corpus))
+    source = saved(cuts, corpus / "in.jsonl.gz")
+    with pytest.raises(DataError, match=r"none of 2 cuts has codes, e.g. xutt1: no codes in"):
+        export(config(corpus, cuts_path=source))
+    assert not (corpus / "cuts.jsonl.gz").exists()
+
+
+def test_the_same_command_is_complete_and_another_one_needs_force(corpus, caplog):
+    caplog.set_level("INFO")
+    save_path = corpus / "cuts.jsonl.gz"
+    exported(corpus)
+    first, age = save_path.read_bytes(), save_path.stat().st_mtime_ns
+    exported(corpus)
+    assert "complete already" in caplog.text
+    assert save_path.stat().st_mtime_ns == age
+    with pytest.raises(DataError, match=r'field: "codebook_indexes" there, "codes" now\).*--force'):
+        exported(corpus, field="codes")
+    assert save_path.read_bytes() == first
+    exported(corpus, field="codes", force=True)
+    assert save_path.read_bytes() != first
+    exported(corpus, force=True)
+    assert save_path.read_bytes() == first
+
+
+def test_what_had_failed_is_tried_again_by_the_same_command(corpus, arrays):
+    wav = (corpus / "utt1.wav").read_bytes()
+    (corpus / "utt1.wav").write_bytes(b"junk")
+    assert exported(corpus)[1].num_failed == 1
+    (corpus / "utt1.wav").write_bytes(wav)
+    cuts, summary = exported(corpus)
+    assert [cut.id for cut in cuts] == list(arrays)
+    assert summary.num_failed == 0
+    assert not (corpus / "cuts.jsonl.gz.failed.tsv").exists()
+
+
+def test_a_copy_of_the_codes_is_made_once_for_the_same_codes(corpus, arrays):
+    exported(corpus, dtype="int16")
+    age = (corpus / "codes.int16.h5").stat().st_mtime_ns
+    exported(corpus, dtype="int16", field="codes", force=True)
+    assert (corpus / "codes.int16.h5").stat().st_mtime_ns == age
+    other = {key: values[::-1].copy() for key, values in arrays.items()}
+    (corpus / "codes.h5").unlink()
+    make_h5(corpus / "codes.h5", other)
+    with pytest.raises(DataError, match="exported with other settings"):
+        exported(corpus, dtype="int16")
+    cuts, _ = exported(corpus, dtype="int16", force=True)
+    assert np.array_equal(cuts["utt1"].load_codebook_indexes(), other["utt1"])
+
+
+def test_what_others_have_written_is_never_replaced(corpus):
+    (corpus / "cuts.jsonl.gz").write_text("precious")
+    with pytest.raises(DataError, match=r"cuts\.jsonl\.gz: not made by k2distil export, never"):
+        exported(corpus, force=True)
+    (corpus / "cuts.jsonl.gz").unlink()
+    (corpus / "shar").mkdir()
+    (corpus / "shar" / "precious").touch()
+    with pytest.raises(ConfigError, match="shar: there already; give a new or empty folder"):
+        exported(corpus, shar=corpus / "shar", force=True)
+    (corpus / "codes.int16.h5").write_bytes((corpus / "codes.h5").read_bytes())
+    with pytest.raises(DataError, match=r"codes\.int16\.h5: there already, of other codes"):
+        exported(corpus, dtype="int16", force=True)
+
+
+def test_codes_that_do_not_fit_the_dtype_are_refused(corpus):
+    make_h5(corpus / "wide.h5", {"utt1": np.full((50, 8), 300, np.int16)})
+    with pytest.raises(DataError, match=r"wide\.h5\[utt1\]: codes up to 300 do not fit into uint8"):
+        exported(corpus, codebook_path=corpus / "wide.h5", dtype="uint8")
+    cuts, _ = exported(corpus, codebook_path=corpus / "wide.h5", dtype="int16")
+    assert cuts["utt1"].load_codebook_indexes().max() == 300
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train_data": None}, "give either --cuts_path or --train_data"),
+        ({"codebook_path": None}, "--codebook_path: missing, --to lhotse needs it"),
+        ({"save_path": "cuts.txt"}, r"lhotse reads \.jsonl\.gz or \.jsonl as cuts"),
+    ],
+)
+def test_options_that_are_missing_or_wrong_are_named(corpus, options, message):
+    options = {name: each and corpus / each for name, each in options.items()}
+    with pytest.raises(ConfigError, match=message):
+        export(config(corpus, **options))
+
+
+def test_cuts_cannot_be_made_of_audio_in_tars(corpus):
+    with tarfile.open(corpus / "a.tar", "w") as tar:
+        tar.add(corpus / "utt1.wav", "utt1.wav")
+    (corpus / "shards.list").write_text("a.tar\n")
+    with pytest.raises(ConfigError, match=r"a\.tar: cuts cannot be made of audio in a tar; give"):
+        exported(corpus, train_data=(corpus / "shards.list",))
+
+
+def test_what_is_no_manifest_is_refused_by_name(corpus):
+    (corpus / "in.jsonl").write_text("junk\n")
+    with pytest.raises(DataError, match=r"in\.jsonl: no manifest of cuts"):
+        export(config(corpus, cuts_path=corpus / "in.jsonl"))
+    recordings = lhotse.RecordingSet.from_recordings(cut.recording for cut in some_cuts(corpus))
+    recordings.to_file(corpus / "recordings.jsonl.gz")
+    with pytest.raises(DataError, match=r"recordings\.jsonl\.gz: no manifest of cuts"):
+        export(config(corpus, cuts_path=corpus / "recordings.jsonl.gz"))
+    with pytest.raises(DataError, match=r"absent\.jsonl: no such file; check --cuts_path"):
+        export(config(corpus, cuts_path=corpus / "absent.jsonl"))
+
+
+def test_an_h5_of_others_lacks_the_frame_shift(corpus):
+    with h5py.File(corpus / "plain.h5", "w") as file:
+        file["utt1"] = np.zeros((50, 8), np.uint8)
+    with pytest.raises(DataError, match=r"plain\.h5: no frame_shift and num_codebooks among its"):
+        exported(corpus, codebook_path=corpus / "plain.h5")
+
+
+def test_without_lhotse_the_remedy_is_named(corpus, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lhotse", None)
+    with pytest.raises(ConfigError, match=r"no lhotse here; run: pip install 'k2distil\[lhotse\]'"):
+        export(config(corpus))
+
+
+def test_a_failed_shar_leaves_cuts_that_the_same_command_completes(corpus):
+    wav = (corpus / "utt1.wav").read_bytes()
+    source = saved(some_cuts(corpus), corpus / "in.jsonl.gz")
+    (corpus / "utt1.wav").write_bytes(b"junk")
+    options = {"cuts_path": source, "shar": corpus / "shar"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(DataError, match=r"--shar .*shar: lhotse cannot write the shards"):
+            exported(corpus, **options)
+    assert not (corpus / "shar").exists()
+    (corpus / "utt1.wav").write_bytes(wav)
+    exported(corpus, **options)
+    assert len(list(lhotse.CutSet.from_shar(in_dir=corpus / "shar"))) == 2
