@@ -4,8 +4,8 @@
 
 The teacher is the real Whisper tiny.en encoder; the audio, connected digits of real speakers
 (`digits.py`): 480 training utterances, of which 160 have text, a test on the same speakers
-("seen") and one on a fourth ("unseen"). A digit is one token. Students are plain CTC, greedy, on
-one thread of the CPU. Every finished run is appended to `--out` and not done again; two processes
+("seen") and one on a fourth ("unseen"). Tokens are letters. Students are plain CTC, greedy, on one
+thread of the CPU. Every finished run is appended to `--out` and not done again; two processes
 share the work by `--students` or `--first_seed`.
 """
 
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--student_layer", type=int, default=-1)
     parser.add_argument("--weight", type=float, default=5.0, help="of the codebook loss")
     parser.add_argument("--mq_seconds", type=float, default=360.0, help="its training, CPU time")
-    parser.add_argument("--unseen", default="nicolas", help="speaker that only tests")
+    parser.add_argument("--unseen", default="george", help="speaker that only tests")
     parser.add_argument("--num_labelled", type=int, default=160, help="utterances of 480")
     parser.add_argument("--data", type=Path, default=default_data())
     parser.add_argument("--work", type=Path, default=ROOT / "exp" / "distil")
