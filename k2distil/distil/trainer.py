@@ -152,16 +152,9 @@ class Bar(ProgressCallback):
 class LogLines(TrainerCallback):
     """The Trainer's figures in our log."""
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        """One line; what each codebook does is for TensorBoard."""
-        if not state.is_world_process_zero or not logs:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """One line; what each codebook does is for TensorBoard, the whole run for the summary."""
+        if not state.is_world_process_zero or "train_runtime" in logs:
             return
         shown = [
             f"{name.removeprefix('eval_')} {value:.4g}"
@@ -175,24 +168,18 @@ class LogLines(TrainerCallback):
 class FiniteLoss(TrainerCallback):
     """A loss that is no number any more is an error, not a line in the log."""
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Stop at NaN.
 
         Raises:
             DataError: naming the step and what helps.
         """
-        norm = (logs or {}).get("grad_norm", 0.0)
-        if args.fp16 is False and norm != norm:
+        norm = logs.get("grad_norm", 0.0)
+        if not args.fp16 and norm != norm:  # float16's scaler steps over some by itself
             raise DataError(
-                f"{args.output_dir}: the gradient is not a number at step {state.global_step}; run "
-                "the same command from its last checkpoint with a smaller --learning_rate"
+                f"{args.output_dir}: the gradient is not a number at step {state.global_step}; "
+                "train again with a smaller --learning_rate and --force, or go on from its best "
+                "student with --student_checkpoint"
             )
 
 

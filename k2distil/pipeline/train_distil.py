@@ -7,6 +7,7 @@ import hashlib
 import logging
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,7 @@ T = TypeVar("T")
 
 def train_distil(config: TrainDistilConfig) -> Summary:
     """Train the student that a config asks for, or go on where an earlier run stopped."""
+    started = time.monotonic()
     _check_options(config)
     utterances = read_lists(config.train_data, config, config.save_path)
     student = _open_student(config, utterances)
@@ -108,6 +110,7 @@ def train_distil(config: TrainDistilConfig) -> Summary:
     if args.process_index != 0:
         return Summary(folder.path, 0, {})
     figures = {
+        "wall_seconds": time.monotonic() - started,  # of this run; less than all after a resume
         "steps": trainer.state.global_step,
         "utterances": len(train.utterances),
         "labelled": sum(train.labelled),

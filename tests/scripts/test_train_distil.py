@@ -310,6 +310,7 @@ CODES = np.zeros((50, 2), np.uint8)
             ["codes for none of the 20", "'utt00'", "'other0'"],
         ),
         (lambda c, p: None, ["--codebook_path", "TMP/absent.h5"], ["absent.h5"]),
+        (lambda c, p: None, ["--learning_rate", 1e30], ["not a number at step", "--learning_rate"]),
         (lambda c, p: None, ["--student_layer", 3], ["--student_layer 3", "2 layers"]),
         (
             lambda c, p: (p / "conf.yaml").write_text(YAML.format(dropout="hiden_size: 3")),
