@@ -1,0 +1,165 @@
+"""Students of several kinds: built, measured, saved, loaded; wrong configs are named."""
+
+import numpy as np
+import pytest
+import torch
+
+from k2distil.distil.model import DistilModel
+from k2distil.distil.student import check_layer, load_student, make_student, switch_off_layerdrop
+from k2distil.distil.vocabulary import characters_of, make_tokenizer
+from k2distil.errors import CheckpointError, ConfigError
+
+WIDTHS = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "layerdrop": 0.5,
+}
+PARAKEET = {
+    "model_type": "parakeet_ctc",
+    "encoder_config": {**WIDTHS, "subsampling_factor": 4, "subsampling_conv_channels": 8},
+}
+CONVOLUTIONS = {
+    "conv_dim": [16] * 7,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+}
+KINDS = {
+    "parakeet_ctc": PARAKEET,
+    "wav2vec2": {"model_type": "wav2vec2", **WIDTHS, **CONVOLUTIONS},
+    "hubert": {"model_type": "hubert", **WIDTHS, **CONVOLUTIONS},
+}
+TOKENIZER = make_tokenizer(characters_of(["one two"]))
+
+
+def audio(*seconds: float) -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    return [0.1 * generator.standard_normal(int(16000 * s), np.float32) for s in seconds]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lengths_layers_and_texts_of_a_student(kind, tmp_path):
+    student = make_student(KINDS[kind], TOKENIZER, seed=0)
+    assert switch_off_layerdrop(student)
+    assert not switch_off_layerdrop(student)
+    assert (student.num_layers, student.dim) == (2, 32)
+    shift = 0.04 if kind == "parakeet_ctc" else 0.02
+    assert student.frame_shift == pytest.approx(shift, rel=1e-3)
+    inputs, num_inputs = student.features(audio(1.0, 1.73))
+    num_frames = student.num_frames(num_inputs)
+    student.model.train()
+    output = student.model(**inputs, output_hidden_states=True)
+    assert output.logits.shape == (2, num_frames.max(), len(TOKENIZER))
+    assert [each.shape for each in output.hidden_states] == [(2, num_frames.max(), 32)] * 3
+    assert [
+        len(text) <= n for text, n in zip(student.decode(output.logits, num_frames), num_frames)
+    ]
+
+    student.save(tmp_path / "s", {"metrics.json": "{}"})
+    student.save(tmp_path / "s", {"metrics.json": "{}"})  # in the place of the first
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s"]
+    loaded = load_student(tmp_path / "s")
+    student.model.eval()
+    loaded.model.eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.model(**inputs).logits, student.model(**inputs).logits)
+    assert loaded.encode_text("two  one") == student.encode_text("two one")
+
+
+def test_the_seed_decides_the_weights():
+    one, two, other = (make_student(PARAKEET, TOKENIZER, seed).model for seed in (1, 1, 2))
+    name = "ctc_head.weight"
+    assert torch.equal(one.state_dict()[name], two.state_dict()[name])
+    assert not torch.equal(one.state_dict()[name], other.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"model_type": "parakeet"}, "model_type parakeet: expected one with a CTC model"),
+        ({}, "model_type None"),
+        ({**PARAKEET, "vocab_size": 9}, "vocab_size: the tokenizer decides"),
+        ({"model_type": "hubert", "hiden_size": 3}, "student.hiden_size: unknown key of hubert"),
+        ({"model_type": "parakeet_ctc", "encoder_config": {"hidden_size": "x"}}, "hidden_size"),
+    ],
+)
+def test_a_wrong_config_is_named(config, words):
+    with pytest.raises(ConfigError) as error:
+        make_student(config, TOKENIZER, 0)
+    assert words in str(error.value)
+
+
+def test_a_layer_that_is_not_there_is_named():
+    student = make_student(PARAKEET, TOKENIZER, 0)
+    assert [check_layer(student, layer) for layer in (1, 2, -1)] == [1, 2, 2]
+    for layer in (0, 3, -2):
+        with pytest.raises(ConfigError, match="the student has 2 layers"):
+            check_layer(student, layer)
+
+
+def test_a_folder_without_a_student_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="no CTC student of transformers"):
+        load_student(tmp_path)
+
+
+def batch(student, labels: list[list[int]], with_codes: list[bool]):
+    inputs, num_inputs = student.features(audio(*[1.0 + 0.1 * i for i in range(len(labels))]))
+    num_frames = student.num_frames(num_inputs)
+    width = max(map(len, labels))
+    codes = torch.randint(4, (len(labels), int(num_frames.max()), 2))
+    for row, has_codes in enumerate(with_codes):
+        codes[row, int(num_frames[row]) if has_codes else 0 :] = -100
+    padded = [[*each, *[-100] * (width - len(each))] for each in labels]
+    return {
+        "inputs": inputs,
+        "num_inputs": num_inputs,
+        "num_frames": num_frames,
+        "labels": torch.tensor(padded),
+        "codes": codes,
+    }
+
+
+def rows_of(whole, rows):
+    part = {key: value[rows] for key, value in whole.items() if key != "inputs"}
+    return {**part, "inputs": {key: value[rows] for key, value in whole["inputs"].items()}}
+
+
+def test_parts_of_a_batch_sum_to_the_whole():
+    from k2distil.distil import CodebookLoss
+
+    torch.manual_seed(0)
+    student = make_student(KINDS["wav2vec2"], TOKENIZER, seed=0)
+    model = DistilModel(student.model, CodebookLoss(32, 2, 4), 1, 5.0, None).eval()
+    whole = batch(student, [[2, 3], [-100], [4], [-100]], [True, True, False, True])
+    output = model(**whole)
+    output["loss"].backward()
+    gradients = [each.grad.clone() for each in model.parameters() if each.grad is not None]
+    model.zero_grad()
+    items = torch.tensor([2, int((whole["codes"] >= 0).sum())])
+    total = 0.0
+    for rows in ([0, 1], [2], [3]):  # text and codes, text alone, codes alone
+        part = model(**rows_of(whole, rows), num_items=items)
+        part["loss"].backward()
+        total += float(part["loss"].detach())
+    assert total == pytest.approx(float(output["loss"].detach()), rel=1e-5)
+    found = [each.grad for each in model.parameters() if each.grad is not None]
+    assert len(found) == len(gradients)
+    for one, other in zip(found, gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+
+
+def test_the_ctc_part_is_torchs_own_on_what_has_text():
+    student = make_student(KINDS["wav2vec2"], TOKENIZER, seed=0)
+    model = DistilModel(student.model, None, 2, 5.0, None).eval()
+    given = batch(student, [[2, 3, 4], [-100]], [False, False])
+    output = model(**given)
+    logits = student.model(**rows_of(given, [0])["inputs"]).logits
+    expected = torch.nn.functional.ctc_loss(
+        logits.log_softmax(-1).transpose(0, 1),
+        torch.tensor([[2, 3, 4]]),
+        given["num_frames"][:1],
+        torch.tensor([3]),
+    )
+    torch.testing.assert_close(output["ctc"], expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(output["loss"].detach(), output["ctc"])
