@@ -169,7 +169,11 @@ def _resume(
         logger.warning("%s: damaged, training from the start: %s", path, type(error).__name__)
         return
     if _is_same(path, checkpoint["fingerprint"], fingerprint, force):
-        trainer.load_state_dict(checkpoint["state"])
+        try:
+            trainer.load_state_dict(checkpoint["state"])
+        except CheckpointError as error:
+            logger.warning("%s: training from the start: %s", path, error)
+            return
         logger.info("resuming at step %d of %d", trainer.steps_done, trainer.num_steps)
 
 

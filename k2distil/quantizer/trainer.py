@@ -272,8 +272,12 @@ class QuantizerTrainer:
         """Go on where `state_dict` was taken, with the same results on the same device.
 
         Raises:
-            CheckpointError: the state is of a training with other settings.
+            CheckpointError: the state is of a training with other settings, or of an older version.
         """
+        if missing := self.state_dict().keys() - state.keys():
+            raise CheckpointError(
+                f"the unfinished training is of another version (no {', '.join(sorted(missing))})"
+            )
         for name, value in self.config.items():
             saved = state["config"].get(name)
             if saved != value:

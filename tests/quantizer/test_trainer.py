@@ -119,6 +119,13 @@ def test_a_state_of_other_settings_is_refused(frames):
         QuantizerTrainer("product", 16, 3, 32).load_state_dict(state)
 
 
+def test_a_state_of_another_version_is_refused(frames):
+    state = QuantizerTrainer("product", 16, 3, 16).state_dict()
+    del state["solved"]
+    with pytest.raises(CheckpointError, match=r"another version \(no solved\)"):
+        QuantizerTrainer("product", 16, 3, 16).load_state_dict(state)
+
+
 def test_a_state_of_another_kind_of_device_is_refused():
     state = QuantizerTrainer("product", 16, 3, 16).state_dict()
     state["config"]["device"] = "cuda"
