@@ -9,7 +9,7 @@ from typing import Any
 from k2distil.errors import ConfigError
 from k2distil.torchaudio_guard import hide_broken_torchaudio
 
-DEFAULT_STUDENT: dict[str, Any] = {  # 14 M parameters; conf/train_distil.yaml has the same
+DEFAULT_STUDENT: dict[str, Any] = {  # 20 M parameters; conf/train_distil.yaml has the same
     "model_type": "parakeet_ctc",
     "encoder_config": {
         "hidden_size": 256,
@@ -20,6 +20,7 @@ DEFAULT_STUDENT: dict[str, Any] = {  # 14 M parameters; conf/train_distil.yaml h
         "subsampling_factor": 4,
         "layerdrop": 0.0,
         "initializer_range": 0.05,
+        "scale_input": False,
     },
 }
 FROM_TOKENIZER = ("vocab_size", "pad_token_id")

@@ -1,11 +1,15 @@
 """Students of several kinds: built, measured, saved, loaded; wrong configs are named."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from k2distil.distil.model import DistilModel
 from k2distil.distil.student import check_layer, load_student, make_student, switch_off_layerdrop
+from k2distil.distil.student_config import DEFAULT_STUDENT
 from k2distil.distil.vocabulary import characters_of, make_tokenizer
 from k2distil.errors import CheckpointError, ConfigError
 
@@ -163,3 +167,8 @@ def test_the_ctc_part_is_torchs_own_on_what_has_text():
     )
     torch.testing.assert_close(output["ctc"], expected, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(output["loss"].detach(), output["ctc"])
+
+
+def test_the_default_student_is_the_one_of_conf():
+    conf = yaml.safe_load((Path(__file__).parents[2] / "conf" / "train_distil.yaml").read_text())
+    assert conf["student"] == DEFAULT_STUDENT
