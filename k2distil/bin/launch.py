@@ -28,6 +28,7 @@ def launch(module: str, argv: Sequence[str], gpu: str | None) -> int | None:
     if "LOCAL_RANK" in os.environ or gpu is None or len(indexes := device_indexes(gpu)) < 2:
         return None
     import torch
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
@@ -42,8 +43,13 @@ def launch(module: str, argv: Sequence[str], gpu: str | None) -> int | None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[index] for index in indexes)
     try:
         torchrun(["--standalone", f"--nproc_per_node={len(indexes)}", "-m", module, *argv])
+    except SignalException as error:
+        print("stopped; run the same command again to resume", file=sys.stderr)
+        return 128 + error.sigval
     except ChildFailedError as error:
         first = min(error.failures.values(), key=lambda failure: failure.timestamp)
+        if first.exitcode == 1:  # done, but for some utterances
+            return 1
         print(f"error: process {first.local_rank} ended first, see above", file=sys.stderr)
         return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
     return 0

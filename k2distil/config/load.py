@@ -83,6 +83,8 @@ def load_config(
             errors.append(f"--{key}: missing; add it to {where}")
     if errors:
         raise ConfigError("\n".join(errors))
+    if wenet is not None and not hasattr(kind, WENET_KEY):
+        raise ConfigError(f"{path}: a WeNet yaml describes a teacher; this command has none")
     if wenet is not None:
         checked[WENET_KEY] = wenet
         logger.info("%s: a WeNet yaml; it describes the teacher, the rest is ignored", path)

@@ -2,7 +2,7 @@
 
 from k2distil.data.audio import audio_seconds, load_audio
 from k2distil.data.batching import batch_by_seconds
-from k2distil.data.decode import decode_ahead, start_worker, worker_remedy
+from k2distil.data.decode import decode_ahead, start_worker, unwrapped, worker_remedy
 from k2distil.data.manifest import ListAccess, read_list, sample_utterances
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "read_list",
     "sample_utterances",
     "start_worker",
+    "unwrapped",
     "worker_remedy",
 ]

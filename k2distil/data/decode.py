@@ -109,6 +109,11 @@ def worker_remedy(error: Exception) -> str | None:
     return None
 
 
+def unwrapped(error: Exception) -> str:
+    """The message of an error of ours, without the traceback that torch's workers put around it."""
+    return str(error).rpartition("k2distil.errors.DataError: ")[2].strip() or str(error)
+
+
 def _as_it_is(samples: Any) -> Any:
     return samples
 

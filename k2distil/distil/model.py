@@ -22,6 +22,7 @@ class Batch(TypedDict):
     """
 
     keys: list[str]
+    failed: list[dict[str, str]]  # key, wav, reason of what could not be decoded
     inputs: dict[str, Tensor]
     num_inputs: Tensor
     num_frames: Tensor

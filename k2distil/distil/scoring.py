@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from k2distil.errors import DataError
+
 
 @dataclass(frozen=True)
 class Transcript:
@@ -19,9 +21,15 @@ class Transcript:
 
 
 def error_rates(transcripts: Sequence[Transcript]) -> dict[str, float]:
-    """wer and cer, by jiwer: errors per word or character of the references, 0.1 is 10 %."""
+    """wer and cer, by jiwer: errors per word or character of the references, 0.1 is 10 %.
+
+    Raises:
+        DataError: nothing was transcribed.
+    """
     import jiwer
 
+    if not transcripts:
+        raise DataError("no audio of the test list could be decoded; see the warnings above")
     references = [each.reference for each in transcripts]
     hypotheses = [each.hypothesis for each in transcripts]
     return {

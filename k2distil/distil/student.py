@@ -21,6 +21,8 @@ from k2distil.errors import CheckpointError, ConfigError
 from k2distil.torchaudio_guard import hide_broken_torchaudio
 
 PROBE_SECONDS = 100  # of audio, to measure a student's frame shift by
+TRIED_SAMPLES = (16_000, 17_599, 20_333)  # lengths at which padding and rounding differ
+KNOWN_TO_WORK = ("parakeet_ctc", "wav2vec2", "hubert", "wavlm", "wav2vec2-conformer", "unispeech")
 
 
 @dataclass(frozen=True)
@@ -131,10 +133,14 @@ def make_student(config: dict[str, Any], tokenizer: Any, seed: int) -> Student:
     kind = feature_extractor_class_from_name(FEATURE_EXTRACTOR_MAPPING_NAMES[made.model_type])
     num_bins = getattr(_encoder_config(made), "num_mel_bins", None)
     extractor = kind() if num_bins is None else kind(feature_size=num_bins)
+    if getattr(made, "feat_extract_norm", "") == "layer":  # with "group", masks would do harm
+        extractor.return_attention_mask = True
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCTC.from_config(made, dtype=torch.float32)
-    return Student(model, extractor, tokenizer)
+    student = Student(model, extractor, tokenizer)
+    _try_out(student)
+    return student
 
 
 def load_student(folder: Path) -> Student:
@@ -163,7 +169,41 @@ def load_student(folder: Path) -> Student:
         ) from error
     if extractor.sampling_rate != SAMPLE_RATE:
         raise CheckpointError(f"{folder}: takes {extractor.sampling_rate} Hz; only 16 kHz is made")
-    return Student(model, extractor, tokenizer)
+    student = Student(model, extractor, tokenizer)
+    _try_out(student)
+    return student
+
+
+@torch.inference_mode()
+def _try_out(student: Student) -> None:
+    """Transcribe noise, so that a model that cannot be used shows before the training.
+
+    Raises:
+        ConfigError: its lengths are not those we reckon with, or a part of it is missing.
+    """
+    kind = student.model.config.model_type
+    training = student.model.training
+    state = torch.get_rng_state()
+    try:
+        for num_samples in TRIED_SAMPLES:
+            inputs, num_inputs = student.features([np.zeros(num_samples, np.float32)])
+            output = student.model.eval()(**inputs, output_hidden_states=True)
+            expected = int(student.num_frames(num_inputs))
+            layers = output.hidden_states[1:]
+            found = {each.shape[1] for each in (output.logits, *layers)}
+            # Parakeet's extractor adds a frame of padding, which num_frames does not count.
+            if found not in ({expected}, {expected + 1}) or len(layers) != student.num_layers:
+                raise ValueError(f"{num_samples} samples: {found} frames, expected {expected}")
+        student.processor()
+    except Exception as error:  # whatever it raises, it is of no use to us
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(
+            f"student: {kind} cannot be trained here ({type(error).__name__}: {reason}); known to "
+            f"work are {', '.join(KNOWN_TO_WORK)}"
+        ) from error
+    finally:
+        student.model.train(training)
+        torch.set_rng_state(state)
 
 
 def switch_off_layerdrop(student: Student) -> bool:

@@ -56,6 +56,7 @@ class DistilTrainer(Trainer):
         self._parts = torch.zeros(2, device=args.device)  # sums over steps since the last line
         self._num_steps = 0
         self.tested_step: int | None = None
+        self.failed: dict[str, dict[str, str]] = {}  # what this process could not decode
 
     def get_train_dataloader(self) -> DataLoader:
         """The batches as they are: they know of ranks, so accelerate need not share them out."""
@@ -80,7 +81,11 @@ class DistilTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """This process' share of the loss of a step."""
-        tensors = {name: value for name, value in inputs.items() if name != "keys"}
+        for row in inputs["failed"]:
+            if row["key"] not in self.failed:
+                logger.warning("left out: %s", row["reason"])
+            self.failed[row["key"]] = row
+        tensors = {name: inputs[name] for name in inputs if name not in {"keys", "failed"}}
         outputs = model(**tensors, num_items=num_items_in_batch)
         self._parts += torch.stack([outputs["ctc"], outputs["codebook"]])
         # DistributedDataParallel takes the mean of the gradients; shares have to be summed.
@@ -106,6 +111,9 @@ class DistilTrainer(Trainer):
             return {}
         model = self.accelerator.unwrap_model(self.model)
         training = model.training
+        if self.args.world_size > 1:  # BatchNorm's statistics are each process' own
+            for each in model.buffers():
+                torch.distributed.broadcast(each, 0)
         model.eval()
         with torch.inference_mode(), self.autocast_smart_context_manager():
             figures = self.test(model)
@@ -117,6 +125,15 @@ class DistilTrainer(Trainer):
         self.log(logs)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
         return logs
+
+
+class Pace(TrainerCallback):
+    """The steps between tests, checkpoints and lines, as asked for now and not when it began."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Replace what a checkpoint says."""
+        state.eval_steps, state.save_steps = args.eval_steps, args.save_steps
+        state.logging_steps = args.logging_steps
 
 
 class StopOnSignal(TrainerCallback):
@@ -178,8 +195,8 @@ class FiniteLoss(TrainerCallback):
         if not args.fp16 and norm != norm:  # float16's scaler steps over some by itself
             raise DataError(
                 f"{args.output_dir}: the gradient is not a number at step {state.global_step}; "
-                "train again with a smaller --learning_rate and --force, or go on from its best "
-                "student with --student_checkpoint"
+                "train again with a smaller --learning_rate and --force, or into another "
+                "--save_path from best/ as --student_checkpoint"
             )
 
 

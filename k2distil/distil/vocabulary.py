@@ -72,8 +72,24 @@ def read_tokenizer(path: Path) -> Any:
             ) from error
         if tokenizer.pad_token_id is None:
             raise DataError(f"{path}: no pad_token, which is CTC's blank; set it and save it again")
+        _check_ctc(tokenizer, path)
         return tokenizer
     return make_tokenizer(_read_units(path))
+
+
+def _check_ctc(tokenizer: Any, path: Path) -> None:
+    """Refuse a tokenizer that does not join repeats and leave out blanks as CTC's do.
+
+    Raises:
+        DataError: naming the classes that do.
+    """
+    blank = tokenizer.pad_token_id
+    token = next(index for index in range(len(tokenizer)) if index not in tokenizer.all_special_ids)
+    if tokenizer.decode([blank, token, token, blank]) != tokenizer.decode([token]):
+        raise DataError(
+            f"{path}: {type(tokenizer).__name__} does not decode CTC's repeats and blanks; give a "
+            "Wav2Vec2CTCTokenizer or ParakeetTokenizer"
+        )
 
 
 def _read_units(path: Path) -> list[str]:

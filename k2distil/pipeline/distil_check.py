@@ -104,12 +104,12 @@ def _fault_of_text(text: str, seconds: float, student: Student) -> str | None:
     if not normalize(text):
         return 'its "txt" is empty; write the text, or remove "txt" to train it by codes alone'
     ids = student.encode_text(text)
-    if student.tokenizer.unk_token_id in ids:
+    if student.tokenizer.unk_token_id in ids or None in ids:  # None: and no <unk> either
         known = student.tokenizer.get_vocab()
         unknown = sorted(set(normalize(text)) - known.keys() - {" "})
         return (
-            f"characters {''.join(unknown)!r} are not in the vocabulary; add them to it, or "
-            "change the text"
+            f"characters {''.join(unknown) or student.tokenizer.unk_token!r} are not in the "
+            "vocabulary; add them to it, or change the text"
         )
     num_frames = _num_frames(seconds, student)
     repeats = sum(first == second for first, second in pairwise(ids))  # a blank between them

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ from k2distil.distil.model import Batch
 from k2distil.distil.student import Student
 from k2distil.errors import DataError
 
-logger = logging.getLogger(__name__)
+SILENCE = Utterance("", "")  # no list has an empty key
+MAX_FAILED_BATCHES = 3
 
 
 @dataclass(frozen=True)
@@ -57,33 +57,37 @@ class DistilDataset(Dataset):
     ) -> None:
         self.utterances, self.student = utterances, student
         self.codes, self.channel = codes, channel
+        self._failed_in_a_row = 0  # batches, of this process
 
     def __len__(self) -> int:
         """The number of utterances."""
         return len(self.utterances)
 
     def __getitems__(self, indexes: list[int]) -> Batch:
-        """One batch. What cannot be decoded is logged and left out; of it all, silence is left.
+        """One batch. What cannot be decoded is left out; where that is all of it, silence is left.
 
         Raises:
-            DataError: codes of other audio.
+            DataError: codes of other audio, or a few batches in a row of which nothing is left.
         """
-        audio, kept = [], []
+        audio, kept, failed = [], [], []
         for each in (self.utterances[index] for index in indexes):
             try:
                 audio.append(load_audio(each, self.channel))
                 kept.append(each)
             except DataError as error:
-                logger.warning("left out: %s", error)
+                failed.append({"key": each.key, "wav": each.wav, "reason": str(error)})
+        self._failed_in_a_row = 0 if kept else self._failed_in_a_row + 1
+        if self._failed_in_a_row >= MAX_FAILED_BATCHES:
+            raise DataError(f"{MAX_FAILED_BATCHES} batches without audio: {failed[0]['reason']}")
         if not kept:
-            silence = Utterance("silence", "")
-            audio, kept = [np.zeros(SAMPLE_RATE, np.float32)], [silence]
+            audio, kept = [np.zeros(SAMPLE_RATE, np.float32)], [SILENCE]
         inputs, num_inputs = self.student.features(audio)
         num_frames = self.student.num_frames(num_inputs)
         labels = [torch.tensor(self._labels(each)) for each in kept]
         codes = [self._codes(each, int(n)) for each, n in zip(kept, num_frames, strict=True)]
         return {
             "keys": [each.key for each in kept],
+            "failed": failed,
             "inputs": inputs,
             "num_inputs": num_inputs,
             "num_frames": num_frames,

@@ -36,9 +36,8 @@ def evaluate(config: EvaluateConfig) -> Summary:
     device = choose_device(config.gpu)
     checked = check_utterances(labelled, student, None, text_fits=False)
     if not checked.utterances:
-        raise DataError(
-            f"{names}: none of its audio can be read: {checked.unreadable[0]['reason']}"
-        )
+        reason = (checked.unreadable + checked.unfit)[0]["reason"]
+        raise DataError(f"{names}: none of its audio can be used: {reason}")
     student.model.to(device)
     scored = transcribe(
         DistilModel(student.model, None, -1, 0.0, None),
@@ -49,7 +48,7 @@ def evaluate(config: EvaluateConfig) -> Summary:
     )
     rates = error_rates(scored.transcripts)
     failed = len(labelled) - len(scored.transcripts)
-    for row in checked.unreadable:
+    for row in checked.unreadable + checked.unfit:
         logger.warning("left out: %s", row["reason"])
     if config.save_path is not None:
         rows = [dataclasses.asdict(each) for each in scored.transcripts]

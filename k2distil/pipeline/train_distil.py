@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from k2distil.batch import Utterance
 from k2distil.config import TrainDistilConfig
-from k2distil.data import start_worker, worker_remedy
+from k2distil.data import start_worker
 from k2distil.distil import CodebookLoss
 from k2distil.distil.batches import BatchesBySeconds
 from k2distil.distil.model import DistilModel
@@ -31,7 +30,7 @@ from k2distil.distil.student import (
     switch_off_layerdrop,
 )
 from k2distil.distil.student_config import DEFAULT_STUDENT
-from k2distil.distil.trainer import Bar, DistilTrainer, FiniteLoss, LogLines, StopOnSignal
+from k2distil.distil.trainer import Bar, DistilTrainer, FiniteLoss, LogLines, Pace, StopOnSignal
 from k2distil.distil.vocabulary import characters_of, make_tokenizer, normalize, read_tokenizer
 from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.distil_check import Checked, check_utterances, refuse_unfit
@@ -43,6 +42,7 @@ from k2distil.pipeline.lists import names_of, read_lists
 from k2distil.pipeline.summary import Summary, write_config, write_rejections
 from k2distil.pipeline.teacher import num_workers
 from k2distil.pipeline.training_arguments import training_arguments
+from k2distil.pipeline.training_errors import explaining
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +51,6 @@ NOT_DECISIVE = {  # options that may change between two runs of the same trainin
     *("cv_data", "eval_steps", "save_steps", "logging_steps"),
     *("train_data", "codebook_path"),  # their content counts instead
 }
-
-NO_ROOM = 1 << 20  # bytes
 
 T = TypeVar("T")
 
@@ -104,11 +102,14 @@ def train_distil(config: TrainDistilConfig) -> Summary:
     batches = _batches(config, train, student, codes, args)
     trainer = DistilTrainer(model, args, batches, test, keep_best)
     _describe(student, train)
-    _train(trainer, folder, config)
-    if test is not None and trainer.tested_step != trainer.state.global_step:
-        trainer.evaluate()
+    with explaining(folder.path):
+        _train(trainer, folder)
+        if test is not None and trainer.tested_step != trainer.state.global_step:
+            trainer.evaluate()
+    failed = _failed(trainer, train)
     if args.process_index != 0:
-        return Summary(folder.path, 0, {})
+        return Summary(folder.path, len(failed), {})
+    write_rejections(folder.stem, failed, train.unfit)
     figures = {
         "wall_seconds": time.monotonic() - started,  # of this run; less than all after a resume
         "steps": trainer.state.global_step,
@@ -119,7 +120,8 @@ def train_distil(config: TrainDistilConfig) -> Summary:
         "last": test and test.figures,
         "best": folder.best(),
     }
-    return folder.finish(student, figures, len(train.unreadable))
+    with explaining(folder.path):
+        return folder.finish(student, figures, len(failed))
 
 
 def _check_options(config: TrainDistilConfig) -> None:
@@ -131,6 +133,12 @@ def _check_options(config: TrainDistilConfig) -> None:
         )
     if config.student is not None and config.student_checkpoint is not None:
         errors.append("--student_checkpoint: has its own config; leave out `student` in the yaml")
+    checkpoint = config.student_checkpoint
+    if checkpoint is not None and checkpoint.resolve().is_relative_to(config.save_path.resolve()):
+        errors.append(
+            f"--student_checkpoint {checkpoint}: in --save_path, which --force would empty; give "
+            "another --save_path"
+        )
     if config.vocabulary is not None and config.student_checkpoint is not None:
         errors.append("--vocabulary: --student_checkpoint has its own; leave one of them out")
     if errors:
@@ -247,39 +255,31 @@ def _describe(student: Student, train: Checked) -> None:
     )
 
 
-def _train(trainer: DistilTrainer, folder: StudentFolder, config: TrainDistilConfig) -> None:
+def _failed(trainer: DistilTrainer, train: Checked) -> list[dict[str, str]]:
+    """What could not be read before the training, and what no process could decode in it."""
+    found = [trainer.failed]
+    if trainer.args.world_size > 1:
+        found = [{} for _ in range(trainer.args.world_size)]
+        torch.distributed.all_gather_object(found, trainer.failed)
+    together = {row["key"]: row for each in found for row in each.values()}
+    return [*train.unreadable, *together.values()]
+
+
+def _train(trainer: DistilTrainer, folder: StudentFolder) -> None:
     """Train to the end, or to a signal: then a checkpoint is written before the process ends."""
     from transformers import PrinterCallback, ProgressCallback
 
     trainer.remove_callback(PrinterCallback)
     if trainer.pop_callback(ProgressCallback):
         trainer.add_callback(Bar())
+    trainer.add_callback(Pace())
     trainer.add_callback(LogLines())
     trainer.add_callback(FiniteLoss())
     checkpoint = folder.checkpoint()
     if checkpoint is not None:
         logger.info("going on from %s", checkpoint)
     with _stopping(trainer):
-        try:
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        except Exception as error:
-            if (remedy := _remedy(error, folder.path)) is None:
-                raise
-            raise DataError(remedy) from error
-
-
-def _remedy(error: Exception, path: Path) -> str | None:
-    """What the user can do about an error in the middle of training; None: it is a bug."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return (
-            "out of GPU memory: take a smaller --batch_seconds (and more --accumulate_batches) or "
-            "--chunk_frames 2000; that is another training: with --force or another --save_path"
-        )
-    if isinstance(error, RuntimeError | OSError) and (remedy := worker_remedy(error)) is not None:
-        return remedy
-    if shutil.disk_usage(path).free < NO_ROOM:  # torch.save does not say what went wrong
-        return f"{path}: no room for a checkpoint; make room and run the same command again"
-    return None
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
 
 @contextmanager

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 BETAS = (0.9, 0.98)  # of AdamW, as FastConformer is trained
 CHECKPOINTS_KEPT = 2
+DAY = 86_400  # seconds
 
 
 def training_arguments(
@@ -63,6 +64,7 @@ def training_arguments(
         disable_tqdm=not sys.stderr.isatty(),
         remove_unused_columns=False,
         ddp_find_unused_parameters=find_unused_parameters,
+        ddp_timeout=DAY,  # the first process looks at all utterances while the others wait
         average_tokens_across_devices=False,  # get_batch_samples counts for all processes
     )
     if args.world_size == 1:

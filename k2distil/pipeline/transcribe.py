@@ -38,6 +38,7 @@ def transcribe(
         collate_fn=as_it_is,
         num_workers=min(num_workers, len(batches)),
         worker_init_fn=start_worker,
+        generator=torch.Generator(),  # torch's own stays as the training left it
     )
     texts = {each.key: each.text for each in dataset.utterances}
     transcripts: list[Transcript] = []

@@ -94,6 +94,15 @@ def test_a_wrong_config_is_named(config, words):
     assert words in str(error.value)
 
 
+@pytest.mark.parametrize("kind", ["sew", "data2vec-audio", "wav2vec2-bert"])
+def test_a_kind_that_cannot_be_trained_shows_at_once(kind):
+    config = {"model_type": kind, **WIDTHS} | ({} if kind == "wav2vec2-bert" else CONVOLUTIONS)
+    if kind == "sew":
+        config["conv_stride"], config["conv_kernel"] = [5, 2, 2, 2, 2, 2, 2], [10, 3, 3, 3, 3, 2, 2]
+    with pytest.raises(ConfigError, match=f"{kind} cannot be trained here.*parakeet_ctc"):
+        make_student(config, TOKENIZER, 0)
+
+
 def test_a_layer_that_is_not_there_is_named():
     student = make_student(PARAKEET, TOKENIZER, 0)
     assert [check_layer(student, layer) for layer in (1, 2, -1)] == [1, 2, 2]

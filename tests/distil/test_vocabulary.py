@@ -54,6 +54,19 @@ def test_units_that_cannot_be_used_are_named(text, words, tmp_path):
     assert str(path) in str(error.value)
 
 
+def test_a_tokenizer_that_is_none_of_ctcs_is_named(tmp_path):
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    model = models.WordLevel({"<pad>": 0, "<unk>": 1, "a": 2, "b": 3}, unk_token="<unk>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(model), pad_token="<pad>", unk_token="<unk>"
+    )
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(DataError, match="does not decode CTC's repeats"):
+        read_tokenizer(tmp_path)
+
+
 def test_a_folder_without_a_tokenizer_is_named(tmp_path):
     with pytest.raises(DataError, match="no tokenizer of transformers"):
         read_tokenizer(tmp_path)

@@ -310,6 +310,22 @@ CODES = np.zeros((50, 2), np.uint8)
             ["codes for none of the 20", "'utt00'", "'other0'"],
         ),
         (lambda c, p: None, ["--codebook_path", "TMP/absent.h5"], ["absent.h5"]),
+        (lambda c, p: None, ["--channel", 1], ["batches without audio", "no channel 1"]),
+        (
+            lambda c, p: h5py.File(p / "codes.h5", "a").attrs.__setitem__("codebook_size", 8),
+            ["--num_workers", 1],
+            ["codes.h5[utt", "a code of 15"],
+        ),
+        (
+            lambda c, p: (p / "conf.yaml").write_text("encoder_conf: {}\ndataset_conf: {}\n"),
+            [],
+            ["a WeNet yaml describes a teacher"],
+        ),
+        (
+            lambda c, p: (p / "conf.yaml").write_text("gpu: cpu\n"),
+            ["--student_checkpoint", "TMP/student/best"],
+            ["--student_checkpoint", "in --save_path"],
+        ),
         (lambda c, p: None, ["--learning_rate", 1e30], ["not a number at step", "--learning_rate"]),
         (lambda c, p: None, ["--student_layer", 3], ["--student_layer 3", "2 layers"]),
         (
