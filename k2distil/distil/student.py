@@ -109,6 +109,13 @@ class Student:
         return kind(feature_extractor=self.feature_extractor, tokenizer=self.tokenizer)
 
 
+def restore_replaced(folder: Path) -> None:
+    """Bring back the student that `Student.save` was replacing when it was killed."""
+    old = folder.with_name(f".{folder.name}.old")
+    if old.exists() and not folder.exists():
+        os.rename(old, folder)
+
+
 def make_student(config: dict[str, Any], tokenizer: Any, seed: int) -> Student:
     """A student with random weights.
 

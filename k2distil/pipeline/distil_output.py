@@ -6,11 +6,12 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from k2distil.atomic import make_folder
-from k2distil.distil.student import Student
+from k2distil.atomic import locked, make_folder
+from k2distil.distil.student import Student, restore_replaced
 from k2distil.distil.trainer import last_checkpoint
 from k2distil.errors import ConfigError
 from k2distil.pipeline.summary import Summary, read_summary, write_summary, write_text
@@ -27,6 +28,7 @@ class StudentFolder:
 
     def __init__(self, path: Path) -> None:
         self.path, self.stem = path, path / NAME
+        self._lock = ExitStack()  # held from `begin` to the end of the process
 
     def begin(self, fingerprint: Mapping[str, Any], force: bool) -> Summary | None:
         """Make the folder, or find what an earlier run left there.
@@ -36,9 +38,13 @@ class StudentFolder:
 
         Raises:
             ConfigError: a folder of something else, or of other settings and not `force`.
+            DataError: another run is at it.
         """
         make_folder(self.path)
         marker = self.path / f"{NAME}.json"
+        if marker.exists():
+            with locked(marker):
+                pass  # of no other run
         if not marker.exists():
             if any(self.path.iterdir()):
                 raise ConfigError(
@@ -56,6 +62,9 @@ class StudentFolder:
             logger.info("%s: complete already", self.path)
             return Summary(self.path, int(figures.get("failed", 0)), figures)
         write_text(marker, json.dumps(fingerprint, indent=2, ensure_ascii=False) + "\n")
+        self._lock.enter_context(locked(marker))
+        restore_replaced(self.path / "best")
+        restore_replaced(self.path / "last")
         return None
 
     def checkpoint(self) -> Path | None:

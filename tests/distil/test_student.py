@@ -8,7 +8,13 @@ import torch
 import yaml
 
 from k2distil.distil.model import DistilModel
-from k2distil.distil.student import check_layer, load_student, make_student, switch_off_layerdrop
+from k2distil.distil.student import (
+    check_layer,
+    load_student,
+    make_student,
+    restore_replaced,
+    switch_off_layerdrop,
+)
 from k2distil.distil.student_config import DEFAULT_STUDENT
 from k2distil.distil.vocabulary import characters_of, make_tokenizer
 from k2distil.errors import CheckpointError, ConfigError
@@ -69,6 +75,15 @@ def test_lengths_layers_and_texts_of_a_student(kind, tmp_path):
     with torch.inference_mode():
         torch.testing.assert_close(loaded.model(**inputs).logits, student.model(**inputs).logits)
     assert loaded.encode_text("two  one") == student.encode_text("two one")
+
+
+def test_a_student_whose_replacement_was_killed_comes_back(tmp_path):
+    (tmp_path / ".best.old").mkdir()
+    restore_replaced(tmp_path / "best")
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+    (tmp_path / ".best.old").mkdir()
+    restore_replaced(tmp_path / "best")  # the new one is there: nothing to bring back
+    assert (tmp_path / ".best.old").exists()
 
 
 def test_the_seed_decides_the_weights():

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import h5py
 import numpy as np
@@ -380,6 +381,21 @@ def test_a_full_disk_is_named_and_the_training_goes_on_afterwards(material, tmp_
         assert (small / "student" / "last" / "model.safetensors").exists()
     finally:
         subprocess.run(["umount", small], check=True)
+
+
+def test_two_runs_never_write_one_folder(material, tmp_path):
+    running = command("train_distil.sh", *flags(material, "--max_steps", 4000))
+    process = subprocess.Popen(running, stderr=subprocess.DEVNULL, env=environment())
+    try:
+        while not (tmp_path / "student" / "checkpoint-4" / "trainer_state.json").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        done = run("train_distil.sh", *flags(material, "--max_steps", 4000))
+        assert done.returncode == 2, done.stderr
+        assert "another run is writing this output" in done.stderr
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_other_settings_are_refused_and_force_starts_over(material, tmp_path):
