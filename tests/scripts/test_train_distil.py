@@ -2,118 +2,25 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
 
-import h5py
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from k2distil.bin.train_distil import main
 from tests.scripts.conftest import (
     ROOT,
-    Corpus,
     command,
     environment,
     interrupt,
     run,
-    speech,
     succeed,
 )
-
-WORDS = ["one", "two", "three"]
-YAML = """\
-student:
-  model_type: parakeet_ctc
-  encoder_config:
-    hidden_size: 32
-    num_hidden_layers: 2
-    num_attention_heads: 2
-    intermediate_size: 48
-    subsampling_factor: 4
-    subsampling_conv_channels: 8
-    {dropout}
-max_steps: 12
-warmup_steps: 2
-batch_seconds: 6
-eval_steps: 6
-save_steps: 4
-logging_steps: 1
-num_workers: 0
-gpu: cpu
-"""
-NO_DROPOUT = "dropout: 0.0\n    attention_dropout: 0.0\n    activation_dropout: 0.0"
-WAV2VEC2 = """\
-student:
-  model_type: wav2vec2
-  hidden_size: 32
-  num_hidden_layers: 2
-  num_attention_heads: 2
-  intermediate_size: 48
-  conv_dim: [16, 16, 16, 16, 16, 16, 16]
-  num_conv_pos_embeddings: 16
-  num_conv_pos_embedding_groups: 4
-  mask_time_prob: 0.0
-  hidden_dropout: 0.0
-  attention_dropout: 0.0
-  activation_dropout: 0.0
-  feat_proj_dropout: 0.0
-  final_dropout: 0.0
-"""
-
-
-def text_of(index: int) -> str:
-    return " ".join(WORDS[(index + n) % 3] for n in range(1 + index % 3))
-
-
-@pytest.fixture
-def material(tmp_path) -> Corpus:
-    """20 utterances of 0.9 to 1.9 s, the last 8 without text, and codes of all at 50 a second."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    corpus = Corpus(folder)
-    generator = np.random.default_rng(0)
-    with h5py.File(tmp_path / "codes.h5", "w") as file:
-        file.attrs.update(num_codebooks=2, codebook_size=16, frame_shift=0.02, kind="codes")
-        file.attrs["format_version"] = 1
-        for index in range(20):
-            seconds = 0.9 + 0.05 * index
-            corpus.add(f"utt{index:02}", speech(seconds, seed=index))
-            entry = json.loads(corpus.lines[-1])
-            entry["txt"] = text_of(index)
-            if index >= 12:
-                del entry["txt"]
-            corpus.lines[-1] = json.dumps(entry)
-            file[f"utt{index:02}"] = generator.integers(0, 16, (round(seconds * 50), 2), np.uint8)
-    (tmp_path / "cv.list").write_text(
-        "".join(
-            json.dumps({"key": f"utt{i:02}", "wav": f"data/utt{i:02}.wav", "txt": text_of(i)})
-            + "\n"
-            for i in range(4)
-        )
-    )
-    (tmp_path / "conf.yaml").write_text(YAML.format(dropout="dropout: 0.1"))
-    return corpus
-
-
-def flags(corpus: Corpus, *more: object) -> list[object]:
-    parent = corpus.folder.parent
-    return [
-        *("--config", parent / "conf.yaml", "--train_data", corpus.path),
-        *("--codebook_path", parent / "codes.h5", "--cv_data", parent / "cv.list"),
-        *("--save_path", parent / "student", *more),
-    ]
-
-
-def losses(log: str) -> list[tuple[float, float]]:
-    """(ctc, codebook) of each step."""
-    found = re.findall(r"ctc_loss (\S+), codebook_loss (\S+)", log)
-    return [(float(ctc), float(codebook)) for ctc, codebook in found]
+from tests.scripts.student_material import WAV2VEC2, YAML, flags, losses, text_of
 
 
 def test_a_student_trains_and_loads_in_transformers_without_k2distil(material, tmp_path):
@@ -253,113 +160,6 @@ def test_evaluate_says_what_is_wrong_with_a_student(material, tmp_path):
     ]
     assert "REF: " in done.stdout
     assert f"WER {100 * rates['wer']:.2f} %" in done.stdout
-
-
-def change(corpus: Corpus, index: int, **fields: str) -> None:
-    corpus.lines[index] = json.dumps({**json.loads(corpus.lines[index]), **fields})
-
-
-def rewrite(path, key: str, values: np.ndarray) -> None:
-    with h5py.File(path, "a") as file:
-        del file[key]
-        file[key] = values
-
-
-CODES = np.zeros((50, 2), np.uint8)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "more", "words"),
-    [
-        (lambda c, p: change(c, 3, txt=" "), [], ["utt03", '"txt" is empty', "remove"]),
-        (
-            lambda c, p: (p / "units.txt").write_text("<blank> 0\n<unk> 1\n▁ 2\no 3\nn 4\ne 5\n"),
-            ["--vocabulary", "TMP/units.txt"],
-            ["utt01", "characters 'hrtw'", "not in the vocabulary"],
-        ),
-        (
-            lambda c, p: change(c, 0, txt="one two three " * 4),
-            [],
-            ["utt00", "55 tokens", "the audio (0.90 s) gives 23"],
-        ),
-        (
-            lambda c, p: rewrite(p / "codes.h5", "utt05", CODES[:30]),
-            [],
-            ["utt05", "30 teacher frames", "speed perturbation"],
-        ),
-        (
-            lambda c, p: h5py.File(p / "codes.h5", "a").attrs.__setitem__("codebook_size", 8),
-            [],
-            ["codes.h5[utt", "a code of 15", "codebooks of 8"],
-        ),
-        (
-            lambda c, p: h5py.File(p / "codes.h5", "a").__delitem__("utt07"),
-            [],
-            ["no codes for 1 of 20", "utt07", "--missing_codes ignore"],
-        ),
-        (lambda c, p: None, ["--num_codebooks", 8], ["--num_codebooks 8", "has 2"]),
-        (lambda c, p: None, ["--codebook_size", 256], ["--codebook_size 256", "has 16"]),
-        (lambda c, p: None, ["--frames_ratio", 4], ["--frames_ratio 4", "it is 2"]),
-        (
-            lambda c, p: h5py.File(p / "codes.h5", "a").attrs.__setitem__("frame_shift", 0.03),
-            [],
-            ["every 30 ms", "every 40 ms", "no multiple"],
-        ),
-        (
-            lambda c, p: [change(c, i, key=f"other{i}") for i in range(20)],
-            [],
-            ["codes for none of the 20", "'utt00'", "'other0'"],
-        ),
-        (lambda c, p: None, ["--codebook_path", "TMP/absent.h5"], ["absent.h5"]),
-        (lambda c, p: None, ["--channel", 1], ["batches without audio", "no channel 1"]),
-        (
-            lambda c, p: h5py.File(p / "codes.h5", "a").attrs.__setitem__("codebook_size", 8),
-            ["--num_workers", 1],
-            ["codes.h5[utt", "a code of 15"],
-        ),
-        (
-            lambda c, p: (p / "conf.yaml").write_text("encoder_conf: {}\ndataset_conf: {}\n"),
-            [],
-            ["a WeNet yaml describes a teacher"],
-        ),
-        (
-            lambda c, p: (p / "conf.yaml").write_text("gpu: cpu\n"),
-            ["--student_checkpoint", "TMP/student/best"],
-            ["--student_checkpoint", "in --save_path"],
-        ),
-        (lambda c, p: None, ["--learning_rate", 1e30], ["not a number at step", "--learning_rate"]),
-        (lambda c, p: None, ["--student_layer", 3], ["--student_layer 3", "2 layers"]),
-        (
-            lambda c, p: (p / "conf.yaml").write_text(YAML.format(dropout="hiden_size: 3")),
-            [],
-            ["student.encoder_config.hiden_size", "did you mean hidden_size"],
-        ),
-        (
-            lambda c, p: (p / "conf.yaml").write_text("student: {model_type: whisper}\n"),
-            ["--gpu", "cpu"],
-            ["model_type whisper", "parakeet_ctc"],
-        ),
-    ],
-)
-def test_bad_input_is_named(spoil, more, words, material, tmp_path, capfd):
-    spoil(material, tmp_path)
-    more = [str(each).replace("TMP", str(tmp_path)) for each in more]
-    assert main([str(each) for each in flags(material, *more)]) == 2
-    log = capfd.readouterr().err
-    assert "Traceback" not in log
-    for word in words:
-        assert word in log, log
-
-
-def test_bad_utterances_can_be_left_out_and_are_listed(material, tmp_path):
-    change(material, 3, txt="")
-    (material.folder / "utt04.wav").write_bytes(b"RIFF no wav")
-    done = run("train_distil.sh", *flags(material, "--bad_utterances", "skip"))
-    assert done.returncode == 1, done.stderr
-    table = (tmp_path / "student" / "train_distil.failed.tsv").read_text()
-    assert "utt04" in table
-    assert "utt03" in (tmp_path / "student" / "train_distil.dropped.tsv").read_text()
-    assert (tmp_path / "student" / "last" / "model.safetensors").exists()
 
 
 def test_a_full_disk_is_named_and_the_training_goes_on_afterwards(material, tmp_path):
