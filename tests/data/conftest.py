@@ -1,5 +1,7 @@
 """Fixtures of the tests that decode."""
 
+import sys
+
 import pytest
 
 from k2distil.data import other_formats

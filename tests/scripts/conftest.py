@@ -66,6 +66,14 @@ def corpus(empty_corpus) -> Corpus:
     return empty_corpus
 
 
+@pytest.fixture
+def material(tmp_path) -> Corpus:
+    """Audio, text and codes to train a student on."""
+    from tests.scripts.student_material import make_material  # which needs this file
+
+    return make_material(tmp_path)
+
+
 def command(script: str, *flags: object) -> list[str]:
     return [str(ROOT / script), *map(str, flags)]
 

@@ -2,10 +2,10 @@
 
 import json
 import re
+from pathlib import Path
 
 import h5py
 import numpy as np
-import pytest
 
 from tests.scripts.conftest import (
     Corpus,
@@ -57,8 +57,7 @@ def text_of(index: int) -> str:
     return " ".join(WORDS[(index + n) % 3] for n in range(1 + index % 3))
 
 
-@pytest.fixture
-def material(tmp_path) -> Corpus:
+def make_material(tmp_path: Path) -> Corpus:
     """20 utterances of 0.9 to 1.9 s, the last 8 without text, and codes of all at 50 a second."""
     folder = tmp_path / "data"
     folder.mkdir()
