@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 from torch.utils.data import Sampler
@@ -81,18 +81,33 @@ class BatchesBySeconds(Sampler[list[int]]):
         while True:
             jitter = {index: rng.uniform(*SIMILAR) for index in pool}
             ordered = sorted(pool, key=lambda i: self.seconds[i] * jitter[i], reverse=True)
-            batches = list(self._cut(ordered, most))
+            batches = list(cut_by_seconds(ordered, self.seconds, most))
             rng.shuffle(batches)
             yield from batches
 
-    def _cut(self, ordered: list[int], most: float) -> Iterator[list[int]]:
-        batch: list[int] = []
-        longest = 0.0
-        for index in ordered:
-            wider = max(longest, self.seconds[index])
-            if batch and wider * (len(batch) + 1) > most:
-                yield sorted(batch, key=lambda i: -self.seconds[i])
-                batch, wider = [], self.seconds[index]
-            batch.append(index)
-            longest = wider
-        yield sorted(batch, key=lambda i: -self.seconds[i])
+
+def cut_by_seconds(
+    ordered: Iterable[int], seconds: Sequence[float], most: float
+) -> Iterator[list[int]]:
+    """Cut indexes into batches of at most so many seconds with padding, each longest first.
+
+    Args:
+        ordered: neighbours share a batch, so those of similar length should be neighbours.
+        seconds: of each utterance.
+        most: that a batch may hold; a longer utterance goes alone.
+    """
+    batch: list[int] = []
+    longest = 0.0
+    for index in ordered:
+        longest = max(longest, seconds[index])
+        if batch and longest * (len(batch) + 1) > most:
+            yield sorted(batch, key=lambda i: -seconds[i])
+            batch, longest = [], seconds[index]
+        batch.append(index)
+    if batch:
+        yield sorted(batch, key=lambda i: -seconds[i])
+
+
+def by_length(seconds: Sequence[float], most: float) -> Iterator[list[int]]:
+    """All indexes once, longest first, cut by `cut_by_seconds`."""
+    return cut_by_seconds(sorted(range(len(seconds)), key=lambda i: -seconds[i]), seconds, most)

@@ -30,9 +30,9 @@ class Batch(TypedDict):
     codes: Tensor
 
 
-def num_items(batch: Batch) -> Tensor:
+def count_items(labels: Tensor, codes: Tensor) -> Tensor:
     """(2,) int64: how many utterances with text, and codes, a batch has."""
-    return torch.stack([(batch["labels"][:, 0] >= 0).sum(), (batch["codes"] >= 0).sum()])
+    return torch.stack([(labels[:, 0] >= 0).sum(), (codes >= 0).sum()])
 
 
 class DistilModel(nn.Module):
@@ -76,22 +76,25 @@ class DistilModel(nn.Module):
 
         Returns:
             loss, ctc (mean over utterances of nats per token), codebook (mean over codes, nats):
-            () each; logits (B, T, V); hidden (B, T, D) of the layer.
+            () each.
         """
         if self.training and self.spec_augment is not None and "input_features" in inputs:
             features = self.spec_augment(inputs["input_features"], num_inputs)
             inputs = {**inputs, "input_features": features}
-        output = self.student(**inputs, output_hidden_states=True)
-        hidden = output.hidden_states[self.layer]
+        logits, hidden = self.encode(inputs)
         if num_items is None:
-            num_items = torch.stack([(labels[:, 0] >= 0).sum(), (codes >= 0).sum()])
-        ctc = self._ctc(output.logits, num_frames, labels) / num_items[0].clamp(min=1)
+            num_items = count_items(labels, codes)
+        ctc = self._ctc(logits, num_frames, labels) / num_items[0].clamp(min=1)
         loss, codebook = ctc, torch.zeros_like(ctc)
         if self.codebook_loss is not None:
             codebook = self.codebook_loss(hidden[:, : codes.shape[1]], codes, num_items[1])
             loss = loss + self.weight * codebook
-        parts = {"loss": loss, "ctc": ctc.detach(), "codebook": codebook.detach()}
-        return {**parts, "logits": output.logits, "hidden": hidden}
+        return {"loss": loss, "ctc": ctc.detach(), "codebook": codebook.detach()}
+
+    def encode(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """What the feature extractor made -> logits (B, T, V), the layer's frames (B, T, D)."""
+        output = self.student(**inputs, output_hidden_states=True)
+        return output.logits, output.hidden_states[self.layer]
 
     def _ctc(self, logits: Tensor, num_frames: Tensor, labels: Tensor) -> Tensor:
         """() sum over the utterances with text of nats per token; 0, with gradients, without."""

@@ -183,7 +183,7 @@ def load_student(folder: Path) -> Student:
 
 @torch.inference_mode()
 def _try_out(student: Student) -> None:
-    """Transcribe noise, so that a model that cannot be used shows before the training.
+    """Transcribe silence, so that a model that cannot be used shows before the training.
 
     Raises:
         ConfigError: its lengths are not those we reckon with, or a part of it is missing.

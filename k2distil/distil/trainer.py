@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from k2distil.distil.model import Batch, num_items
+from k2distil.distil.model import Batch, count_items
 from k2distil.errors import DataError
 from k2distil.torchaudio_guard import hide_broken_torchaudio
 
@@ -68,7 +68,8 @@ class DistilTrainer(Trainer):
         """The batches of a step, and how many texts and codes all processes have in theirs."""
         found = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         self._num_steps += 1
-        items = sum((num_items(batch) for batch in found), torch.zeros(2, dtype=torch.long))
+        counts = [count_items(batch["labels"], batch["codes"]) for batch in found]
+        items = sum(counts, torch.zeros(2, dtype=torch.long))
         if self.args.world_size > 1:
             items = self.accelerator.reduce(items.to(device), "sum")
         return found, items.to(device)

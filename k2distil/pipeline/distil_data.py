@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,18 +124,6 @@ class DistilDataset(Dataset):
 def as_it_is(batch: Any) -> Any:
     """A DataLoader's collate_fn for datasets that make batches themselves."""
     return batch
-
-
-def by_length(seconds: Sequence[float], batch_seconds: float) -> Iterator[list[int]]:
-    """All indexes once, in batches of at most so many seconds with padding, longest first."""
-    batch: list[int] = []
-    for index in sorted(range(len(seconds)), key=lambda i: -seconds[i]):
-        if batch and seconds[batch[0]] * (len(batch) + 1) > batch_seconds:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
 
 
 def _pad(rows: list[Tensor]) -> Tensor:

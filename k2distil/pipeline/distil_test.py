@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from k2distil.config import TrainDistilConfig
+from k2distil.distil.batches import by_length
 from k2distil.distil.model import DistilModel
 from k2distil.distil.scoring import error_rates
 from k2distil.distil.student import Student
 from k2distil.pipeline.distil_check import Checked
-from k2distil.pipeline.distil_data import Codes, DistilDataset, by_length
+from k2distil.pipeline.distil_data import Codes, DistilDataset
 from k2distil.pipeline.teacher import num_workers
 from k2distil.pipeline.transcribe import Scored, transcribe
 

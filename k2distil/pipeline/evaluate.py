@@ -8,12 +8,13 @@ import logging
 
 from k2distil.config import EvaluateConfig
 from k2distil.device import choose_device
+from k2distil.distil.batches import by_length
 from k2distil.distil.model import DistilModel
 from k2distil.distil.scoring import error_rates, worst
 from k2distil.distil.student import load_student
 from k2distil.errors import DataError
 from k2distil.pipeline.distil_check import check_utterances
-from k2distil.pipeline.distil_data import DistilDataset, by_length
+from k2distil.pipeline.distil_data import DistilDataset
 from k2distil.pipeline.lists import names_of, read_lists
 from k2distil.pipeline.summary import Summary, prepare_output, write_text
 from k2distil.pipeline.teacher import num_workers

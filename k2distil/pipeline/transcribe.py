@@ -50,15 +50,15 @@ def transcribe(
     model.eval()
     for batch in loader:
         inputs = {name: value.to(device) for name, value in batch["inputs"].items()}
-        output = model.student(**inputs, output_hidden_states=True)
-        found = dataset.student.decode(output.logits, batch["num_frames"])
+        logits, hidden = model.encode(inputs)
+        found = dataset.student.decode(logits, batch["num_frames"])
         for key, text in zip(batch["keys"], found, strict=True):
             if (reference := texts.get(key)) is not None:
                 transcripts.append(Transcript(key, normalize(reference), text))
         if scores is not None:
             wanted = batch["codes"].to(device)
             valid = (wanted >= 0).any(-1)
-            hidden = output.hidden_states[model.layer][:, : wanted.shape[1]][valid]
+            frames, wanted = hidden[:, : wanted.shape[1]][valid], wanted[valid]
             assert model.codebook_loss is not None
-            scores.add(model.codebook_loss.logits(hidden, wanted[valid]), wanted[valid])
+            scores.add(model.codebook_loss.logits(frames, wanted), wanted)
     return Scored(transcripts, scores)
