@@ -15,8 +15,8 @@ from types import FrameType, NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from k2distil.bin.launch import launch
-from k2distil.config.load import load_config, nearest, option_types
-from k2distil.errors import K2DistilError
+from k2distil.config.load import load_config, option_types
+from k2distil.errors import K2DistilError, nearest
 
 EXIT_OK, EXIT_SOME_FAILED, EXIT_USER_ERROR = 0, 1, 2
 EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h

@@ -12,7 +12,7 @@ import yaml
 
 from k2distil.config import fields as all_fields
 from k2distil.config.wenet_yaml import is_wenet_yaml
-from k2distil.errors import ConfigError
+from k2distil.errors import ConfigError, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -160,12 +160,6 @@ def convert(hint: Any, value: Any) -> Any:
             return str(value)
     names = [_type_name(kind) for kind in kinds if kind is not NoneType]
     raise ValueError(f"expected {' or '.join(names)}, got {value!r}")
-
-
-def nearest(key: str, known: Iterable[str]) -> str:
-    """A hint at the known name closest to `key`, or nothing."""
-    near = difflib.get_close_matches(key, list(known), 1)
-    return f"; did you mean {near[0]}?" if near else "; --help lists the known ones"
 
 
 def _check_range(kind: type, key: str, value: Any) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from typing import Any
 
-from k2distil.errors import ConfigError
+from k2distil.errors import ConfigError, nearest
 from k2distil.torchaudio_guard import hide_broken_torchaudio
 
 DEFAULT_STUDENT: dict[str, Any] = {  # 20 M parameters; conf/train_distil.yaml has the same
@@ -64,13 +62,8 @@ def _check_keys(tree: dict[str, Any], defaults: Any, where: str) -> None:
     for key, value in tree.items():
         if key not in known:
             raise ConfigError(
-                f"{where}.{key}: unknown key of {defaults.model_type}{_near(key, known)}"
+                f"{where}.{key}: unknown key of {defaults.model_type}{nearest(key, known, else_see='')}"
             )
         inner = getattr(defaults, key, None)
         if isinstance(value, dict) and hasattr(inner, "model_type"):
             _check_keys(value, inner, f"{where}.{key}")
-
-
-def _near(key: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(key, list(known), 1)
-    return f"; did you mean {near[0]}?" if near else ""

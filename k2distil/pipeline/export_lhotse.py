@@ -20,6 +20,7 @@ from k2distil.config import ExportConfig
 from k2distil.errors import ConfigError, DataError
 from k2distil.interop.lhotse import Rejected, attach_codes, make_cuts, read_cuts, require_lhotse
 from k2distil.pipeline.lists import read_lists
+from k2distil.pipeline.provenance import digest_of
 from k2distil.pipeline.summary import (
     Summary,
     prepare_output,
@@ -60,7 +61,7 @@ def export_lhotse(config: ExportConfig) -> Summary:
         utterances, source = [], _digest(config.cuts_path)
     else:
         utterances = read_lists(config.train_data, config, save_path)
-        source = hashlib.sha256(repr(utterances).encode()).hexdigest()
+        source = digest_of(utterances, with_text=True)
     fingerprint = _fingerprint(config, reader, source)
     if save_path.exists():
         found = read_summary(save_path)

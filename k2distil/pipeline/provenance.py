@@ -71,16 +71,23 @@ def request(
     config: AudioOptions, utterances: Sequence[Utterance], limits: object
 ) -> dict[str, Any]:
     """What decides the embeddings beside the teacher: which audio, and how it is read."""
+    return {
+        "list": digest_of(utterances),
+        "utterances": len(utterances),
+        "channel": config.channel,
+        "long_audio": config.long_audio,
+        "filter_conf": str(limits),
+    }
+
+
+def digest_of(utterances: Sequence[Utterance], with_text: bool = False) -> str:
+    """Of keys, audio and segments in their order, and of the text where it counts."""
     digest = hashlib.sha256()
     for each in utterances:
         wav = each.wav if each.is_command else each.tar_url or os.path.abspath(each.wav)
         digest.update(repr((each.key, wav, each.start, each.end, each.tar_offset)).encode())
         if each.channel is not None:
             digest.update(repr(each.channel).encode())
-    return {
-        "list": digest.hexdigest()[:16],
-        "utterances": len(utterances),
-        "channel": config.channel,
-        "long_audio": config.long_audio,
-        "filter_conf": str(limits),
-    }
+        if with_text:
+            digest.update(repr(each.text).encode())
+    return digest.hexdigest()[:16]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import signal
 import time
@@ -39,6 +38,7 @@ from k2distil.pipeline.distil_data import Codes, DistilDataset, as_it_is
 from k2distil.pipeline.distil_output import StudentFolder
 from k2distil.pipeline.distil_test import StudentTest
 from k2distil.pipeline.lists import names_of, read_lists
+from k2distil.pipeline.provenance import digest_of
 from k2distil.pipeline.summary import Summary, write_config, write_rejections
 from k2distil.pipeline.teacher import num_workers
 from k2distil.pipeline.training_arguments import training_arguments
@@ -181,13 +181,10 @@ def _fingerprint(
         if each.name not in NOT_DECISIVE
     }
     options = {key: str(each) if isinstance(each, Path) else each for key, each in options.items()}
-    digest = hashlib.sha256()
-    for each in utterances:
-        digest.update(repr((each.key, each.wav, each.start, each.end, each.text)).encode())
     content = None
     if codes is not None:
         content = getattr(codes.reader, "meta", {}).get("content_digest", str(codes.path))
-    return {**options, "list": digest.hexdigest()[:16], "codes": content}
+    return {**options, "list": digest_of(utterances, with_text=True), "codes": content}
 
 
 def _checked(
