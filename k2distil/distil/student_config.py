@@ -62,7 +62,8 @@ def _check_keys(tree: dict[str, Any], defaults: Any, where: str) -> None:
     for key, value in tree.items():
         if key not in known:
             raise ConfigError(
-                f"{where}.{key}: unknown key of {defaults.model_type}{nearest(key, known, else_see='')}"
+                f"{where}.{key}: unknown key of {defaults.model_type}"
+                f"{nearest(key, known, else_see='')}"
             )
         inner = getattr(defaults, key, None)
         if isinstance(value, dict) and hasattr(inner, "model_type"):
