@@ -39,6 +39,21 @@ class AudioBatch:
     samples: Tensor
     num_samples: Tensor
 
+    @property
+    def seconds(self) -> float:
+        """Of the longest."""
+        return self.samples.shape[1] / SAMPLE_RATE
+
+    def halves(self) -> tuple[AudioBatch, AudioBatch]:
+        """Two batches of fewer utterances, each as long as its longest."""
+        middle = len(self.keys) // 2
+        return self._rows(slice(0, middle)), self._rows(slice(middle, None))
+
+    def _rows(self, rows: slice) -> AudioBatch:
+        num_samples = self.num_samples[rows]
+        samples = self.samples[rows, : int(num_samples.max())]
+        return AudioBatch(self.keys[rows], samples, num_samples)
+
 
 @dataclass(frozen=True)
 class EmbeddingBatch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING
 
 from k2distil.errors import ConfigError
@@ -33,34 +34,36 @@ def device_indexes(gpu: str) -> list[int]:
 
 
 def choose_device(gpu: str | None) -> torch.device:
-    """The device of one process.
+    """The device of one process: of several, the one whose place is its LOCAL_RANK.
 
     Args:
-        gpu: what the user gave; None: the first device, or the CPU with a warning without one.
+        gpu: what the user gave; None: the first device (under torchrun, one each), or the CPU with
+            a warning without one.
 
     Raises:
-        ConfigError: the user named a device this machine lacks, or several for one process.
+        ConfigError: the user named a device this machine lacks, or fewer than processes.
     """
     import torch
 
-    indexes = device_indexes("0" if gpu is None else gpu)
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    indexes = [rank] if gpu is None else device_indexes(gpu)
     if not indexes:
         return torch.device("cpu")
     num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpu is None and num_devices == 0:
         logger.warning("no CUDA device: using the CPU (--gpu cpu says so without this warning)")
         return torch.device("cpu")
-    if len(indexes) > 1:
+    if rank >= len(indexes):
         raise ConfigError(
-            f"--gpu {gpu}: this command uses one device; start one process per device, "
-            "each with its own part of the list"
+            f"--gpu {gpu}: {len(indexes)} devices for process {rank + 1} of this machine; "
+            "name one for each process that torchrun starts, or leave it out"
         )
-    if indexes[0] >= num_devices:
+    if indexes[rank] >= num_devices:
         raise ConfigError(
-            f"--gpu {indexes[0]}: no such device, this machine has {num_devices} CUDA devices; "
+            f"--gpu {indexes[rank]}: no such device, this machine has {num_devices} CUDA devices; "
             "use --gpu cpu or an index below that"
         )
-    return torch.device("cuda", indexes[0])
+    return torch.device("cuda", indexes[rank])
 
 
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:

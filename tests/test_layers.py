@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FLOOR = {"errors", "atomic", "batch", "device", "torchaudio_guard"}
+FLOOR = {"errors", "atomic", "batch", "device", "stages", "torchaudio_guard"}
 PARTS = {"data", "teachers", "quantizer", "storage", "distil"}
 ALLOWED = {
     **{name: {"errors"} for name in FLOOR},

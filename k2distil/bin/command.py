@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType, NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
-from k2distil.bin.launch import launch
+from k2distil.bin.launch import launch, tell_launcher
 from k2distil.config.load import load_config, option_types
 from k2distil.errors import K2DistilError, nearest
 
@@ -55,7 +55,8 @@ def run(
         config = parse(kind, argv)
         if several is not None:
             flags = sys.argv[1:] if argv is None else argv
-            if (status := launch(several.name, flags, config.gpu)) is not None:
+            nodes = config.nnodes, config.rdzv_endpoint, config.max_restarts
+            if (status := launch(several.name, flags, config.gpu, *nodes)) is not None:
                 return status
         module, _, function = target.partition(":")
         result = getattr(importlib.import_module(module), function)(config)
@@ -78,7 +79,7 @@ def run(
         return EXIT_SIGINT
     if report := getattr(result, "report", ""):
         print(report)
-    return EXIT_SOME_FAILED if result.num_failed else EXIT_OK
+    return tell_launcher(EXIT_SOME_FAILED) if result.num_failed else EXIT_OK
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:

@@ -1,36 +1,88 @@
-"""One process per device: `--gpu 0,1,2,3` is torchrun's work."""
+"""One process per device: `--gpu 0,1,2,3` is torchrun's work, on one node or several."""
 
 from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from k2distil.device import device_indexes
 from k2distil.errors import ConfigError
 
+STATUS_FILE = (
+    "K2DISTIL_STATUS_FILE"  # where a process says that it is done, but for some utterances
+)
 
-def launch(module: str, argv: Sequence[str], gpu: str | None) -> int | None:
-    """Run `python -m module argv` once for each of several devices.
+
+def launch(
+    module: str,
+    argv: Sequence[str],
+    gpu: str | None,
+    nnodes: str | None = None,
+    rdzv_endpoint: str | None = None,
+    max_restarts: int = 0,
+) -> int | None:
+    """Run `python -m module argv` once for each of several devices, here and on other nodes.
 
     Args:
         module: its name.
         argv: its flags.
         gpu: the --gpu value.
+        nnodes, rdzv_endpoint, max_restarts: torchrun's.
 
     Returns:
         The exit status; None: this process is to do the work itself, since torchrun has started
-        it already or there are not several devices.
+        it already or there is one device on one node.
 
     Raises:
-        ConfigError: a device this machine lacks.
+        ConfigError: a device this machine lacks, or nodes without the place where they meet.
     """
-    if "LOCAL_RANK" in os.environ or gpu is None or len(indexes := device_indexes(gpu)) < 2:
+    if "LOCAL_RANK" in os.environ:
         return None
+    indexes = device_indexes("0" if gpu is None else gpu)
+    if len(indexes) < 2 and nnodes is None:
+        return None
+    if (nnodes is None) != (rdzv_endpoint is None):
+        raise ConfigError(
+            "--nnodes and --rdzv_endpoint: give both, the same on every node, e.g. --nnodes 2 "
+            "--rdzv_endpoint node0:29500"
+        )
+    flags = [f"--nproc_per_node={max(1, len(indexes))}", f"--max-restarts={max_restarts}"]
+    if nnodes is None:
+        flags += ["--standalone"]
+    else:
+        flags += [f"--nnodes={nnodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={rdzv_endpoint}"]
+        flags += ["--rdzv-id=k2distil"]
+    if indexes:
+        _show_only(indexes, gpu)
+        argv = [*argv, "--gpu", ",".join(str(rank) for rank in range(len(indexes)))]
+    with tempfile.TemporaryDirectory() as folder:
+        status_file = Path(folder, "status")
+        os.environ[STATUS_FILE] = str(status_file)
+        status = _torchrun([*flags, "-m", module, *argv])
+        return int(status_file.read_text()) if not status and status_file.exists() else status
+
+
+def tell_launcher(status: int) -> int:
+    """The exit status of a process whose work is done; what is left to say, `launch` says.
+
+    For torchrun a status other than 0 is a death, after which it ends or restarts the others.
+    """
+    if (path := os.environ.get(STATUS_FILE)) is None:
+        return status
+    Path(path).write_text(str(status), encoding="ascii")
+    return 0
+
+
+def _show_only(indexes: Sequence[int], gpu: str | None) -> None:
+    """Let the processes see these devices alone, as 0, 1, ...
+
+    Raises:
+        ConfigError: this machine lacks one.
+    """
     import torch
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import main as torchrun
 
     number = torch.cuda.device_count()
     if max(indexes) >= number:
@@ -41,15 +93,21 @@ def launch(module: str, argv: Sequence[str], gpu: str | None) -> int | None:
     if len(names) < number:
         names = [str(index) for index in range(number)]
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[index] for index in indexes)
+
+
+def _torchrun(argv: Sequence[str]) -> int:
+    """Run torchrun in this process; -> the exit status."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
     try:
-        torchrun(["--standalone", f"--nproc_per_node={len(indexes)}", "-m", module, *argv])
+        torchrun(argv)
     except SignalException as error:
         print("stopped; run the same command again to resume", file=sys.stderr)
         return 128 + error.sigval
     except ChildFailedError as error:
         first = min(error.failures.values(), key=lambda failure: failure.timestamp)
-        if first.exitcode == 1:  # done, but for some utterances
-            return 1
         print(f"error: process {first.local_rank} ended first, see above", file=sys.stderr)
         return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
     return 0

@@ -9,7 +9,8 @@ from k2distil.config import SaveCodebookConfig
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
-    return run(SaveCodebookConfig, "k2distil.pipeline.save_codebook:save_codebook", argv)
+    target = "k2distil.pipeline.save_codebook:save_codebook"
+    return run(SaveCodebookConfig, target, argv, __spec__)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ from k2distil.config import SaveEmbeddingConfig
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
-    return run(SaveEmbeddingConfig, "k2distil.pipeline.save_embedding:save_embedding", argv)
+    return run(
+        SaveEmbeddingConfig, "k2distil.pipeline.save_embedding:save_embedding", argv, __spec__
+    )
 
 
 if __name__ == "__main__":

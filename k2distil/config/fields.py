@@ -88,8 +88,40 @@ class AudioOptions(ListOptions):
     batch_seconds: float = option(
         "seconds of audio per batch, padding included", 120.0, minimum=0.1
     )
+    decode_timeout: float = option(
+        "seconds after which an utterance whose audio does not come counts as failed; "
+        "not kept with --num_workers 0",
+        300.0,
+        minimum=1,
+    )
     part_utterances: int = option(
-        "utterances per part: what a crash can lose at most", 256, minimum=1
+        "utterances per part; a process that dies loses the few parts in its work", 256, minimum=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractOptions:
+    """How extraction runs."""
+
+    lease_seconds: float = option(
+        "a process of another host that gives no sign for so long is taken for dead, and its "
+        "parts are made by others",
+        60.0,
+        minimum=1,
+    )
+    profile: bool = option("show where the time goes, and write a trace", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchOptions:
+    """How torchrun starts the processes of `--gpu 0,1,...`."""
+
+    nnodes: str | None = option(
+        "number of nodes, or MIN:MAX; run the same command on each (torchrun's)", None
+    )
+    rdzv_endpoint: str | None = option("host:port of one of the nodes (torchrun's)", None)
+    max_restarts: int = option(
+        "how often all processes are started again when one dies (torchrun's)", 0, minimum=0
     )
 
 
@@ -98,8 +130,8 @@ class RunOptions:
     """How to run."""
 
     gpu: str | None = option(
-        "CUDA device index, or cpu; not given: 0, or the CPU without one; train_distil: 0,1,... "
-        "for one process each",
+        "CUDA device indexes, one process each (0 or 0,1,2,3), or cpu; not given: 0, or the CPU "
+        "without one",
         None,
     )
     seed: int = option("random seed", 0)
@@ -111,7 +143,7 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SaveEmbeddingConfig(TeacherOptions, AudioOptions, RunOptions):
+class SaveEmbeddingConfig(TeacherOptions, AudioOptions, ExtractOptions, LaunchOptions, RunOptions):
     """save_embedding.sh: the teacher's embeddings of num_audio utterances -> h5."""
 
     save_path: Path = option("h5 file to write")
@@ -122,7 +154,7 @@ class SaveEmbeddingConfig(TeacherOptions, AudioOptions, RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainQuantizerConfig(TeacherOptions, AudioOptions, RunOptions):
+class TrainQuantizerConfig(TeacherOptions, AudioOptions, LaunchOptions, RunOptions):
     """train_quantizer_offline.sh: embeddings (or audio) -> a quantizer."""
 
     save_path: Path = option("quantizer file, or a folder to get quantizer.pt")
@@ -151,7 +183,7 @@ class TrainQuantizerConfig(TeacherOptions, AudioOptions, RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SaveCodebookConfig(TeacherOptions, AudioOptions, RunOptions):
+class SaveCodebookConfig(TeacherOptions, AudioOptions, ExtractOptions, LaunchOptions, RunOptions):
     """save_codebook.sh: the codes (or embeddings) of all utterances -> h5."""
 
     save_path: Path = option("h5 file to write")
@@ -177,6 +209,7 @@ class MergeConfig:
     """k2distil merge: the finished parts of a run that ended before its merge -> the h5."""
 
     save_path: Path = option("--save_path of the run")
+    lease_seconds: float = option("as in the run", 60.0, minimum=1)
 
     required = ("save_path",)
 
@@ -299,7 +332,7 @@ class OptimizerOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainDistilConfig(StudentOptions, OptimizerOptions, ListOptions, RunOptions):
+class TrainDistilConfig(StudentOptions, OptimizerOptions, ListOptions, LaunchOptions, RunOptions):
     """train_distil.sh: transcripts and codes -> a student."""
 
     save_path: Path = option("folder for the student, checkpoints and logs")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,10 +40,12 @@ def batch_by_seconds(
 
 
 def _pad(audio: Sequence[tuple[str, Tensor]]) -> AudioBatch:
-    return AudioBatch(
-        keys=[key for key, _ in audio],
-        samples=torch.nn.utils.rnn.pad_sequence(
-            [samples for _, samples in audio], batch_first=True
-        ),
-        num_samples=torch.tensor([len(samples) for _, samples in audio]),
-    )
+    # By numpy, which keeps to one thread: this runs beside a teacher that has the cores.
+    lengths = [len(samples) for _, samples in audio]
+    padded = np.zeros((len(audio), max(lengths)), np.float32)
+    for row, (_, samples) in zip(padded, audio, strict=True):
+        row[: len(samples)] = samples.numpy()
+    samples = torch.from_numpy(padded)
+    if torch.cuda.is_initialized():  # the copy to the device then waits for nobody
+        samples = samples.pin_memory()
+    return AudioBatch([key for key, _ in audio], samples, torch.tensor(lengths))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
+import math
 import signal
 import sys
 import threading
-from collections.abc import Generator, Sequence
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -17,19 +20,28 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from k2distil.batch import Utterance
 from k2distil.data.audio import load_audio
 from k2distil.errors import DataError
+from k2distil.stages import add_seconds
 
 PREFETCH_FACTOR = 4  # utterances decoded ahead by each worker; bounds the memory
+PATIENCE_STEP = 5.0  # seconds between looks at workers that give nothing
+
+Audio = Tensor | DataError
 
 
 def decode_ahead(
-    utterances: Sequence[Utterance], num_workers: int, channel: int = 0
-) -> Generator[tuple[Utterance, Tensor | DataError]]:
+    utterances: Iterable[Utterance],
+    num_workers: int,
+    channel: int = 0,
+    timeout: float = math.inf,
+) -> Generator[tuple[Utterance, Audio]]:
     """Decode utterances in worker processes, at most `PREFETCH_FACTOR` ahead in each.
 
     Args:
-        utterances: any number of them; workers that are forked share the sequence.
+        utterances: any number of them; drawn only as far ahead as workers decode.
         num_workers: 0 decodes in this process.
         channel: see `load_audio`.
+        timeout: seconds after which an utterance that does not come is given up, and the worker
+            that hangs in it with it; not kept without workers.
 
     Yields:
         (utterance, audio) in the given order; audio is (num_samples,) float32 at 16 kHz, or the
@@ -38,60 +50,112 @@ def decode_ahead(
     Raises:
         DataError: a worker was killed, or shared memory is full.
     """
-    audio = _Audio(utterances, channel)
+    decoder = _Decoder(channel)
     if num_workers == 0:
-        decoded: Generator[Tensor | DataError] = (audio[index] for index in range(len(audio)))
-    else:
-        decoded = _decode_in_workers(audio, num_workers)
-    with contextlib.closing(decoded):
-        yield from zip(utterances, decoded, strict=True)
-
-
-class _Audio(Dataset):
-    """A map from index to samples."""
-
-    def __init__(self, utterances: Sequence[Utterance], channel: int) -> None:
-        self.utterances, self.channel = utterances, channel
-
-    def __len__(self) -> int:
-        return len(self.utterances)
-
-    def __getitem__(self, index: int) -> Tensor | DataError:
+        for utterance in utterances:
+            audio, seconds = decoder[utterance]
+            add_seconds(DECODE, seconds)
+            yield utterance, audio
+        return
+    left = iter(utterances)
+    while True:
+        drawn: deque[Utterance] = deque()
         try:
-            samples = torch.from_numpy(load_audio(self.utterances[index], self.channel))
+            yield from _decode_in_workers(left, drawn, decoder, num_workers, timeout)
+            return
+        except _HangingError:
+            utterance = drawn.popleft()
+            reason = f"{utterance.wav}: utterance {utterance.key}: not decoded in {timeout:g} s"
+            yield utterance, DataError(f"{reason}; look at the file or raise --decode_timeout")
+            left = itertools.chain(drawn, left)
+
+
+DECODE = "decode (in workers)"  # the stage
+
+
+class _HangingError(Exception):
+    """A worker does not give the utterance that is next."""
+
+
+class _Decoder(Dataset):
+    """A map from utterances to samples and the seconds it took; it holds nothing itself."""
+
+    def __init__(self, channel: int) -> None:
+        self.channel = channel
+
+    def __getitem__(self, utterance: Utterance) -> tuple[Audio, float]:
+        started = time.perf_counter()
+        try:
+            samples = torch.from_numpy(load_audio(utterance, self.channel))
         except DataError as error:
-            return error
+            return error, time.perf_counter() - started
         # In a worker the samples go into shared memory here and now: left to the queue's thread,
         # a full /dev/shm would lose them without a word. (Bytes through the queue's pipe need no
         # shared memory, but a worker killed while it writes them leaves the reader waiting.)
-        return samples if get_worker_info() is None else samples.share_memory_()
+        if get_worker_info() is not None:
+            samples.share_memory_()
+        return samples, time.perf_counter() - started
 
 
-def _decode_in_workers(audio: _Audio, num_workers: int) -> Generator[Tensor | DataError]:
+def _decode_in_workers(
+    utterances: Iterator[Utterance],
+    drawn: deque[Utterance],
+    decoder: _Decoder,
+    num_workers: int,
+    timeout: float,
+) -> Generator[tuple[Utterance, Audio]]:
+    """Decode until all is done or a worker hangs; `drawn` is then what was begun and not given."""
+
+    def draw() -> Iterator[Utterance]:
+        for utterance in utterances:
+            drawn.append(utterance)
+            yield utterance
+
     loader = DataLoader(
-        audio,
+        decoder,
         batch_size=None,
-        num_workers=min(num_workers, max(1, len(audio))),
+        sampler=draw(),
+        num_workers=num_workers,
         prefetch_factor=PREFETCH_FACTOR,
         collate_fn=_as_it_is,
         worker_init_fn=start_worker,
+        timeout=PATIENCE_STEP,
     )
     handler = signal.getsignal(signal.SIGCHLD)
     decoded = iter(loader)
     if threading.current_thread() is threading.main_thread():
         # torch's handler would raise in whatever the caller is doing when a worker dies. Without
-        # it the loader notices within 5 s, here.
+        # it the loader notices at its next look, here.
         signal.signal(signal.SIGCHLD, handler)
     try:
-        for samples in decoded:
+        while (found := _next(decoded, timeout)) is not None:
+            samples, seconds = found
+            add_seconds(DECODE, seconds)
             # A copy, since shared memory is two open files per utterance while it lives.
-            yield samples if isinstance(samples, DataError) else samples.clone()
+            yield drawn.popleft(), samples if isinstance(samples, DataError) else samples.clone()
     except (RuntimeError, OSError, EOFError) as error:
         if (remedy := worker_remedy(error)) is None:
             raise
         raise DataError(remedy) from error
     finally:
         decoded._shutdown_workers()  # type: ignore[attr-defined]  # `del` waits for tracebacks
+
+
+def _next(decoded: Iterator[Any], timeout: float) -> tuple[Audio, float] | None:
+    """What comes next of a loader; None: nothing more.
+
+    Raises:
+        _HangingError: it does not come.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return next(decoded, None)
+        except RuntimeError as error:
+            if "timed out" not in str(error):
+                raise
+        if time.monotonic() >= deadline:
+            raise _HangingError
 
 
 def worker_remedy(error: Exception) -> str | None:

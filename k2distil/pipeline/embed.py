@@ -1,36 +1,42 @@
-"""Decoded audio -> teacher -> one array per utterance: what every command with a teacher does."""
+"""Utterances -> teacher -> one array per utterance: what every command with a teacher does.
+
+Three threads, so that the slowest stage alone sets the speed: `windows_of` decodes (in workers) and
+batches ahead, this thread gives the device its work, and whoever calls `Embedding.result`, a thread
+that writes, waits for the device and takes the values.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+import logging
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from k2distil.batch import SAMPLE_RATE, EmbeddingBatch, Utterance
-from k2distil.config.wenet_yaml import DurationLimits
-from k2distil.data import batch_by_seconds
-from k2distil.errors import ConfigError, DataError
+from k2distil.batch import AudioBatch, EmbeddingBatch
+from k2distil.pipeline.ahead import ahead
+from k2distil.pipeline.windows import (
+    Chunk,
+    EmbedOptions,
+    Rejection,
+    Window,
+    about,
+    windows_of,
+)
+from k2distil.stages import stage
 from k2distil.teachers import Teacher
 
-WINDOW = 30 * 60 * SAMPLE_RATE  # samples sorted by length together; bounds the memory to 115 MB
+logger = logging.getLogger(__name__)
 
-# Frames of several utterances, all finite: list of (num_frames, dim) -> list of (num_frames, ...).
-ValuesOf = Callable[[list[Tensor]], list[np.ndarray]]
+# What to keep of finite frames: (num_frames, dim) -> (num_frames, ...), on the same device.
+ValuesOf = Callable[[Tensor], Tensor]
 
-
-@dataclass(frozen=True)
-class Rejection:
-    """An utterance that has no values, and why."""
-
-    utterance: Utterance
-    reason: str
-
-    def row(self) -> dict[str, str]:
-        """As in failed.tsv."""
-        return {"key": self.utterance.key, "wav": self.utterance.wav, "reason": self.reason}
+NOT_FINITE = "NaN or inf in the embedding; check the audio and the checkpoint"
+BEYOND_DTYPE = "embedding beyond float16's range; use --embedding_dtype float32"
+NO_MEMORY = "out of memory even alone; cut the audio, or use --long_audio chunk"
 
 
 @dataclass
@@ -43,150 +49,139 @@ class Embedded:
     audio_seconds: float = 0.0  # of those that have values
 
 
-@dataclass(frozen=True)
-class EmbedOptions:
-    """How audio reaches the teacher."""
+@dataclass
+class Embedding:
+    """A chunk whose values are on their way from the device."""
 
-    batch_seconds: float
-    long_audio: str = "error"  # error, skip or chunk
-    limits: DurationLimits = field(default_factory=DurationLimits)
+    chunk: Chunk
+    _windows: list[tuple[Window, list[_Computed | _NoMemory]]]
+
+    def result(self) -> Embedded:
+        """Wait for the device; once, in any thread."""
+        found = Embedded()
+        for window, computed in self._windows:
+            _collect(window, computed, found)
+        return found
 
 
 def as_dtype(dtype: str) -> ValuesOf:
-    """Embeddings as they are, in a numpy dtype; what it cannot hold becomes inf."""
-
-    def values_of(frames: list[Tensor]) -> list[np.ndarray]:
-        with np.errstate(over="ignore"):  # found, and named with its utterance, later
-            return [each.cpu().numpy().astype(dtype) for each in frames]
-
-    return values_of
+    """Embeddings as they are, in a dtype; what it cannot hold becomes inf, which is found later."""
+    return lambda frames: frames.to(getattr(torch, dtype))
 
 
 def embed(
-    decoded: Iterable[tuple[Utterance, Tensor | DataError]],
-    teacher: Teacher,
-    values_of: ValuesOf,
-    options: EmbedOptions,
-) -> Embedded:
-    """Run `teacher` over a few hundred utterances, in batches of similar length.
+    chunks: Iterable[Chunk], teacher: Teacher, values_of: ValuesOf, options: EmbedOptions
+) -> Generator[Embedding]:
+    """Run `teacher` over chunks of utterances, in batches of similar length.
 
     Args:
-        decoded: utterances in list order, each with its samples (num_samples,) or what is wrong.
+        chunks: drawn one by one, as far ahead as utterances are decoded.
         teacher: what embeds.
         values_of: what to keep of the embeddings, e.g. their codes.
-        options: batch size and limits.
+        options: batch size, limits and decoding.
+
+    Yields:
+        One for each chunk, in order.
     """
-    result = Embedded()
-    waiting: list[tuple[Utterance, Tensor]] = []
-    num_waiting = 0  # samples
-    for utterance, audio in decoded:
-        if isinstance(audio, DataError):
-            result.failed.append(Rejection(utterance, str(audio)))
-        elif not _is_rejected(utterance, audio, teacher, options, result):
-            waiting.append((utterance, audio))
-            num_waiting += len(audio)
-            if num_waiting >= WINDOW:
-                _embed_window(waiting, teacher, values_of, options, result)
-                waiting, num_waiting = [], 0
-    _embed_window(waiting, teacher, values_of, options, result)
-    return result
+    windows = ahead(windows_of(chunks, teacher, options), 1, waiting="wait for audio")
+    done: list[tuple[Window, list[_Computed | _NoMemory]]] = []
+    with contextlib.closing(windows):
+        for window in windows:
+            computed = [
+                each for batch in window.batches for each in _compute(batch, teacher, values_of)
+            ]
+            window.batches = []
+            done.append((window, computed))
+            if window.ends is not None:
+                yield Embedding(window.ends, done)
+                done = []
 
 
-def _is_rejected(
-    utterance: Utterance, audio: Tensor, teacher: Teacher, options: EmbedOptions, result: Embedded
-) -> bool:
-    """Whether the teacher cannot or shall not take the audio; then `result` says why."""
-    seconds = len(audio) / SAMPLE_RATE
-    if reason := options.limits.reason(seconds):
-        result.dropped.append(Rejection(utterance, _about(utterance, reason)))
-    elif len(audio) < teacher.min_samples:
-        least = teacher.min_samples / SAMPLE_RATE
-        reason = f"{seconds:.4f} s is too short, the teacher needs {least:.4f} s"
-        result.failed.append(Rejection(utterance, _about(utterance, reason)))
-    elif teacher.max_samples is not None and len(audio) > teacher.max_samples:
-        reason = (
-            f"{seconds:.2f} s is longer than the teacher's {teacher.max_samples / SAMPLE_RATE:g} s"
-        )
-        if options.long_audio == "skip":
-            result.dropped.append(Rejection(utterance, _about(utterance, f"{reason}; skipped")))
-        elif options.long_audio == "error":
-            reason = f"{reason}; use --long_audio chunk or skip"
-            result.failed.append(Rejection(utterance, _about(utterance, reason)))
-        else:
-            return False
-    else:
-        return False
-    return True
+@dataclass(frozen=True)
+class _Computed:
+    """The values of a batch, perhaps still on their way to the host."""
+
+    names: list[str]
+    num_frames: list[int]
+    values: Tensor  # (sum of num_frames, ...)
+    is_finite: Tensor  # (B,) bool, of the embedding
+    ready: torch.cuda.Event | None
+
+    def arrays(self) -> Iterator[tuple[str, np.ndarray | str]]:
+        """Wait for the device; (name, values, or why there are none)."""
+        if self.ready is not None:
+            self.ready.synchronize()
+        arrays = np.split(self.values.numpy(), np.cumsum(self.num_frames)[:-1])
+        for name, array, is_finite in zip(self.names, arrays, self.is_finite.tolist(), strict=True):
+            if not is_finite:
+                yield name, NOT_FINITE
+            elif array.dtype.kind == "f" and not np.isfinite(array).all():
+                yield name, BEYOND_DTYPE
+            else:
+                yield name, array
 
 
-def _embed_window(
-    window: Sequence[tuple[Utterance, Tensor]],
-    teacher: Teacher,
-    values_of: ValuesOf,
-    options: EmbedOptions,
-    result: Embedded,
-) -> None:
-    """Embed some utterances and add what comes of them to `result`, in their order."""
-    pieces = [_pieces(audio, teacher) for _, audio in window]
-    named = [
-        (f"{index} {number}", piece)
-        for index, of_one in enumerate(pieces)
-        for number, piece in enumerate(of_one)
-    ]
-    padded_to = 30.0 if teacher.padding == "30s" else 0.0
-    values: dict[str, np.ndarray] = {}
-    faults: dict[int, str] = {}
+@dataclass(frozen=True)
+class _NoMemory:
+    """A single piece that the device cannot take."""
+
+    name: str
+
+    def arrays(self) -> Iterator[tuple[str, np.ndarray | str]]:
+        yield self.name, NO_MEMORY
+
+
+def _compute(
+    batch: AudioBatch, teacher: Teacher, values_of: ValuesOf
+) -> Iterator[_Computed | _NoMemory]:
+    """Give a batch to the device; where it is too much for its memory, half of it, and so on."""
     try:
-        for batch in batch_by_seconds(named, options.batch_seconds, padded_to):
-            _add_values(teacher.embed(batch), values_of, values, faults)
-    except torch.OutOfMemoryError as error:
-        raise ConfigError(
-            f"--batch_seconds {options.batch_seconds:g}: out of GPU memory ({error}); lower it and "
-            "run the same command again"
-        ) from error
-    for index, (utterance, audio) in enumerate(window):
-        if index in faults:
-            result.failed.append(Rejection(utterance, _about(utterance, faults[index])))
-            continue
-        of_one = [values[f"{index} {number}"] for number in range(len(pieces[index]))]
-        result.values[utterance.key] = np.concatenate(of_one)
-        result.audio_seconds += len(audio) / SAMPLE_RATE
-
-
-def _about(utterance: Utterance, reason: str) -> str:
-    return f"{utterance.wav}: utterance {utterance.key}: {reason}"
-
-
-def _pieces(audio: Tensor, teacher: Teacher) -> tuple[Tensor, ...]:
-    """The audio in pieces the teacher takes; an end too short for a frame is left out."""
-    if teacher.max_samples is None:
-        return (audio,)
-    pieces = audio.split(teacher.max_samples)
-    return tuple(piece for piece in pieces if len(piece) >= teacher.min_samples)
-
-
-def _add_values(
-    batch: EmbeddingBatch,
-    values_of: ValuesOf,
-    values: dict[str, np.ndarray],
-    faults: dict[int, str],
-) -> None:
-    """Add the batch's values by piece; where something is not finite, the reason to `faults`."""
-    finite = torch.isfinite(batch.embedding).flatten(1).all(1).tolist()
-    good = []
-    for (name, frames), is_finite in zip(batch.unpadded(), finite, strict=True):
-        if is_finite:
-            good.append((name, frames))
-        else:
-            faults[_index(name)] = "NaN or inf in the embedding; check the audio and the checkpoint"
-    if not good:
+        yield _values(teacher.embed(batch), values_of)
         return
-    names, frames_of = zip(*good, strict=True)
-    for name, value in zip(names, values_of(list(frames_of)), strict=True):
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            faults[_index(name)] = "embedding beyond float16's range; use --embedding_dtype float32"
-        values[name] = value
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition("\n")[0]
+    if torch.cuda.is_initialized():  # the error is gone, and with it what held the memory
+        torch.cuda.empty_cache()
+    if len(batch.keys) == 1:
+        yield _NoMemory(batch.keys[0])
+        return
+    logger.warning(
+        "out of memory with %d utterances of up to %.1f s at once, half of them next (%s); "
+        "a smaller --batch_seconds is faster",
+        *(len(batch.keys), batch.seconds, reason),
+    )
+    for half in batch.halves():
+        yield from _compute(half, teacher, values_of)
 
 
-def _index(name: str) -> int:
-    return int(name.split()[0])
+def _values(batch: EmbeddingBatch, values_of: ValuesOf) -> _Computed:
+    device = batch.embedding.device
+    with stage("quantizer", device):
+        is_finite = torch.isfinite(batch.embedding).flatten(1).all(1)
+        frames = torch.cat([frames for _, frames in batch.unpadded()])
+        # A quantizer takes finite frames only; what it makes of these is not used.
+        repeats = batch.num_frames.to(device)
+        is_bad = ~is_finite.repeat_interleave(repeats, output_size=len(frames))
+        values = values_of(frames.masked_fill_(is_bad[:, None], 0.0))
+    ready = None
+    if device.type == "cuda":
+        values, is_finite = (each.to("cpu", non_blocking=True) for each in (values, is_finite))
+        ready = torch.cuda.Event()
+        ready.record()
+    return _Computed(batch.keys, batch.num_frames.tolist(), values, is_finite, ready)
+
+
+def _collect(window: Window, computed: list[_Computed | _NoMemory], found: Embedded) -> None:
+    """Add a window's utterances to `found`, in their order."""
+    by_name = dict(pair for each in computed for pair in each.arrays())
+    found.failed += window.failed
+    found.dropped += window.dropped
+    for index, (utterance, seconds, num_pieces) in enumerate(window.taken):
+        pieces = [by_name[f"{index} {piece}"] for piece in range(num_pieces)]
+        arrays = [each for each in pieces if isinstance(each, np.ndarray)]
+        if len(arrays) < num_pieces:
+            reason = next(each for each in pieces if isinstance(each, str))
+            found.failed.append(Rejection(utterance, about(utterance, reason)))
+            continue
+        found.values[utterance.key] = arrays[0] if num_pieces == 1 else np.concatenate(arrays)
+        found.audio_seconds += seconds

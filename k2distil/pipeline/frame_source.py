@@ -7,7 +7,6 @@ quantizer.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,11 +18,11 @@ import torch
 from torch import Tensor
 
 from k2distil.config import TrainQuantizerConfig
-from k2distil.data import decode_ahead
 from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.embed import Embedded, as_dtype, embed
 from k2distil.pipeline.provenance import request
-from k2distil.pipeline.teacher import embed_options, num_workers, open_teacher, read_utterances
+from k2distil.pipeline.teacher import embed_options, open_teacher, read_utterances
+from k2distil.pipeline.windows import chunks_of
 from k2distil.quantizer import FrameReservoir
 from k2distil.storage import EmbeddingReader
 
@@ -126,10 +125,11 @@ def _from_audio(config: TrainQuantizerConfig, device: torch.device) -> FrameSour
     outcome = Embedded()
 
     def frames() -> Iterator[Tensor]:
-        decoded = decode_ahead(utterances, num_workers(config), config.channel)
-        with contextlib.closing(decoded):
-            while part := list(itertools.islice(decoded, config.part_utterances)):
-                embedded = embed(part, teacher, as_dtype("float32"), options)
+        chunks = chunks_of(utterances, config.part_utterances)
+        embeddings = embed(chunks, teacher, as_dtype("float32"), options)
+        with contextlib.closing(embeddings):
+            for embedding in embeddings:
+                embedded = embedding.result()
                 for rejection in embedded.failed:
                     logger.warning("failed: %s", rejection.reason)
                 outcome.failed += embedded.failed

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from k2distil.atomic import locked
 from k2distil.config import MergeConfig
 from k2distil.errors import DataError
-from k2distil.pipeline.extract import log_outcome, summarise
+from k2distil.pipeline.outcome import log_outcome, summarise
 from k2distil.pipeline.summary import Summary, read_summary
-from k2distil.storage import find_unmerged, refuse_foreign, remove_parts
+from k2distil.storage import Leases, find_unmerged, output_lease, refuse_foreign, remove_parts
 
 logger = logging.getLogger(__name__)
 
@@ -19,24 +18,26 @@ def merge(config: MergeConfig) -> Summary:
     """Merge what is there, without loading a teacher.
 
     Raises:
-        DataError: there is nothing to merge, parts are missing or damaged, another run is at it,
-            or the disk is full.
+        DataError: there is nothing to merge, parts are missing or damaged, or the disk is full.
     """
-    save_path = config.save_path
+    with Leases(config.lease_seconds) as leases, leases.held(output_lease(config.save_path)):
+        return _merge(config.save_path)
+
+
+def _merge(save_path: Path) -> Summary:
     left = find_unmerged(save_path)
     if left is None:
         if not save_path.exists():
             raise DataError(f"{save_path}: no parts of it to merge; correct --save_path")
         return _outcome(save_path, "merged already")
     refuse_foreign(save_path)
-    with locked(left.parts.folder / "plan.json"):
-        if left.is_merged():
-            remove_parts(save_path)
-            return _outcome(save_path, "merged already")
-        left.parts.refuse_missing()
-        if not left.onto:  # else the run wrote it, and a second time would count twice
-            summarise(save_path, list(left.parts.reports()), left.parts.fingerprint, None)
-        left.merge()
+    if left.is_merged():
+        remove_parts(save_path)
+        return _outcome(save_path, "merged already")
+    left.parts.refuse_missing()
+    if not left.onto:  # else the run wrote it, and a second time would count twice
+        summarise(save_path, list(left.parts.reports()), left.parts.fingerprint, None)
+    left.merge()
     return _outcome(save_path, "merged")
 
 

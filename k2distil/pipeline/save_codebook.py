@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import logging
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from k2distil.config import SaveCodebookConfig
 from k2distil.device import choose_device
 from k2distil.errors import ConfigError
-from k2distil.pipeline.embed import ValuesOf
 from k2distil.pipeline.extract import extract
 from k2distil.pipeline.provenance import check_same_embedding
 from k2distil.pipeline.save_embedding import save_embedding
@@ -57,17 +52,7 @@ def save_codebook(config: SaveCodebookConfig) -> Summary:
     }
     if quantizer.num_codebooks < num_trained:  # all of them are the same output as ever
         attributes["num_codebooks_trained"] = num_trained
-    return extract(config, utterances, teacher, codes_of(quantizer), attributes)
-
-
-def codes_of(quantizer: Quantizer) -> ValuesOf:
-    """The codes of frames, all frames of a batch at once."""
-
-    def values_of(frames: list[Tensor]) -> list[np.ndarray]:
-        codes = quantizer.encode(torch.cat(frames)).cpu()
-        return [each.numpy() for each in codes.split([len(each) for each in frames])]
-
-    return values_of
+    return extract(config, utterances, teacher, quantizer.encode, attributes)
 
 
 def _first(quantizer: Quantizer, num_codebooks: int) -> Quantizer:

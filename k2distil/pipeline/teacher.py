@@ -16,9 +16,9 @@ from k2distil.config.wenet_yaml import duration_limits
 from k2distil.data import sample_utterances
 from k2distil.device import choose_dtype
 from k2distil.errors import ConfigError
-from k2distil.pipeline.embed import EmbedOptions
 from k2distil.pipeline.lists import names_of, read_lists
 from k2distil.pipeline.provenance import teacher_provenance
+from k2distil.pipeline.windows import EmbedOptions
 from k2distil.teachers import Teacher, build_teacher
 
 logger = logging.getLogger(__name__)
@@ -63,10 +63,11 @@ def read_utterances(config: AudioOptions, seed: int, output: Path) -> list[Utter
 
 
 def num_workers(config: ListOptions) -> int:
-    """--num_workers, or a number that leaves one core to this process."""
+    """--num_workers, or a number that leaves one core to each process of this host."""
     if config.num_workers is not None:
         return config.num_workers
-    return max(1, min(MAX_WORKERS, len(os.sched_getaffinity(0)) - 1))
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(MAX_WORKERS, len(os.sched_getaffinity(0)) // processes - 1))
 
 
 def embed_options(config: AudioOptions, wenet_yaml: dict[str, Any] | None) -> EmbedOptions:
@@ -74,4 +75,11 @@ def embed_options(config: AudioOptions, wenet_yaml: dict[str, Any] | None) -> Em
     limits = duration_limits(wenet_yaml)
     if config.long_audio == "chunk":  # asked for: filter_conf then drops nothing for its length
         limits = dataclasses.replace(limits, longest=float("inf"))
-    return EmbedOptions(config.batch_seconds, config.long_audio, limits)
+    return EmbedOptions(
+        config.batch_seconds,
+        config.long_audio,
+        limits,
+        num_workers(config),
+        config.channel,
+        config.decode_timeout,
+    )

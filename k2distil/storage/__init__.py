@@ -2,7 +2,16 @@
 
 from k2distil.storage.check import Problems, check_h5
 from k2distil.storage.fingerprint import describe_differences
-from k2distil.storage.parts import PartFolder, finished, refuse_foreign, remove_parts
+from k2distil.storage.leases import Leases
+from k2distil.storage.merge import DamagedPartError
+from k2distil.storage.parts import (
+    PartFolder,
+    finished,
+    output_lease,
+    refuse_foreign,
+    refuse_others,
+    remove_parts,
+)
 from k2distil.storage.reader import (
     FORMAT_VERSION,
     CodebookReader,
@@ -14,7 +23,9 @@ from k2distil.storage.unmerged import find_unmerged, note_for_merge
 __all__ = [
     "FORMAT_VERSION",
     "CodebookReader",
+    "DamagedPartError",
     "EmbeddingReader",
+    "Leases",
     "PartFolder",
     "Problems",
     "UtteranceReader",
@@ -23,6 +34,8 @@ __all__ = [
     "find_unmerged",
     "finished",
     "note_for_merge",
+    "output_lease",
     "refuse_foreign",
+    "refuse_others",
     "remove_parts",
 ]

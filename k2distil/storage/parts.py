@@ -3,8 +3,10 @@
     codes.h5.parts/plan.json         what the parts belong to
                    part-000007.h5    arrays of the 8th part
                    part-000007.json  its report; there only once the h5 is whole and on disk
+                   part-000007.lease who is at work on it
 
-A part is written by one process; several processes may write different parts at the same time.
+Any number of processes, on any hosts that share the folder, make the parts of one output: each
+claims one after another. A part that two of them make comes out the same.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,12 +26,15 @@ import numpy as np
 from k2distil.atomic import make_folder, replacing
 from k2distil.errors import DataError
 from k2distil.storage.fingerprint import as_json, describe_differences
+from k2distil.storage.leases import Leases
 from k2distil.storage.merge import DamagedPartError, Written, checksum, merge_parts
 from k2distil.storage.offsets import find_offsets, read_offsets, write_offsets
 from k2distil.storage.reader import FORMAT_VERSION, UtteranceReader
 from k2distil.storage.utterance_h5 import create_h5, open_h5, read_attributes, write_dataset
 
 logger = logging.getLogger(__name__)
+
+_REPORT = re.compile(r"part-\d{6,}\.json")
 
 
 def parts_folder(save_path: Path) -> Path:
@@ -59,6 +66,24 @@ def finished(save_path: Path, fingerprint: Mapping[str, Any]) -> bool:
 def remove_parts(save_path: Path) -> None:
     """Remove the parts of an output, if there are any."""
     _remove_folder(parts_folder(save_path))
+
+
+def output_lease(save_path: Path) -> Path:
+    """Held by the process that decides what is to be done, or merges."""
+    return save_path.with_name(f"{save_path.name}.lease")
+
+
+def refuse_others(save_path: Path, leases: Leases) -> None:
+    """Refuse to touch the parts of an output that somebody is making.
+
+    Raises:
+        DataError: a process is at work on them.
+    """
+    folder = parts_folder(save_path)
+    if (holder := leases.holder(folder.glob("part-*.lease"))) is not None:
+        raise DataError(
+            f"{folder}: {holder} is writing this output with other settings; wait for it to end"
+        )
 
 
 def refuse_foreign(save_path: Path) -> None:
@@ -100,14 +125,53 @@ class PartFolder:
         self.fingerprint = dict(fingerprint)
         self.folder = parts_folder(save_path)
         chunking = {"utterances": num_utterances, "part_utterances": part_utterances}
-        plan = {**self.fingerprint, **chunking}
-        plan_path = self.folder / "plan.json"
-        if plan_path.exists():
-            _refuse_other(self.folder, json.loads(plan_path.read_text(encoding="utf-8")), plan)
+        self._plan = as_json({**self.fingerprint, **chunking})
+        self._plan_path = self.folder / "plan.json"
+        if self._plan_path.exists():
+            found = json.loads(self._plan_path.read_text(encoding="utf-8"))
+            _refuse_other(self.folder, found, json.loads(self._plan))
             return
         make_folder(self.folder)
-        with replacing(plan_path) as temporary:
-            temporary.write_text(as_json(plan), encoding="utf-8")
+        with replacing(self._plan_path) as temporary:
+            temporary.write_text(self._plan, encoding="utf-8")
+
+    def exist(self) -> bool:
+        """Whether the folder is still there: another process may have merged and removed it."""
+        try:
+            return self._plan_path.read_text(encoding="utf-8") == self._plan
+        except OSError:
+            return False
+
+    def done(self) -> set[int]:
+        """The parts that have a report, by one look at the folder; all, where it is gone."""
+        try:
+            names = os.listdir(self.folder)
+        except FileNotFoundError:
+            return set(range(self.num_parts))
+        return {int(name[5:-5]) for name in names if _REPORT.fullmatch(name)}
+
+    def claim(self, leases: Leases) -> Iterator[int]:
+        """Claim parts that are not done, one after another, passing over those of others.
+
+        The lease of a part ends with `release`.
+        """
+        done = self.done()
+        for index in range(self.num_parts):
+            if index not in done and leases.claim(self._lease_path(index)):
+                if self._report_path(index).exists():  # done since the look
+                    leases.release(self._lease_path(index))
+                else:
+                    yield index
+
+    def release(self, index: int, leases: Leases) -> None:
+        """Give a claimed part back."""
+        leases.release(self._lease_path(index))
+
+    def discard_damaged(self) -> None:
+        """Take what is cut or cannot be opened for not done."""
+        for index in self.done():
+            if not self._is_done(index):
+                self._report_path(index).unlink(missing_ok=True)
 
     def missing(self) -> list[int]:
         """The parts that are still to be made; a part that is cut or cannot be opened is one."""
@@ -210,6 +274,9 @@ class PartFolder:
 
     def _report_path(self, index: int) -> Path:
         return self.folder / f"part-{index:06d}.json"
+
+    def _lease_path(self, index: int) -> Path:
+        return self.folder / f"part-{index:06d}.lease"
 
 
 def _written_before(save_path: Path) -> dict[str, Written]:

@@ -48,11 +48,13 @@ class Unmerged:
 def note_for_merge(
     parts: PartFolder, keys: Sequence[str], attributes: Mapping[str, Any], *, onto: bool
 ) -> None:
-    """Write down what the merge of these parts will be given.
+    """Write down what the merge of these parts will be given, if nobody did yet.
 
     Raises:
         DataError: the disk is full, or the folder cannot be written to.
     """
+    if (parts.folder / NOTE).exists():
+        return
     note = {"fingerprint": parts.fingerprint, "attributes": attributes, "onto": onto, "keys": keys}
     with replacing(parts.folder / NOTE) as temporary:
         temporary.write_text(as_json(note), encoding="utf-8")

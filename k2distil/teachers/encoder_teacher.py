@@ -10,6 +10,7 @@ from torch import Tensor
 
 from k2distil.batch import SAMPLE_RATE, AudioBatch, EmbeddingBatch
 from k2distil.errors import DataError
+from k2distil.stages import stage
 from k2distil.teachers.lengths import valid_positions
 from k2distil.teachers.precision import FiniteEncoder
 
@@ -41,7 +42,11 @@ class EncoderTeacher:
         for key, length in zip(batch.keys, lengths, strict=True):
             self._require_length(key, length)
         num_frames = [self.num_frames(length) for length in lengths]
-        frames = self.encoder(*self.front_end(batch.samples, lengths), num_frames)
+        device = self.encoder.device
+        with stage("front end", device):
+            features, feature_lengths = self.front_end(batch.samples, lengths)
+        with stage("encoder", device):
+            frames = self.encoder(features, feature_lengths, num_frames)
         valid = valid_positions(num_frames, max(num_frames), frames.device)
         frames = frames[:, : max(num_frames)].masked_fill(~valid[..., None], 0.0)
         return EmbeddingBatch(batch.keys, frames, torch.tensor(num_frames))

@@ -133,7 +133,7 @@ def hubert_teacher(name: str, weights: HubertWeights, choice: Choice) -> Encoder
     def front_end(samples: Tensor, lengths: Sequence[int]) -> tuple[Tensor, list[int]]:
         if weights.do_normalize:
             samples = normalize(samples, lengths)
-        return samples.to(choice.device), list(lengths)
+        return samples.to(choice.device, non_blocking=True), list(lengths)
 
     return EncoderTeacher(
         name=name,

@@ -66,7 +66,7 @@ def whisper_teacher(
 
     def front_end(samples: Tensor, lengths: Sequence[int]) -> tuple[Tensor, list[int]]:
         padded = [max(length + padding.extra, padding.total) for length in lengths]
-        samples = samples.to(choice.device)
+        samples = samples.to(choice.device, non_blocking=True)
         samples = F.pad(samples, (0, max(0, max(padded) - samples.shape[1])))
         return log_mel(samples, padded, filters), [num_mel_frames(length) for length in padded]
 

@@ -14,7 +14,10 @@ CHILD = """\
 import os, pathlib, sys, time
 pathlib.Path(sys.argv[1], os.environ["LOCAL_RANK"]).write_text(os.environ["CUDA_VISIBLE_DEVICES"])
 time.sleep(float(sys.argv[2]))
-sys.exit(int(sys.argv[3]) if os.environ["RANK"] == "0" else 0)
+if os.environ["RANK"] == "0":
+    from k2distil.bin.launch import tell_launcher
+    status = int(sys.argv[3])
+    sys.exit(tell_launcher(status) if status == 1 else status)
 """
 PARENT = """\
 import sys, torch

@@ -1,12 +1,15 @@
 """Audio through a stub teacher whose output is known."""
 
+import multiprocessing
+
 import pytest
+import soundfile
 import torch
 
 from k2distil.batch import SAMPLE_RATE, EmbeddingBatch, Utterance
-from k2distil.errors import ConfigError, DataError
-from k2distil.pipeline import embed as module
-from k2distil.pipeline.embed import EmbedOptions, as_dtype, embed
+from k2distil.pipeline import windows
+from k2distil.pipeline.embed import Embedded, as_dtype, embed
+from k2distil.pipeline.windows import Chunk, EmbedOptions
 
 
 class StubTeacher:
@@ -32,74 +35,132 @@ class StubTeacher:
         return EmbeddingBatch(batch.keys, sums[..., None], num_frames)
 
 
-def decoded(**audio):
-    return [
-        (
-            Utterance(key, f"{key}.wav"),
-            each if isinstance(each, DataError) else torch.as_tensor(each),
-        )
-        for key, each in audio.items()
-    ]
+@pytest.fixture
+def run(tmp_path):
+    """Audio by key -> wav files -> what becomes of them."""
+
+    def embed_one(audio, teacher, dtype="float32", **options) -> Embedded:
+        [only] = run_chunks([audio], teacher, dtype, **options)
+        return only
+
+    def run_chunks(chunks, teacher, dtype="float32", **options) -> list[Embedded]:
+        listed = []
+        for index, audio in enumerate(chunks):
+            for key, samples in audio.items():
+                soundfile.write(tmp_path / f"{key}.wav", samples, SAMPLE_RATE, subtype="FLOAT")
+            keys = [Utterance(key, str(tmp_path / f"{key}.wav")) for key in audio]
+            listed.append(Chunk(index, keys))
+        options = {"batch_seconds": 60.0, **options}
+        found = list(embed(iter(listed), teacher, as_dtype(dtype), EmbedOptions(**options)))
+        assert [each.chunk for each in found] == listed
+        return [each.result() for each in found]
+
+    embed_one.chunks = run_chunks
+    return embed_one
 
 
 def sines(*lengths):
     return {f"u{n}": torch.sin(torch.arange(float(length))) for n, length in enumerate(lengths)}
 
 
-def test_values_come_in_list_order_whatever_the_batches_and_windows(monkeypatch):
+def sums(samples):
+    return samples[: len(samples) // 100 * 100].view(-1, 100).sum(1)
+
+
+def test_values_come_in_list_order_whatever_the_batches_and_windows(run, monkeypatch):
     audio = sines(1000, 300, 2500, 100, 700, 999)
     expected = None
-    for window, seconds in [(10**9, 1.0), (1500, 0.1), (1, 60.0)]:
-        monkeypatch.setattr(module, "WINDOW", window)
-        result = embed(decoded(**audio), StubTeacher(), as_dtype("float32"), EmbedOptions(seconds))
+    for window, seconds, num_workers in [(10**9, 1.0, 0), (1500, 0.1, 2), (1, 60.0, 1)]:
+        monkeypatch.setattr(windows, "WINDOW", window)
+        result = run(audio, StubTeacher(), batch_seconds=seconds, num_workers=num_workers)
         assert list(result.values) == list(audio)
         assert result.audio_seconds == pytest.approx(5599 / SAMPLE_RATE)
-        sums = {
-            key: samples[: len(samples) // 100 * 100].view(-1, 100).sum(1)
-            for key, samples in audio.items()
-        }
         for key, values in result.values.items():
             assert values.shape == (len(audio[key]) // 100, 1)
-            assert torch.allclose(torch.from_numpy(values[:, 0]), sums[key], atol=1e-5)
+            assert torch.allclose(torch.from_numpy(values[:, 0]), sums(audio[key]), atol=1e-5)
         expected = expected or result.values
         assert all((expected[key] == result.values[key]).all() for key in expected)
 
 
-def test_a_window_bounds_what_is_sorted_together(monkeypatch):
-    monkeypatch.setattr(module, "WINDOW", 1000)
+def test_chunks_are_drawn_one_after_another_and_never_share_a_batch(run):
     teacher = StubTeacher()
-    embed(decoded(**sines(600, 500, 400, 100)), teacher, as_dtype("float32"), EmbedOptions(60.0))
+    first, second = sines(600, 500), {"x": sines(400)["u0"], "y": sines(100)["u0"]}
+    results = run.chunks([first, second], teacher)
+    assert [list(each.values) for each in results] == [["u0", "u1"], ["x", "y"]]
     assert teacher.batches == [[600, 500], [400, 100]]
 
 
-def test_what_cannot_be_done_is_named_and_its_neighbours_are_done():
+def test_a_window_bounds_what_is_sorted_together(run, monkeypatch):
+    monkeypatch.setattr(windows, "WINDOW", 1000)
+    teacher = StubTeacher()
+    run(sines(600, 500, 400, 100), teacher)
+    assert teacher.batches == [[600, 500], [400, 100]]
+
+
+def test_what_cannot_be_done_is_named_and_its_neighbours_are_done(run, tmp_path):
     audio = sines(500, 500, 500, 500, 50)
     audio["u1"][3], audio["u2"][3] = 7, 9
-    audio["gone"] = DataError("gone.wav: utterance gone: missing")
-    result = embed(decoded(**audio), StubTeacher(), as_dtype("float16"), EmbedOptions(60.0))
-    assert list(result.values) == ["u0", "u3"]
-    reasons = {each.utterance.key: each.reason for each in result.failed}
-    assert reasons.keys() == {"u1", "u2", "u4", "gone"}
-    assert "u1.wav: utterance u1: NaN or inf in the embedding" in reasons["u1"]
-    assert "use --embedding_dtype float32" in reasons["u2"]
-    assert "too short" in reasons["u4"]
-    float32 = embed(decoded(**audio), StubTeacher(), as_dtype("float32"), EmbedOptions(60.0))
-    assert "u2" in float32.values
+    for dtype, done in [("float16", ["u0", "u3"]), ("float32", ["u0", "u2", "u3"])]:
+        gone = Utterance("gone", str(tmp_path / "gone.wav"))
+        run(audio, StubTeacher())  # writes the files
+        listed = [Utterance(key, str(tmp_path / f"{key}.wav")) for key in audio]
+        chunks = [Chunk(0, [gone, *listed])]
+        [only] = embed(chunks, StubTeacher(), as_dtype(dtype), EmbedOptions(60.0))
+        result = only.result()
+        assert list(result.values) == done
+        reasons = {each.utterance.key: each.reason for each in result.failed}
+        assert reasons.keys() == {"gone", *audio} - {*done}
+        assert "u1.wav: utterance u1: NaN or inf in the embedding" in reasons["u1"]
+        assert "too short" in reasons["u4"]
+        assert dtype == "float32" or "use --embedding_dtype float32" in reasons["u2"]
+        assert "gone.wav" in reasons["gone"]
 
 
-def test_short_of_gpu_memory_names_the_flag():
-    class Greedy(StubTeacher):
-        def embed(self, batch):
-            raise torch.OutOfMemoryError("CUDA out of memory")
+class SmallDevice(StubTeacher):
+    """Has memory for so many samples at once."""
 
-    with pytest.raises(ConfigError, match="--batch_seconds 60: out of GPU memory"):
-        embed(decoded(**sines(500)), Greedy(), as_dtype("float32"), EmbedOptions(60.0))
+    def __init__(self, room):
+        super().__init__()
+        self.room = room
+
+    def embed(self, batch):
+        if batch.samples.numel() > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 MiB\nmore")
+        return super().embed(batch)
 
 
-def test_pieces_of_long_audio_are_joined_and_an_end_too_short_is_left_out():
+def test_out_of_memory_halves_the_batch_and_goes_on(run, caplog):
+    audio = sines(500, 600, 700, 800, 900)
+    teacher = SmallDevice(1500)
+    result = run(audio, teacher)
+    assert not result.failed
+    for key, values in result.values.items():
+        assert torch.allclose(torch.from_numpy(values[:, 0]), sums(audio[key]), atol=1e-5)
+    lengths = sorted(length for batch in teacher.batches for length in batch)
+    assert lengths == [500, 600, 700, 800, 900]
+    assert "out of memory with 5 utterances" in caplog.text
+
+
+def test_an_utterance_too_big_for_the_memory_fails_alone(run):
+    result = run(sines(500, 2000, 600), SmallDevice(1500))
+    assert list(result.values) == ["u0", "u2"]
+    [failed] = result.failed
+    assert "utterance u1: out of memory even alone" in failed.reason
+
+
+def test_pieces_of_long_audio_are_joined_and_an_end_too_short_is_left_out(run):
     most = StubTeacher.max_samples
     audio = sines(2 * most + 50, 300)
-    options = EmbedOptions(60.0, long_audio="chunk")
-    result = embed(decoded(**audio), StubTeacher(), as_dtype("float32"), options)
+    result = run(audio, StubTeacher(), long_audio="chunk")
     assert len(result.values["u0"]) == 2 * most // 100
     assert len(result.values["u1"]) == 3
+
+
+def test_an_error_in_the_teacher_ends_the_workers(run):
+    class Broken(StubTeacher):
+        def embed(self, batch):
+            raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        run(sines(500, 600), Broken(), num_workers=2)
+    assert not multiprocessing.active_children()

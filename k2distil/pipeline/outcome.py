@@ -1,0 +1,118 @@
+"""What a run of extraction says at its end, and leaves beside its output."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from k2distil.pipeline.summary import (
+    Summary,
+    beside,
+    read_rejections,
+    read_summary,
+    write_rejections,
+    write_summary,
+)
+from k2distil.storage import UtteranceReader
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What an earlier run left of an output in which only failed utterances are missing."""
+
+    written: set[str]  # keys
+    num_frames: int
+    dropped: list[dict[str, str]]  # rows of dropped.tsv
+    figures: dict[str, Any]  # of its summary
+
+    @classmethod
+    def of(cls, save_path: Path) -> Earlier:
+        """Read it."""
+        reader = UtteranceReader(save_path)
+        num_frames = sum(map(reader.num_frames, reader))
+        dropped = read_rejections(save_path, "dropped")
+        return cls(set(reader), num_frames, dropped, read_summary(save_path))
+
+    def keys(self) -> set[str]:
+        """Of the utterances that need no second try."""
+        return self.written | {row["key"] for row in self.dropped}
+
+
+def summarise(
+    save_path: Path,
+    reports: Sequence[dict[str, Any]],
+    fingerprint: dict[str, Any],
+    earlier: Earlier | None,
+) -> Summary:
+    """Write what stands beside the output.
+
+    Args:
+        save_path: of the output.
+        reports: of all its parts.
+        fingerprint: of the output.
+        earlier: what they are added to; None: they are all.
+    """
+    failed = [row for report in reports for row in report["failed"]]
+    dropped = [row for report in reports for row in report["dropped"]]
+    written = {key: count for report in reports for key, count in report["written"].items()}
+    audio_seconds = sum(report["audio_seconds"] for report in reports)
+    wall_seconds = sum(report["wall_seconds"] for report in reports)
+    num_written, num_frames = len(written), sum(count for count, _ in written.values())
+    if earlier is not None:  # a run that tried again what had failed
+        dropped = [*earlier.dropped, *dropped]
+        audio_seconds += earlier.figures.get("audio_seconds", 0.0)
+        wall_seconds += earlier.figures.get("wall_seconds", 0.0)
+        num_written += len(earlier.written)
+        num_frames += earlier.num_frames
+    assert num_written + len(failed) + len(dropped) == fingerprint["utterances"]
+    write_rejections(save_path, failed, dropped)
+    figures = {
+        "written": num_written,
+        "failed": len(failed),
+        "dropped": len(dropped),
+        "audio_seconds": audio_seconds,
+        "wall_seconds": wall_seconds,
+        "times_real_time": audio_seconds / wall_seconds if wall_seconds else 0.0,
+        "frames": num_frames,
+        "dim": fingerprint["dim"],
+        "fingerprint": fingerprint,
+    }
+    return write_summary(save_path, figures, len(failed))
+
+
+def complete_already(save_path: Path) -> Summary:
+    """Of a run that found nothing to do."""
+    logger.info("%s: complete already", save_path)
+    return Summary(save_path, 0, _shown(save_path))
+
+
+def made_by_others(save_path: Path) -> Summary:
+    """Of a process that helped, when another one merged."""
+    logger.info("%s: merged by another process", save_path)
+    figures = _shown(save_path)
+    return Summary(save_path, figures.get("failed", 0), figures)
+
+
+def _shown(save_path: Path) -> dict[str, Any]:
+    figures = read_summary(save_path)
+    if figures:
+        log_outcome(save_path, figures)
+    return figures
+
+
+def log_outcome(save_path: Path, figures: dict[str, Any]) -> None:
+    """How many, how fast, and what failed."""
+    logger.info(
+        "%s: %.2f hours in %.1f s, %.0f x real time",
+        *(save_path, figures["audio_seconds"] / 3600, figures["wall_seconds"]),
+        figures["times_real_time"],
+    )
+    dropped = f", {figures['dropped']} dropped" if figures["dropped"] else ""
+    failed = f", {figures['failed']} failed" if figures["failed"] else ""
+    where = f": {beside(save_path, 'failed.tsv')}" if failed else ""
+    logger.info("%d written%s%s%s", figures["written"], dropped, failed, where)

@@ -1,0 +1,215 @@
+"""Which process is at work on what: lease files, for any number of hosts on a shared file system.
+
+A lease is a file that is made exclusively and touched by its holder every few seconds. It is taken
+for abandoned when its holder is dead, which processes of the same machine know at once, or when it
+has not changed for `seconds` of the observer's own time: no clocks are compared.
+
+A lease saves work, it guards nothing. A holder that only slept may wake and go on beside its
+successor, so what is done under a lease must be right when it is done twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+
+from k2distil.atomic import reason_of_disk
+from k2distil.errors import DataError
+
+POLL_SECONDS = 0.2
+TOUCHES = 6  # of a lease, in the time after which it is taken for abandoned
+
+
+class Leases:
+    """The leases of this process; a context manager, at whose end all are given back.
+
+    Args:
+        seconds: without a sign for so long, a holder on another machine is taken for dead.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._held: dict[Path, str] = {}  # what each of our files holds
+        self._seen: dict[Path, tuple[tuple[str, int], float]] = {}  # others', and since when
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._toucher: threading.Thread | None = None
+
+    def claim(self, path: Path) -> bool:
+        """Take a lease; False: another process has it, or this one does.
+
+        Raises:
+            DataError: the disk is full, or the folder cannot be written to.
+        """
+        with self._lock:
+            if path in self._held:
+                return False
+            if not (self._create(path) or (self._remove_abandoned(path) and self._create(path))):
+                return False
+            self._seen.pop(path, None)
+            if self._toucher is None:
+                self._toucher = threading.Thread(target=self._touch_all, daemon=True)
+                self._toucher.start()
+            return True
+
+    def release(self, path: Path) -> None:
+        """Give a lease back; nothing happens where it has gone to another process."""
+        with self._lock:
+            if (own := self._held.pop(path, None)) is not None:
+                found = _read(path)
+                if found is not None and found[0] == own:
+                    with suppress(OSError):
+                        path.unlink()
+
+    @contextmanager
+    def held(self, path: Path) -> Iterator[None]:
+        """Wait for a lease, and hold it."""
+        while not self.claim(path):
+            time.sleep(POLL_SECONDS)
+        try:
+            yield
+        finally:
+            self.release(path)
+
+    def holder(self, paths: Iterable[Path]) -> str | None:
+        """The host and process that holds one of some leases; None: all of them are abandoned.
+
+        Takes up to `seconds` where a holder is on another machine and dead.
+        """
+        for path in paths:
+            while (signature := _read(path)) is not None:
+                with self._lock:
+                    if self._is_abandoned(path, signature):
+                        break
+                    first, _ = self._seen[path]
+                if _is_of_this_machine(signature[0]) or first != signature:
+                    return _describe(signature[0])
+                time.sleep(POLL_SECONDS)
+        return None
+
+    def __enter__(self) -> Leases:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._closed.set()
+        for path in list(self._held):
+            self.release(path)
+
+    def _create(self, path: Path) -> bool:
+        own = _own_words()
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                self._held[path] = own  # from now on it is ours to remove
+                file.write(own)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if self._held.pop(path, None) is not None:
+                path.unlink(missing_ok=True)
+            raise DataError(f"{path}: {reason_of_disk(error)}") from error
+        return True
+
+    def _remove_abandoned(self, path: Path) -> bool:
+        """Remove the lease of a dead process; False: it is in use, or another was faster."""
+        signature = _read(path)
+        if signature is None:  # given back in the meantime
+            return True
+        if not self._is_abandoned(path, signature):
+            return False
+        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        with suppress(OSError):
+            path.rename(aside)
+            if _read(aside) != signature:  # taken by another since it was read
+                aside.rename(path)
+                return False
+            aside.unlink()
+            return True
+        return False
+
+    def _is_abandoned(self, path: Path, signature: tuple[str, int]) -> bool:
+        words = signature[0]
+        if _is_of_this_machine(words):
+            return not _is_alive(words)
+        first, since = self._seen.get(path, (None, 0.0))
+        if first != signature:
+            self._seen[path] = signature, time.monotonic()
+            return False
+        return time.monotonic() - since > self.seconds
+
+    def _touch_all(self) -> None:
+        while not self._closed.wait(self.seconds / TOUCHES):
+            with self._lock:
+                held = list(self._held)
+            for path in held:
+                with suppress(OSError):
+                    os.utime(path)
+
+
+def _read(path: Path) -> tuple[str, int] | None:
+    """What a lease says and when it was touched last; None: there is none."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:  # asks the server, unlike stat
+            return file.read(), os.fstat(file.fileno()).st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def _own_words() -> str:
+    pid = os.getpid()
+    own = {"host": socket.gethostname(), "machine": _machine(), "pid": pid, "start": _start(pid)}
+    return json.dumps({**own, "id": uuid.uuid4().hex})
+
+
+def _parse(words: str) -> dict[str, object]:
+    """Of a lease that was not written to its end: nothing."""
+    try:
+        found = json.loads(words)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _describe(words: str) -> str:
+    found = _parse(words)
+    return f"process {found.get('pid', '?')} on {found.get('host', '?')}"
+
+
+def _is_of_this_machine(words: str) -> bool:
+    return _parse(words).get("machine") == _machine()
+
+
+def _is_alive(words: str) -> bool:
+    found = _parse(words)
+    return isinstance(found["pid"], int) and _start(found["pid"]) == found["start"]
+
+
+def _machine() -> str:
+    """Where process numbers mean the same: a host, since its boot, and the container on it."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # no Linux: its dead are found by time alone
+        return uuid.uuid4().hex
+
+
+def _start(pid: int) -> str | None:
+    """When a process was started, in ticks since the boot; None: it is dead."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    state, *fields = status.rpartition(")")[2].split()
+    return None if state in "ZX" else fields[18]
