@@ -85,13 +85,14 @@ class Leases:
         Takes up to `seconds` where a holder is on another machine and dead.
         """
         for path in paths:
+            first = None
             while (signature := _read(path)) is not None:
                 with self._lock:
                     if self._is_abandoned(path, signature):
                         break
-                    first, _ = self._seen[path]
-                if _is_of_this_machine(signature[0]) or first != signature:
+                if _is_of_this_machine(signature[0]) or first not in (None, signature):
                     return _describe(signature[0])
+                first = signature
                 time.sleep(POLL_SECONDS)
         return None
 

@@ -1,0 +1,179 @@
+"""Leases, between real processes; other machines are played by leases that name another one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from k2distil.errors import DataError
+from k2distil.storage import Leases
+
+HOLD = """\
+import sys, time
+from pathlib import Path
+from k2distil.storage import Leases
+with Leases(60) as leases:
+    assert leases.claim(Path(sys.argv[1]))
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def lease(tmp_path):
+    return tmp_path / "part.lease"
+
+
+def hold(lease) -> subprocess.Popen:
+    """A process that has claimed a lease."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(lease)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def of_another_machine(lease) -> None:
+    words = json.loads(lease.read_text())
+    lease.write_text(json.dumps({**words, "machine": "another", "host": "another"}))
+
+
+def test_one_of_two_has_a_lease_until_it_is_given_back(lease):
+    with Leases(60) as one, Leases(60) as other:
+        assert one.claim(lease)
+        assert not one.claim(lease)
+        assert not other.claim(lease)
+        one.release(lease)
+        assert not lease.exists()
+        assert other.claim(lease)
+    assert not lease.exists()
+
+
+def test_the_lease_of_a_living_process_of_this_machine_is_kept_however_old(lease):
+    process = hold(lease)
+    try:
+        os.utime(lease, (0, 0))
+        with Leases(0.1) as leases:
+            for _ in range(3):
+                assert not leases.claim(lease)
+                time.sleep(0.2)
+            assert leases.holder([lease]).startswith(f"process {process.pid} on ")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_lease_of_a_killed_process_of_this_machine_is_free_at_once(lease):
+    process = hold(lease)
+    process.send_signal(signal.SIGKILL)
+    with Leases(1000) as leases:
+        deadline = time.monotonic() + 10
+        while not leases.claim(lease):  # dead before it is waited for: a zombie counts as dead
+            assert time.monotonic() < deadline
+        assert leases.holder([]) is None
+    process.wait()
+
+
+def test_another_process_with_the_number_of_a_dead_one_does_not_count(lease):
+    with Leases(1000) as leases:
+        assert leases.claim(lease)
+        words = json.loads(lease.read_text())
+        lease.write_text(json.dumps({**words, "start": "1"}))
+        with Leases(1000) as other:
+            assert other.claim(lease)
+
+
+@pytest.mark.parametrize("hours_off", [-1, 0, 1])
+def test_a_holder_on_another_machine_is_dead_when_it_gives_no_sign(lease, hours_off):
+    with Leases(1000) as dead, Leases(0.5) as leases:
+        assert dead.claim(lease)
+        of_another_machine(lease)
+        then = time.time() + 3600 * hours_off  # its clock
+        os.utime(lease, (then, then))
+        started = time.monotonic()
+        while not leases.claim(lease):
+            assert time.monotonic() - started < 10
+            time.sleep(0.01)
+        assert time.monotonic() - started > 0.5
+
+
+@pytest.mark.parametrize("hours_off", [-1, 1])
+def test_a_holder_on_another_machine_that_gives_signs_is_alive(lease, hours_off):
+    with Leases(1000) as alive, Leases(0.6) as leases:
+        assert alive.claim(lease)
+        of_another_machine(lease)
+        for sign in range(10):
+            then = time.time() + 3600 * hours_off + sign
+            os.utime(lease, (then, then))
+            assert not leases.claim(lease)
+            time.sleep(0.15)
+
+
+def test_a_holder_gives_signs(lease):
+    with Leases(0.3) as leases:
+        assert leases.claim(lease)
+        os.utime(lease, (0, 0))
+        time.sleep(0.3)
+        assert lease.stat().st_mtime > time.time() - 60
+
+
+def test_a_lease_that_was_never_written_is_abandoned_in_time(lease):
+    lease.touch()
+    with Leases(0.2) as leases:
+        assert not leases.claim(lease)
+        time.sleep(0.3)
+        assert leases.claim(lease)
+
+
+def test_what_went_to_another_process_is_not_given_back(lease):
+    with Leases(1000) as asleep, Leases(1000) as successor:
+        assert asleep.claim(lease)
+        lease.unlink()  # as a successor does that takes it for dead
+        assert successor.claim(lease)
+        asleep.release(lease)
+        assert lease.exists()
+
+
+def test_held_waits_for_its_turn(lease):
+    order = []
+    with Leases(1000) as one, Leases(1000) as other:
+
+        def wait():
+            with other.held(lease):
+                order.append("second")
+
+        with one.held(lease):
+            thread = threading.Thread(target=wait)
+            thread.start()
+            time.sleep(0.3)
+            order.append("first")
+        thread.join(timeout=10)
+    assert order == ["first", "second"]
+
+
+def test_many_threads_get_every_lease_once(tmp_path):
+    got = []
+
+    def claim_all():
+        with Leases(1000) as leases:
+            mine = [number for number in range(50) if leases.claim(tmp_path / f"{number}.lease")]
+            got.append(mine)
+            barrier.wait(timeout=30)  # nobody gives back before all have tried
+
+    barrier = threading.Barrier(4)
+    threads = [threading.Thread(target=claim_all) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert sorted(number for mine in got for number in mine) == list(range(50))
+
+
+def test_a_folder_that_is_gone_is_a_clear_error(tmp_path):
+    with Leases(60) as leases, pytest.raises(DataError, match=r"gone/part.lease: cannot be"):
+        leases.claim(tmp_path / "gone" / "part.lease")
