@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,36 @@ def test_a_killed_worker_is_a_clear_error(
         run()
     assert "smaller --num_workers" in str(caught[0])
     assert not workers()
+
+
+def test_utterances_that_hang_fail_alone(
+    tmp_path: Path, listed: list[Utterance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode, "PATIENCE_STEP", 0.2)
+    for place in (3, 11):  # nobody ever writes to these, so that opening them does not end
+        os.mkfifo(tmp_path / f"{place}.fifo")
+        listed.insert(place, Utterance(f"f{place}", str(tmp_path / f"{place}.fifo")))
+    decoded = list(decode_ahead(iter(listed), 2, timeout=1.0))
+    assert [utterance for utterance, _ in decoded] == listed
+    failed = {u.key: str(audio) for u, audio in decoded if isinstance(audio, DataError)}
+    assert failed.keys() == {"u5", "f3", "f11"}
+    assert "3.fifo: utterance f3: not decoded in 1 s" in failed["f3"]
+    assert "--decode_timeout" in failed["f11"]
+    assert not workers()
+
+
+def test_utterances_are_drawn_as_workers_need_them(listed: list[Utterance]) -> None:
+    drawn = []
+
+    def draw() -> Iterator[Utterance]:
+        for utterance in listed:
+            drawn.append(utterance)
+            yield utterance
+
+    decoded = decode_ahead(draw(), 1)
+    next(decoded)
+    assert len(drawn) <= decode.PREFETCH_FACTOR + 1
+    decoded.close()
 
 
 def test_many_utterances_can_be_held_without_many_open_files(listed: list[Utterance]) -> None:
