@@ -32,7 +32,7 @@ class Leases:
     """The leases of this process; a context manager, at whose end all are given back.
 
     Args:
-        seconds: without a sign for so long, a holder on another machine is taken for dead.
+        seconds: without a sign for so long, a holder is taken for dead.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -82,7 +82,7 @@ class Leases:
     def holder(self, paths: Iterable[Path]) -> str | None:
         """The host and process that holds one of some leases; None: all of them are abandoned.
 
-        Takes up to `seconds` where a holder is on another machine and dead.
+        Takes up to `seconds`, to see which of them give a sign.
         """
         for path in paths:
             first = None
@@ -90,7 +90,7 @@ class Leases:
                 with self._lock:
                     if self._is_abandoned(path, signature):
                         break
-                if _is_of_this_machine(signature[0]) or first not in (None, signature):
+                if first not in (None, signature):
                     return _describe(signature[0])
                 first = signature
                 time.sleep(POLL_SECONDS)
@@ -142,8 +142,8 @@ class Leases:
 
     def _is_abandoned(self, path: Path, signature: tuple[str, int]) -> bool:
         words = signature[0]
-        if _is_of_this_machine(words):
-            return not _is_alive(words)
+        if _is_of_this_machine(words) and not _is_alive(words):
+            return True
         first, since = self._seen.get(path, (None, 0.0))
         if first != signature:
             self._seen[path] = signature, time.monotonic()

@@ -17,7 +17,7 @@ HOLD = """\
 import sys, time
 from pathlib import Path
 from k2distil.storage import Leases
-with Leases(60) as leases:
+with Leases(float(sys.argv[2])) as leases:
     assert leases.claim(Path(sys.argv[1]))
     print("held", flush=True)
     time.sleep(60)
@@ -29,10 +29,10 @@ def lease(tmp_path):
     return tmp_path / "part.lease"
 
 
-def hold(lease) -> subprocess.Popen:
+def hold(lease, seconds=60.0) -> subprocess.Popen:
     """A process that has claimed a lease."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(lease)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, str(lease), str(seconds)], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout.readline() == "held\n"
     return process
@@ -54,15 +54,32 @@ def test_one_of_two_has_a_lease_until_it_is_given_back(lease):
     assert not lease.exists()
 
 
-def test_the_lease_of_a_living_process_of_this_machine_is_kept_however_old(lease):
-    process = hold(lease)
+def test_the_lease_of_a_living_process_of_this_machine_is_kept_whatever_its_clock(lease):
+    process = hold(lease, seconds=1.0)
     try:
-        os.utime(lease, (0, 0))
-        with Leases(0.1) as leases:
-            for _ in range(3):
+        with Leases(1.0) as leases:
+            for _ in range(15):
                 assert not leases.claim(lease)
-                time.sleep(0.2)
+                os.utime(lease, (0, 0))
+                time.sleep(0.1)
             assert leases.holder([lease]).startswith(f"process {process.pid} on ")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_lease_of_a_stopped_process_of_this_machine_is_abandoned_in_time(lease):
+    process = hold(lease, seconds=1.0)
+    try:
+        process.send_signal(signal.SIGSTOP)
+        with Leases(0.5) as leases:
+            assert leases.holder([lease]) is None
+        started = time.monotonic()
+        with Leases(1.0) as leases:
+            while not leases.claim(lease):
+                assert time.monotonic() - started < 10
+                time.sleep(0.05)
+            assert time.monotonic() - started > 1.0
     finally:
         process.kill()
         process.wait()

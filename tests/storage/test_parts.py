@@ -15,7 +15,15 @@ import numpy as np
 import pytest
 
 from k2distil.errors import DataError
-from k2distil.storage import CodebookReader, PartFolder, finished, refuse_foreign, remove_parts
+from k2distil.storage import (
+    CodebookReader,
+    Leases,
+    PartFolder,
+    finished,
+    refuse_foreign,
+    refuse_others,
+    remove_parts,
+)
 from tests.storage.arrays import (
     ATTRIBUTES,
     FINGERPRINT,
@@ -377,3 +385,30 @@ def test_a_merge_killed_midway_leaves_no_half_file_and_can_be_run_again(
     reader = CodebookReader(path)
     assert list(reader) == list(arrays)
     assert reader._offsets is not None  # the index was made, and is this file's
+
+
+def test_parts_that_somebody_is_making_are_not_started_over(tmp_path):
+    parts = PartFolder(tmp_path / "e.h5", {"layer": 1}, 4, 2)
+    with Leases(1.2) as busy, Leases(1.2) as leases:
+        claimed = parts.claim(busy)
+        assert next(claimed) == 0
+        assert list(parts.claim(leases)) == [1]
+        with pytest.raises(DataError, match=r"process \d+ on .* is writing this output"):
+            refuse_others(tmp_path / "e.h5", leases)
+        parts.release(0, busy)
+        parts.release(1, leases)
+        refuse_others(tmp_path / "e.h5", leases)
+
+
+def test_a_part_done_by_another_process_is_not_claimed(tmp_path):
+    parts = PartFolder(tmp_path / "e.h5", {"layer": 1}, 4, 2)
+    with Leases(60) as leases:
+        claimed = parts.claim(leases)
+        assert next(claimed) == 0
+        parts.write(1, {"c": np.zeros((1, 2), np.uint8)}, {})
+        assert list(claimed) == []
+        assert parts.done() == {1}
+    parts.write(0, {"a": np.zeros((1, 2), np.uint8)}, {})
+    parts.merge(["a", "b", "c", "d"], {})
+    assert not parts.exist()
+    assert parts.done() == {0, 1}  # nothing is left to be done
