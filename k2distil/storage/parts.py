@@ -153,15 +153,22 @@ class PartFolder:
     def claim(self, leases: Leases) -> Iterator[int]:
         """Claim parts that are not done, one after another, passing over those of others.
 
-        The lease of a part ends with `release`.
+        Ends early where the folder is gone. The lease of a part ends with `release`.
         """
         done = self.done()
         for index in range(self.num_parts):
-            if index not in done and leases.claim(self._lease_path(index)):
-                if self._report_path(index).exists():  # done since the look
-                    leases.release(self._lease_path(index))
-                else:
-                    yield index
+            lease = self._lease_path(index)
+            try:
+                if index in done or not leases.claim(lease):
+                    continue
+            except DataError:
+                if self.exist():
+                    raise
+                return
+            if self._report_path(index).exists():  # done since the look
+                leases.release(lease)
+            else:
+                yield index
 
     def release(self, index: int, leases: Leases) -> None:
         """Give a claimed part back."""
