@@ -100,6 +100,16 @@ def read_attributes(file: h5py.File) -> dict[str, Any]:
     return {name: _as_python(value) for name, value in file.attrs.items()}
 
 
+def attributes_of(path: Path) -> dict[str, Any]:
+    """The root attributes of the h5 at `path`.
+
+    Raises:
+        DataError: it is missing, truncated, or no h5 at all.
+    """
+    with open_h5(path) as file:
+        return read_attributes(file)
+
+
 def _as_python(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="replace")
