@@ -12,7 +12,7 @@ import numpy as np
 
 from k2distil.errors import DataError
 from k2distil.storage.offsets import read_offsets
-from k2distil.storage.utterance_h5 import open_h5, read_attributes
+from k2distil.storage.utterance_h5 import MORE_FILES, open_h5, read_attributes
 
 
 class ArrayFile(Mapping[str, np.ndarray]):
@@ -37,7 +37,13 @@ class ArrayFile(Mapping[str, np.ndarray]):
             self._num_keys = len(file)
         self._offsets = read_offsets(path, str(self.meta.get("content_digest", "")))
         if self._offsets is not None:
-            self._descriptor = _open(path)
+            try:
+                self._descriptor = os.open(path, os.O_RDONLY)
+            except OSError as error:
+                raise DataError(
+                    f"{path}: cannot be opened ({error.strerror}); of too many open files: "
+                    f"{MORE_FILES}"
+                ) from error
 
     def __getitem__(self, key: str) -> np.ndarray:
         """(num_frames, width), writable.
@@ -97,18 +103,3 @@ class ArrayFile(Mapping[str, np.ndarray]):
         if not isinstance(dataset, h5py.Dataset):
             raise DataError(f"{self.path}[{key}]: a group; expected one dataset per key")
         return dataset
-
-
-def _open(path: Path) -> int:
-    """A file descriptor.
-
-    Raises:
-        DataError: it cannot be opened, e.g. for too many open files.
-    """
-    try:
-        return os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be opened ({error.strerror}); of too many open files, `ulimit -n` "
-            "allows more"
-        ) from error

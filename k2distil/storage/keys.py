@@ -22,14 +22,15 @@ class HashTable:
         """hashes: (num_keys,) int64, of `hashes_of`; numbers: (num_keys,), of the same keys."""
         order = np.argsort(hashes, kind="stable")
         self._hashes, self._numbers = hashes[order], numbers[order]
+        self._hash_at = self._hashes.data  # single ones in half the time
 
-    def candidates(self, key: str) -> Iterator[int]:
+    def candidates(self, key: str) -> list[int]:
         """The numbers of all keys with this one's hash: as a rule one, or none."""
-        hashed = np.int64(hash(key.encode()))
-        place = int(np.searchsorted(self._hashes, hashed))
-        while place < len(self._hashes) and self._hashes[place] == hashed:
-            yield int(self._numbers[place])
-            place += 1
+        hashed = hash(key.encode())
+        first = last = int(self._hashes.searchsorted(hashed))
+        while last < len(self._hash_at) and self._hash_at[last] == hashed:
+            last += 1
+        return self._numbers[first:last].tolist()
 
 
 class Keys(Collection[str]):
@@ -56,7 +57,8 @@ class Keys(Collection[str]):
         """
         wanted = key.encode()
         for row in self._table.candidates(key):
-            if self.joined[self._starts[row] : self._starts[row + 1] - 1] == wanted:
+            start, stop = self._starts[row : row + 2].tolist()
+            if self.joined[start : stop - 1] == wanted:
                 return row
         raise KeyError(key)
 

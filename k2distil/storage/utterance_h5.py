@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ import numpy as np
 from h5py import h5d, h5f, h5o, h5p, h5s, h5t
 
 from k2distil.errors import DataError
+
+MORE_FILES = "`ulimit -n 65536` in the shell allows more"
 
 
 def create_h5(path: Path) -> h5py.File:
@@ -43,9 +46,10 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
         file = h5py.File(path, "r")
     except OSError as error:
         reason = str(error) if path.is_file() else "no such file"
-        raise DataError(
-            f"{path}: cannot be opened as h5 ({reason}); correct the path, or make the file anew"
-        ) from error
+        remedy = "correct the path, or make the file anew"
+        if error.errno == errno.EMFILE:
+            remedy = f"an output in several files keeps all of them open: {MORE_FILES}"
+        raise DataError(f"{path}: cannot be opened as h5 ({reason}); {remedy}") from error
     with file:
         yield file
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import resource
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -443,3 +444,25 @@ def test_a_list_of_thousands_of_files_can_be_stored(tmp_path: Path) -> None:
     files = [ListedFile(f"codes-{i:05d}.h5", i, i, f"{i:064d}") for i in range(5000)]
     write_list(tmp_path / "codes.h5", files, ATTRIBUTES)
     assert files_of(tmp_path / "codes.h5") == files
+
+
+def test_too_many_open_files_name_the_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "codes.h5"
+    shard(path, NEW, 1)  # a file for each of 20 utterances
+    receiving, sending = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 5, most))
+        try:
+            CodebookReader(path)
+        except DataError as error:
+            os.write(sending, str(error).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    os.close(sending)
+    with os.fdopen(receiving) as pipe:
+        message = pipe.read()
+    assert "Too many open files" in message
+    assert "`ulimit -n 65536`" in message
