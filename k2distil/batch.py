@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 SAMPLE_RATE = 16_000  # Hz, of all audio past k2distil.data
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Utterance:
     """One entry of an audio list; nothing is read from `wav` yet."""
 

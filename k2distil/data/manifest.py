@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from k2distil.batch import Utterance
@@ -21,10 +21,11 @@ DATA_TYPES = ("raw", "shard", "kaldi", "lhotse")
 
 @dataclass(frozen=True)
 class ListAccess:
-    """What reading a list may do beside opening files."""
+    """What reading a list may do beside opening files, and what it keeps."""
 
     allow_pipes: bool = False  # commands in wav.scp are run when their audio is wanted
     cache_dir: Path | None = None  # for tars given by URL; None: they are refused
+    with_text: bool = True  # without, a transcript is None: a quarter of the memory
 
 
 def read_list(
@@ -39,7 +40,7 @@ def read_list(
             wav.scp, or that file. lhotse: cuts as JSON lines, perhaps gzipped. auto: each list by
             its name or first line. Relative paths are looked for beside the list, then in the
             working directory.
-        access: None: no commands, no URLs.
+        access: None: no commands, no URLs, and transcripts are kept.
 
     Returns:
         The utterances in the lists' order.
@@ -54,6 +55,7 @@ def read_list(
     """
     if data_type != "auto" and data_type not in DATA_TYPES:
         raise ConfigError(f"--data_type {data_type}: expected auto, {', '.join(DATA_TYPES)}")
+    access = access or ListAccess()
     utterances: list[Utterance] = []
     lines_by_key: dict[Path, dict[str, int]] = {}  # of each list
     complaints = []
@@ -64,13 +66,13 @@ def read_list(
             raise DataError(f"{named}: given twice; give every list once")
         own = lines_by_key[named] = {}
         problems = []
-        for number, found in _entries(path, kind, access or ListAccess()):
+        for number, found in _entries(path, kind, access):
             fault = found if isinstance(found, str) else _fault(found.key, named, lines_by_key)
             if fault is not None:
                 problems.append(f"line {number}: {fault}")
             elif isinstance(found, Utterance):
                 own[found.key] = number
-                utterances.append(found)
+                utterances.append(found if access.with_text else replace(found, text=None))
         if problems:
             complaints.append(describe_problems(named, problems))
         elif not own:

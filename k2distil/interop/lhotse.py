@@ -109,7 +109,7 @@ def make_cuts(utterances: Iterable[Utterance]) -> Iterator[Any]:
 
 
 def attach_codes(
-    cuts: Iterable[Any], reader: CodebookReader, storage_path: str, field: str = FIELD
+    cuts: Iterable[Any], reader: CodebookReader, folder: Path, field: str = FIELD
 ) -> Iterator[Any]:
     """Give every cut the codes whose key is its id.
 
@@ -119,7 +119,7 @@ def attach_codes(
     Args:
         cuts: MonoCuts or MultiCuts; what is `Rejected` already is passed on.
         reader: of the codes; it is asked for lengths only.
-        storage_path: of the h5, as the cuts shall name it.
+        folder: of the h5, or of several, as the cuts shall name it.
         field: of the cut.
 
     Yields:
@@ -148,7 +148,8 @@ def attach_codes(
                 yield Rejected(cut.id, _wav_of(cut), fault)
                 continue
             shape = [reader.num_frames(cut.id), num_codebooks]
-            array = Array(STORAGE_TYPE, storage_path, cut.id, shape)
+            storage_path = folder / reader.file_of(cut.id).path.name
+            array = Array(STORAGE_TYPE, str(storage_path), cut.id, shape)
             codes = TemporalArray(array, temporal_dim=0, frame_shift=frame_shift, start=cut.start)
             yield cut.with_custom(field, codes)
 

@@ -74,7 +74,7 @@ def export_lhotse(config: ExportConfig) -> Summary:
     reader = _in_dtype(config, reader)
     cuts = make_cuts(utterances) if config.cuts_path is None else read_cuts(config.cuts_path)
     folder = config.path_prefix or reader.path.parent.resolve()
-    attached = attach_codes(cuts, reader, str(folder / reader.path.name), config.field)
+    attached = attach_codes(cuts, reader, folder, config.field)
     written, rejected = _write_cuts(save_path, attached)
     rows = [{"key": each.key, "wav": each.wav, "reason": each.reason} for each in rejected]
     write_rejections(save_path, rows, [])
@@ -207,7 +207,8 @@ def _here(cuts: Iterable[Any], field: str, reader: CodebookReader) -> Iterator[A
 
     for cut in cuts:
         codes = cut.custom[field]
-        array = fastcopy(codes.array, storage_path=str(reader.path))
+        path = reader.file_of(codes.array.storage_key).path
+        array = fastcopy(codes.array, storage_path=str(path))
         yield cut.with_custom(field, fastcopy(codes, array=array))
 
 

@@ -67,8 +67,11 @@ def _describe_h5(path: Path) -> str:
         "utterances": len(lengths),
         "frames": num_frames,
         "array of an utterance": f"(num_frames, {first.shape[1]}) {first.dtype}",
-        "bytes": path.stat().st_size,
+        "bytes": sum(each.path.stat().st_size for each in reader.files),
     }
+    if len(reader.files) > 1:
+        names = [each.path.name for each in reader.files]
+        facts["files"] = f"{len(names):,}: {names[0]} to {names[-1]}"
     frame_shift = reader.meta.get("frame_shift", 0.0)
     if hours := num_frames * frame_shift / 3600:
         facts["hours"] = f"{hours:,.2f}"
@@ -144,8 +147,9 @@ def _moments(arrays: Iterator[np.ndarray]) -> str:
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the fingerprint, which repeats the others; JSON and lists of numbers made short."""
-    return {name: _short(value) for name, value in values.items() if name != "fingerprint"}
+    """Without what the report says elsewhere; JSON and lists of numbers made short."""
+    told = {"fingerprint", "files"}
+    return {name: _short(value) for name, value in values.items() if name not in told}
 
 
 def _short(value: Any) -> Any:

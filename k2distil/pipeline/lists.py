@@ -11,13 +11,16 @@ from k2distil.data import ListAccess, read_list
 from k2distil.errors import ConfigError
 
 
-def read_lists(paths: Sequence[Path] | None, config: DataOptions, output: Path) -> list[Utterance]:
+def read_lists(
+    paths: Sequence[Path] | None, config: DataOptions, output: Path, with_text: bool = True
+) -> list[Utterance]:
     """All utterances of some lists, read as the options say.
 
     Args:
         paths: --train_data, mostly.
         config: of any command that takes lists.
         output: what the folder of fetched shards lies beside.
+        with_text: keep the transcripts.
 
     Raises:
         ConfigError: no --train_data.
@@ -26,7 +29,7 @@ def read_lists(paths: Sequence[Path] | None, config: DataOptions, output: Path) 
     if paths is None:
         raise ConfigError("--train_data: missing; it names the audio list")
     cache_dir = config.cache_dir or output.parent / "shards_cache"
-    access = ListAccess(config.allow_pipes, cache_dir)
+    access = ListAccess(config.allow_pipes, cache_dir, with_text)
     return read_list(paths, config.data_type, access)
 
 

@@ -52,8 +52,8 @@ def open_teacher(config: TeacherOptions, device: torch.device) -> tuple[Teacher,
 
 
 def read_utterances(config: AudioOptions, seed: int, output: Path) -> list[Utterance]:
-    """The utterances to be done, in list order; see `read_lists` for `output`."""
-    found = read_lists(config.train_data, config, output)
+    """The utterances to be done, in list order, without text; see `read_lists` for `output`."""
+    found = read_lists(config.train_data, config, output, with_text=False)
     chosen = sample_utterances(found, config.num_audio, config.num_audio_from, seed)
     names = names_of(config.train_data)
     logger.info("%s: %d utterances, %d to be done", names, len(found), len(chosen))

@@ -66,7 +66,7 @@ def _file_of(config: VerifyConfig) -> tuple[Path, str]:
 
 def _utterances_of(config: VerifyConfig, path: Path) -> list[Utterance]:
     """Those of the list that the file was asked for: a sample, where its config.yaml says so."""
-    utterances = read_lists(config.train_data, config, path)
+    utterances = read_lists(config.train_data, config, path, with_text=False)
     resolved = beside(path, "config.yaml")
     options = read_yaml(resolved) if resolved.exists() else {}
     if options.get("num_audio") is None:

@@ -1,6 +1,7 @@
 """h5 files with one array per utterance: `PartFolder` makes them, readers read them."""
 
 from k2distil.storage.check import Problems, check_h5
+from k2distil.storage.file_list import SHARD_HOURS
 from k2distil.storage.fingerprint import describe_differences
 from k2distil.storage.leases import Leases
 from k2distil.storage.merge import DamagedPartError
@@ -22,6 +23,7 @@ from k2distil.storage.unmerged import find_unmerged, note_for_merge
 
 __all__ = [
     "FORMAT_VERSION",
+    "SHARD_HOURS",
     "CodebookReader",
     "DamagedPartError",
     "EmbeddingReader",

@@ -13,10 +13,12 @@ import h5py
 import numpy as np
 
 from k2distil.errors import DataError
+from k2distil.storage.file_list import ListedFile, fault_of, is_list, parse_list
 from k2distil.storage.merge import checksum, digest_line
+from k2distil.storage.merge_files import digest_of_files
 from k2distil.storage.offsets import find_offsets, index_path, read_offsets
 from k2distil.storage.reader import FORMAT_VERSION
-from k2distil.storage.utterance_h5 import open_h5, read_attributes
+from k2distil.storage.utterance_h5 import attributes_of, open_h5, read_attributes
 
 MAX_EXAMPLES = 5  # of a kind
 
@@ -84,7 +86,8 @@ def check_h5(path: Path, kind: str, problems: Problems) -> Content:
 
     Looked at are the root attributes, the shape, dtype and range of every array, the digest of
     all of them, and the index where there is one. A flipped bit is in one of these, unless it is
-    in the words of `teacher`, `versions` or what the `fingerprint` alone says.
+    in the words of `teacher`, `versions` or what the `fingerprint` alone says. Where the h5 lists
+    files, every one of them is looked at so, and the list beside them.
 
     Args:
         kind: codes or embedding.
@@ -94,6 +97,43 @@ def check_h5(path: Path, kind: str, problems: Problems) -> Content:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; correct the path")
+    try:
+        meta = attributes_of(path)
+        listed = parse_list(path, meta)
+    except (DataError, OSError, RuntimeError, KeyError, ValueError) as error:
+        problems.add("damaged file", " ".join(str(error).split()))
+        return Content({}, {})
+    if not is_list(meta):
+        return _check_file(path, kind, problems)
+    _check_attributes(meta, kind, problems)
+    if meta.get("content_digest") != digest_of_files(listed):
+        problems.add("content", f"{path}: its list is not what was written (content_digest)")
+    num_frames: dict[str, int] = {}
+    for each in listed:
+        found = _check_listed(path, each, kind, problems)
+        for key in found.keys() & num_frames.keys():
+            problems.add("in two files", key)
+        num_frames |= found
+    return Content(meta, num_frames)
+
+
+def _check_listed(path: Path, listed: ListedFile, kind: str, problems: Problems) -> dict[str, int]:
+    """Look at a file that `path` lists; -> its num_frames by key."""
+    file = path.with_name(listed.name)
+    if not file.is_file():
+        problems.add("missing files", str(file))
+        return {}
+    content = _check_file(file, kind, problems)
+    counts = len(content.num_frames), sum(content.num_frames.values())
+    if fault := fault_of(path, listed, content.meta):
+        problems.add("files", fault)
+    elif counts != (listed.utterances, listed.frames):
+        what = f"{counts[0]:,} utterances of {counts[1]:,} frames"
+        problems.add("files", f"{file}: {what}, not as {path} lists it")
+    return content.num_frames
+
+
+def _check_file(path: Path, kind: str, problems: Problems) -> Content:
     meta: dict[str, Any] = {}
     num_frames: dict[str, int] = {}
     try:
@@ -196,7 +236,8 @@ def _check_index(path: Path, file: h5py.File, meta: Mapping[str, Any], problems:
     found = find_offsets(file, file)
     same = (
         found is not None
-        and (index.keys, index.dtype, index.width) == (found.keys, found.dtype, found.width)
+        and (index.keys.joined, index.dtype, index.width)
+        == (found.keys.joined, found.dtype, found.width)
         and np.array_equal(index.num_frames, found.num_frames)
         and np.array_equal(index.offset, found.offset)
     )

@@ -8,14 +8,16 @@ import numpy as np
 
 from k2distil.atomic import replacing
 from k2distil.errors import DataError
+from k2distil.storage.file_list import FILES, SHARD_HOURS
 from k2distil.storage.reader import CodebookReader
 from k2distil.storage.utterance_h5 import create_h5, write_attributes, write_dataset
 
-OF_THESE_BYTES = ("content_digest", "fingerprint")  # attributes that a copy does not share
+# Attributes that a copy does not share.
+OF_THESE_BYTES = ("content_digest", "fingerprint", FILES, SHARD_HOURS)
 
 
 def write_as(reader: CodebookReader, path: Path, dtype: np.dtype) -> None:
-    """Copy all codes into a new h5, one utterance in memory at a time.
+    """Copy all codes into one new h5, one utterance in memory at a time.
 
     Args:
         reader: of the codes.

@@ -30,7 +30,7 @@ class DamagedPartError(DataError):
         self.part = part
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Written:
     """What a part's report says of one array."""
 
@@ -58,8 +58,8 @@ def merge_parts(
         DataError: the disk is full, or arrays differ in dtype or width.
     """
     keys = [key for key in keys if key in written]
-    _refuse_without_room(path, {written[key].part for key in keys})
-    digest = _content_digest(keys, written)
+    refuse_without_room(path, {written[key].part for key in keys})
+    digest = content_digest(keys, written)
     with replacing(path) as temporary:
         with create_h5(temporary) as target:
             write_attributes(target, {**attributes, "content_digest": digest})
@@ -86,7 +86,7 @@ def digest_line(key: str, num_frames: int, crc32: int) -> bytes:
     return f"{key}\0{num_frames}\0{crc32}\n".encode()
 
 
-def _content_digest(keys: Iterable[str], written: Mapping[str, Written]) -> str:
+def content_digest(keys: Iterable[str], written: Mapping[str, Written]) -> str:
     """The same for the same arrays in the same order."""
     digest = hashlib.sha256()
     for key in keys:
@@ -94,9 +94,18 @@ def _content_digest(keys: Iterable[str], written: Mapping[str, Written]) -> str:
     return digest.hexdigest()
 
 
-def _refuse_without_room(path: Path, parts: Iterable[Path]) -> None:
-    """Parts and merged file exist side by side: better to hear it before the copying."""
-    needed = sum(part.stat().st_size for part in parts if part.exists())
+def refuse_without_room(path: Path, parts: Iterable[Path], done: int = 0) -> None:
+    """Parts and merged file exist side by side: better to hear it before the copying.
+
+    Args:
+        path: of what they become.
+        parts: all of them.
+        done: bytes that an earlier merge has copied already.
+
+    Raises:
+        DataError: the disk has less.
+    """
+    needed = sum(part.stat().st_size for part in parts if part.exists()) - done
     free = shutil.disk_usage(path.parent).free
     if free < needed:
         raise DataError(

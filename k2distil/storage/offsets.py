@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 
 from k2distil.atomic import replacing
+from k2distil.storage.keys import Keys
 from k2distil.storage.utterance_h5 import dataset_place
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ INDEX_VERSION = 1
 class Offsets:
     """Rows in the order of the list; all datasets share dtype and width."""
 
-    keys: list[str]
+    keys: Keys
     offset: np.ndarray  # (num_keys,) int64, bytes from the start of the h5
     num_frames: np.ndarray  # (num_keys,) int64
     dtype: np.dtype
@@ -55,23 +56,26 @@ def index_path(path: Path) -> Path:
 def find_offsets(file: h5py.File, keys: Iterable[str]) -> Offsets | None:
     """Look every key up; None: some dataset is not (num_frames, width), contiguous, of one dtype.
 
+    Names with a line break in them, which no file of ours has, are not indexed either.
+
     Raises:
         KeyError: a key is not in the file.
     """
-    keys = list(keys)
-    offset = np.zeros(len(keys), np.int64)
-    num_frames = np.zeros(len(keys), np.int64)
+    names = list(keys)
+    offset = np.zeros(len(names), np.int64)
+    num_frames = np.zeros(len(names), np.int64)
     kinds = set()
-    for row, key in enumerate(keys):
+    for row, key in enumerate(names):
         place = dataset_place(file, key)
         if place is None or len(place[1]) != 2:
             return None
         offset[row], num_frames[row] = place[0], place[1][0]
         kinds.add((place[2].str, place[1][1]))
-    if len(kinds) != 1:
+    rows = Keys.of(names)
+    if len(kinds) != 1 or len(rows) != len(names):
         return None
     dtype, width = kinds.pop()
-    return Offsets(keys, offset, num_frames, np.dtype(dtype), width)
+    return Offsets(rows, offset, num_frames, np.dtype(dtype), width)
 
 
 def write_offsets(path: Path, offsets: Offsets, content_digest: str) -> None:
@@ -81,7 +85,7 @@ def write_offsets(path: Path, offsets: Offsets, content_digest: str) -> None:
         np.savez(
             file,
             version=INDEX_VERSION,
-            keys=np.frombuffer("\n".join(offsets.keys).encode(), np.uint8),
+            keys=np.frombuffer(offsets.keys.joined, np.uint8),
             offset=offsets.offset,
             num_frames=offsets.num_frames,
             dtype=offsets.dtype.str,
@@ -113,9 +117,8 @@ def read_offsets(path: Path, content_digest: str) -> Offsets | None:
             ):
                 logger.warning("%s is stale; reading %s without it", index_path(path), path)
                 return None
-            keys = index["keys"].tobytes().decode()
             return Offsets(
-                keys.split("\n"),
+                Keys(index["keys"].tobytes()),
                 index["offset"],
                 index["num_frames"],
                 np.dtype(str(index["dtype"])),

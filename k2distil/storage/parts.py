@@ -27,10 +27,10 @@ from k2distil.atomic import make_folder, replacing
 from k2distil.errors import DataError
 from k2distil.storage.fingerprint import as_json, describe_differences
 from k2distil.storage.leases import Leases
-from k2distil.storage.merge import DamagedPartError, Written, checksum, merge_parts
-from k2distil.storage.offsets import find_offsets, read_offsets, write_offsets
-from k2distil.storage.reader import FORMAT_VERSION, UtteranceReader
-from k2distil.storage.utterance_h5 import create_h5, open_h5, read_attributes, write_dataset
+from k2distil.storage.merge import DamagedPartError, Written, checksum
+from k2distil.storage.output import check_output, write_output
+from k2distil.storage.reader import FORMAT_VERSION
+from k2distil.storage.utterance_h5 import attributes_of, create_h5, open_h5, write_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -48,18 +48,14 @@ def finished(save_path: Path, fingerprint: Mapping[str, Any]) -> bool:
     Makes the index that a run left to do which was killed behind the merge.
 
     Raises:
-        DataError: it was made with other settings, or by something else.
+        DataError: it was made with other settings, or by something else, or one of its files is
+            missing.
     """
     if not save_path.exists():
         return False
-    with open_h5(save_path) as file:
-        attributes = read_attributes(file)
-        _refuse_other(save_path, json.loads(attributes.get("fingerprint", "{}")), fingerprint)
-        digest = str(attributes.get("content_digest", ""))
-        if read_offsets(save_path, digest) is None:
-            offsets = find_offsets(file, file)
-            if offsets is not None:
-                write_offsets(save_path, offsets, digest)
+    attributes = attributes_of(save_path)
+    _refuse_other(save_path, json.loads(attributes.get("fingerprint", "{}")), fingerprint)
+    check_output(save_path)
     return True
 
 
@@ -94,9 +90,8 @@ def refuse_foreign(save_path: Path) -> None:
     """
     if not save_path.exists():
         return
-    with open_h5(save_path) as file:
-        if "fingerprint" not in read_attributes(file):
-            raise DataError(f"{save_path}: not made by k2distil; give another --save_path")
+    if "fingerprint" not in attributes_of(save_path):
+        raise DataError(f"{save_path}: not made by k2distil; give another --save_path")
 
 
 class PartFolder:
@@ -231,13 +226,13 @@ class PartFolder:
     def merge(
         self, keys: Sequence[str], attributes: Mapping[str, Any], *, onto: bool = False
     ) -> None:
-        """Make the h5 of all parts, its index, and remove the parts.
+        """Make the h5 of all parts, or several and their list, with an index, and remove the parts.
 
         Args:
             keys: all keys of the list; their order becomes the order of the h5. Those no part
                 wrote (failed, dropped) are passed over.
             attributes: root attributes; the format's version, the fingerprint and a digest of the
-                content are added.
+                content are added. With `shard_hours`, several files are made.
             onto: keep the arrays of the h5 that is there, and add those of the parts.
 
         Raises:
@@ -245,7 +240,7 @@ class PartFolder:
                 then discarded, so that the same command makes it anew); or the disk is full.
         """
         self.refuse_missing()
-        written = _written_before(self.save_path) if onto else {}
+        written: dict[str, Written] = {}
         known = set(keys)
         for index, report in enumerate(self.reports()):
             for key, (num_frames, crc32) in report["written"].items():
@@ -255,7 +250,8 @@ class PartFolder:
                 written[key] = Written(self._h5_path(index), num_frames, crc32)
         own = {"format_version": FORMAT_VERSION, "fingerprint": as_json(self.fingerprint)}
         try:
-            merge_parts(self.save_path, written, keys, {**attributes, **own})
+            everything = {**attributes, **own}
+            write_output(self.save_path, self.folder, written, keys, everything, onto=onto)
         except DamagedPartError as error:
             error.part.with_suffix(".json").unlink(missing_ok=True)
             raise
@@ -284,14 +280,6 @@ class PartFolder:
 
     def _lease_path(self, index: int) -> Path:
         return self.folder / f"part-{index:06d}.lease"
-
-
-def _written_before(save_path: Path) -> dict[str, Written]:
-    """What an h5 holds, as the reports of its parts said it."""
-    reader = UtteranceReader(save_path)
-    return {
-        key: Written(save_path, len(values), checksum(values)) for key, values in reader.items()
-    }
 
 
 def _refuse_other(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -1,18 +1,20 @@
-"""Arrays by utterance key, read from an h5 of ours or of others."""
+"""Arrays by utterance key, read from an h5 of ours or of others, or from the files one lists."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from k2distil.errors import DataError
-from k2distil.storage.offsets import read_offsets
-from k2distil.storage.utterance_h5 import open_h5, read_attributes
+from k2distil.storage.array_file import ArrayFile
+from k2distil.storage.file_list import fault_of, is_list, parse_list
+from k2distil.storage.keys import HashTable, hashes_of
 
 FORMAT_VERSION = 1
 
@@ -20,32 +22,29 @@ FORMAT_VERSION = 1
 class UtteranceReader(Mapping[str, np.ndarray]):
     """A lazy mapping from key to (num_frames, width) array, each read from disk when asked for.
 
-    Through `<file>.idx.npz` where that belongs to the file, else through HDF5; the arrays and their
-    order are the same: that of the list in our files, as a rule that of the names in others'.
-    Safe to fork and to pickle: a process that needs HDF5 opens the file for itself.
+    Safe to fork and to pickle; see `ArrayFile` for how a file is read.
     """
 
     kind: str | None = None  # what the root attribute `kind` must say; None: anything
     made_by: str = ""  # the script that makes such a file
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Read the attributes and the index.
+        """Read the attributes and the indexes.
+
+        Args:
+            path: of an h5, or of one that lists files (`--shard_output`).
 
         Raises:
-            DataError: no h5 can be opened there, or one of another kind or of a later version.
+            DataError: no h5 can be opened there, or one of another kind or of a later version, or
+                a file of the list is missing or another one.
         """
         self.path = Path(path)
-        self._descriptor = -1
-        self._h5: tuple[int, h5py.File] | None = None  # the process that opened it, the file
-        with open_h5(self.path) as file:
-            self.meta: dict[str, Any] = read_attributes(file)  # {} in an h5 of others
-            self._num_keys = len(file)
+        opened = ArrayFile(self.path)
+        self.meta: dict[str, Any] = opened.meta  # {} in an h5 of others
         self._check_meta()
-        self._offsets = read_offsets(self.path, str(self.meta.get("content_digest", "")))
-        self._rows: dict[str, int] = {}
-        if self._offsets is not None:
-            self._rows = {key: row for row, key in enumerate(self._offsets.keys)}
-            self._descriptor = os.open(self.path, os.O_RDONLY)
+        self.files = self._open_listed() if is_list(self.meta) else [opened]
+        # Of the file that a key is in; None: there is but one.
+        self._numbers = None if len(self.files) == 1 else _numbers_by_key(self.files)
 
     def __getitem__(self, key: str) -> np.ndarray:
         """(num_frames, width), writable.
@@ -54,30 +53,22 @@ class UtteranceReader(Mapping[str, np.ndarray]):
             KeyError: no such key.
             DataError: the file is damaged, or the key is a group.
         """
-        if self._offsets is None:
-            try:
-                return self._dataset(key)[()]
-            except OSError as error:
-                raise DataError(f"{self.path}[{key}]: damaged ({error}); make it anew") from error
-        row = self._rows[key]
-        try:
-            return self._offsets.read(self._descriptor, row)
-        except EOFError as error:
-            raise DataError(f"{self.path}[{key}]: the file ends within it; make it anew") from error
+        for file in self._candidates(key):
+            with suppress(KeyError):
+                return file[key]
+        raise KeyError(key)
 
     def __contains__(self, key: object) -> bool:
-        """Whether the file has the key; nothing is read."""
-        if self._offsets is not None:
-            return key in self._rows
-        return isinstance(key, str) and key in self._file()
+        """Whether there is such a key; nothing is read."""
+        return isinstance(key, str) and any(key in file for file in self._candidates(key))
 
     def __iter__(self) -> Iterator[str]:
-        """All keys."""
-        return iter(self._file() if self._offsets is None else self._offsets.keys)
+        """All keys, file by file."""
+        return chain.from_iterable(self.files)
 
     def __len__(self) -> int:
         """The number of keys."""
-        return self._num_keys
+        return sum(map(len, self.files))
 
     def num_frames(self, key: str) -> int:
         """The length of an array, without reading it.
@@ -85,29 +76,38 @@ class UtteranceReader(Mapping[str, np.ndarray]):
         Raises:
             KeyError: no such key.
         """
-        if self._offsets is None:
-            return int(self._dataset(key).shape[0])
-        return int(self._offsets.num_frames[self._rows[key]])
+        for file in self._candidates(key):
+            with suppress(KeyError):
+                return file.num_frames(key)
+        raise KeyError(key)
+
+    def file_of(self, key: str) -> ArrayFile:
+        """The file that has a key.
+
+        Raises:
+            KeyError: no such key.
+        """
+        for file in self._candidates(key):
+            if key in file:
+                return file
+        raise KeyError(key)
 
     def __reduce__(self) -> tuple[type[UtteranceReader], tuple[Path]]:
         return type(self), (self.path,)
 
-    def __del__(self) -> None:
-        if getattr(self, "_descriptor", -1) >= 0:
-            os.close(self._descriptor)
+    def _candidates(self, key: str) -> list[ArrayFile]:
+        """The files that may have a key: as a rule one, or none."""
+        if self._numbers is None:
+            return self.files
+        return [self.files[number] for number in self._numbers.candidates(key)]
 
-    def _file(self) -> h5py.File:
-        if self._h5 is None or self._h5[0] != os.getpid():
-            self._h5 = os.getpid(), h5py.File(self.path, "r")
-        return self._h5[1]
-
-    def _dataset(self, key: str) -> h5py.Dataset:
-        dataset = self._file().get(key)
-        if dataset is None:
-            raise KeyError(key)
-        if not isinstance(dataset, h5py.Dataset):
-            raise DataError(f"{self.path}[{key}]: a group; expected one dataset per key")
-        return dataset
+    def _open_listed(self) -> list[ArrayFile]:
+        files = []
+        for each in parse_list(self.path, self.meta):
+            files.append(ArrayFile(self.path.with_name(each.name)))
+            if fault := fault_of(self.path, each, files[-1].meta):
+                raise DataError(fault)
+        return files
 
     def _check_meta(self) -> None:
         version = self.meta.get("format_version", FORMAT_VERSION)
@@ -122,6 +122,13 @@ class UtteranceReader(Mapping[str, np.ndarray]):
                 f"{self.path}: it holds {kind}, expected {self.kind}; "
                 f"{self.made_by} makes such a file"
             )
+
+
+def _numbers_by_key(files: Sequence[ArrayFile]) -> HashTable:
+    counts = [len(file) for file in files]
+    numbers = np.repeat(np.arange(len(files), dtype=np.uint32), counts)
+    hashes = [np.zeros(0, np.int64), *(hashes_of(file) for file in files)]
+    return HashTable(np.concatenate(hashes), numbers)
 
 
 class CodebookReader(UtteranceReader):

@@ -16,6 +16,7 @@ from k2distil.errors import DataError
 from k2distil.storage.fingerprint import as_json, describe_differences
 from k2distil.storage.parts import PartFolder, parts_folder
 from k2distil.storage.reader import UtteranceReader
+from k2distil.storage.utterance_h5 import attributes_of
 
 NOTE = "merge.json"
 
@@ -34,11 +35,11 @@ class Unmerged:
         path = self.parts.save_path
         if not path.exists():
             return False
+        found = json.loads(attributes_of(path).get("fingerprint", "{}"))
+        if describe_differences(found, self.parts.fingerprint):
+            return False
         reader = UtteranceReader(path)
-        found = json.loads(reader.meta.get("fingerprint", "{}"))
-        return not describe_differences(found, self.parts.fingerprint) and all(
-            key in reader for report in self.parts.reports() for key in report["written"]
-        )
+        return all(key in reader for report in self.parts.reports() for key in report["written"])
 
     def merge(self) -> None:
         """See `PartFolder.merge`."""

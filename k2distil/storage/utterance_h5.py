@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ import numpy as np
 from h5py import h5d, h5f, h5o, h5p, h5s, h5t
 
 from k2distil.errors import DataError
+
+MORE_FILES = "`ulimit -n 65536` in the shell allows more"
 
 
 def create_h5(path: Path) -> h5py.File:
@@ -43,9 +46,10 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
         file = h5py.File(path, "r")
     except OSError as error:
         reason = str(error) if path.is_file() else "no such file"
-        raise DataError(
-            f"{path}: cannot be opened as h5 ({reason}); correct the path, or make the file anew"
-        ) from error
+        remedy = "correct the path, or make the file anew"
+        if error.errno == errno.EMFILE:
+            remedy = f"an output in several files keeps all of them open: {MORE_FILES}"
+        raise DataError(f"{path}: cannot be opened as h5 ({reason}); {remedy}") from error
     with file:
         yield file
 
@@ -98,6 +102,16 @@ def write_attributes(file: h5py.File, attributes: Mapping[str, Any]) -> None:
 def read_attributes(file: h5py.File) -> dict[str, Any]:
     """The root attributes as str, int, float, bool; arrays stay arrays."""
     return {name: _as_python(value) for name, value in file.attrs.items()}
+
+
+def attributes_of(path: Path) -> dict[str, Any]:
+    """The root attributes of the h5 at `path`.
+
+    Raises:
+        DataError: it is missing, truncated, or no h5 at all.
+    """
+    with open_h5(path) as file:
+        return read_attributes(file)
 
 
 def _as_python(value: Any) -> Any:

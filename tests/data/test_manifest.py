@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from k2distil.batch import Utterance
-from k2distil.data import read_list, sample_utterances
+from k2distil.data import ListAccess, read_list, sample_utterances
 from k2distil.errors import ConfigError, DataError
 
 
@@ -48,6 +48,16 @@ def test_a_raw_list_gives_its_utterances_in_order(tmp_path: Path) -> None:
         Utterance("a", "/abs/a.flac", 1, 2.5),
     ]
     assert read_list(path, "raw") == read_list(path)
+
+
+def test_transcripts_are_left_out_where_nobody_reads_them(tmp_path: Path) -> None:
+    path = write_lines(
+        tmp_path / "data.list",
+        {"key": "a", "wav": "/a.wav", "txt": "你好", "start": 1, "end": 2},
+        {"key": "b", "wav": "/b.wav"},
+    )
+    found = read_list(path, access=ListAccess(with_text=False))
+    assert found == [Utterance("a", "/a.wav", 1, 2), Utterance("b", "/b.wav")]
 
 
 def test_a_byte_order_mark_is_no_part_of_the_list(tmp_path: Path) -> None:

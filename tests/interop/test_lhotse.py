@@ -28,7 +28,7 @@ def wav(tmp_path):
 
 def test_segments_of_one_recording_have_codes_of_their_own(reader, wav):
     utterances = [Utterance(f"utt{n}", str(wav), float(n), n + 1.0) for n in range(3)]
-    cuts = list(attach_codes(make_cuts(utterances), reader, str(reader.path)))
+    cuts = list(attach_codes(make_cuts(utterances), reader, reader.path.parent))
     for n, cut in enumerate(cuts):
         assert (cut.start, cut.duration, cut.channel) == (n, 1.0, 0)
         assert np.array_equal(cut.load_codebook_indexes(), reader[f"utt{n}"])
@@ -39,7 +39,7 @@ def test_segments_of_one_recording_have_codes_of_their_own(reader, wav):
 def test_cuts_of_several_channels_have_codes_too(reader, wav):
     cut = lhotse.Recording.from_file(wav).to_cut().truncate(duration=1.0).with_id("utt1")
     assert isinstance(cut, lhotse.MultiCut)
-    (found,) = attach_codes([cut], reader, str(reader.path), field="codes")
+    (found,) = attach_codes([cut], reader, reader.path.parent, field="codes")
     assert np.array_equal(found.load_codes(), reader["utt1"])
     assert not cut.has_custom("codes")
 
@@ -49,12 +49,12 @@ def test_cuts_of_several_channels_have_codes_too(reader, wav):
 )
 def test_three_frames_more_or_less_than_the_cut_are_of_the_same_audio(reader, wav, seconds, fits):
     (cut,) = make_cuts([Utterance("utt0", str(wav), 0.0, seconds)])
-    (found,) = attach_codes([cut], reader, str(reader.path))
+    (found,) = attach_codes([cut], reader, reader.path.parent)
     assert isinstance(found, Rejected) is not fits
 
 
 def test_cuts_without_recordings_can_have_codes(reader):
     cut = lhotse.MonoCut("utt2", start=0.0, duration=1.0, channel=0)
-    found, passed = attach_codes([cut, Rejected("a", "b", "c")], reader, str(reader.path))
+    found, passed = attach_codes([cut, Rejected("a", "b", "c")], reader, reader.path.parent)
     assert np.array_equal(found.load_codebook_indexes(), reader["utt2"])
     assert passed == Rejected("a", "b", "c")

@@ -88,6 +88,22 @@ def test_cuts_made_of_a_list_load_the_codes_of_their_key(corpus, arrays):
     assert not list(corpus.glob("*int16*"))
 
 
+def test_cuts_point_into_the_file_of_several_that_has_their_codes(corpus, arrays):
+    (corpus / "codes.h5").unlink()
+    make_h5(corpus / "codes.h5", arrays, shard_hours=160 * 0.02 / 3600)
+    cuts, _ = exported(corpus, shar=corpus / "shar")
+    names = {Path(cut.codebook_indexes.array.storage_path).name for cut in cuts}
+    assert names == {"codes-00000.h5", "codes-00001.h5"}
+    for cut in (*cuts, *lhotse.CutSet.from_shar(in_dir=corpus / "shar")):
+        assert np.array_equal(cut.load_codebook_indexes(), arrays[cut.id])
+    again, _ = exported(corpus, dtype="int16", save_path=corpus / "again.jsonl.gz")
+    assert {Path(cut.codebook_indexes.array.storage_path).name for cut in again} == {
+        "codes.int16.h5"
+    }
+    for cut in again:
+        assert np.array_equal(cut.load_codebook_indexes(), arrays[cut.id])
+
+
 def test_a_batch_is_padded_with_minus_100(corpus, arrays):
     codes, lengths = collate_custom_field(exported(corpus)[0], "codebook_indexes", pad_value=-100)
     assert codes.dtype == torch.int64

@@ -43,6 +43,16 @@ def test_codes_are_described_by_attributes_size_usage_and_a_few_utterances(tmp_p
     assert "fingerprint" not in text
 
 
+def test_several_files_are_described_as_one(tmp_path: Path) -> None:
+    one = inspect(write_output(tmp_path / "one.h5", random_codes()))
+    hours = 60 * 0.02 / 3600
+    several = inspect(write_output(tmp_path / "codes.h5", random_codes(), shard_hours=hours))
+    lines = [" ".join(line.split()) for line in several.splitlines()]
+    assert "files 3: codes-00000.h5 to codes-00002.h5" in lines
+    assert "codes-00001.h5" not in several
+    assert several.split("of all utterances:")[1] == one.split("of all utterances:")[1]
+
+
 def test_perplexity_and_dead_entries_are_those_of_all_frames(tmp_path: Path) -> None:
     codes = random_codes()
     text = inspect(write_output(tmp_path / "codes.h5", codes))

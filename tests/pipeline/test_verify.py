@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -13,6 +14,7 @@ from k2distil.config import VerifyConfig
 from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.findings import Findings
 from k2distil.pipeline.verify import verify
+from k2distil.storage.keys import Keys
 from k2distil.storage.offsets import find_offsets, index_path, write_offsets
 from tests.pipeline.outputs import (
     EMBEDDING,
@@ -99,8 +101,9 @@ def test_an_index_of_other_places_is_found(codes: Path, tmp_path: Path) -> None:
     offsets.offset[:2] = offsets.offset[1::-1]
     write_offsets(codes, offsets, digest)
     assert f"{index_path(codes)}: not of these arrays; remove it" in verify_codes(codes).report
-    offsets.keys[1] = offsets.keys[0]
-    write_offsets(codes, offsets, digest)
+    keys = list(offsets.keys)
+    twice = Keys.of([keys[0], *keys[:1], *keys[2:]])
+    write_offsets(codes, replace(offsets, keys=twice), digest)
     assert "not of these arrays (it has a key twice)" in verify_codes(codes).report
 
 

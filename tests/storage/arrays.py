@@ -35,6 +35,8 @@ def write_all(path: Path, arrays: dict[str, np.ndarray], size: int = 4) -> PartF
     return parts
 
 
-def make_h5(path: Path, arrays: dict[str, np.ndarray], kind: str = "codes") -> Path:
-    write_all(path, arrays).merge(list(arrays), {**ATTRIBUTES, "kind": kind})
+def make_h5(
+    path: Path, arrays: dict[str, np.ndarray], kind: str = "codes", **attributes: object
+) -> Path:
+    write_all(path, arrays).merge(list(arrays), {**ATTRIBUTES, "kind": kind, **attributes})
     return path

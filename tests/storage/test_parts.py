@@ -24,6 +24,7 @@ from k2distil.storage import (
     refuse_others,
     remove_parts,
 )
+from k2distil.storage.array_file import ArrayFile
 from tests.storage.arrays import (
     ATTRIBUTES,
     FINGERPRINT,
@@ -382,9 +383,9 @@ def test_a_merge_killed_midway_leaves_no_half_file_and_can_be_run_again(
     remove_parts(path)
     assert_holds(path, arrays)
     assert sorted(os.listdir(tmp_path)) == ["exp.h5", "exp.h5.idx.npz"]
-    reader = CodebookReader(path)
-    assert list(reader) == list(arrays)
-    assert reader._offsets is not None  # the index was made, and is this file's
+    file = ArrayFile(path)
+    assert list(file) == list(arrays)
+    assert file._offsets is not None  # the index was made, and is this file's
 
 
 def test_parts_that_somebody_is_making_are_not_started_over(tmp_path):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from k2distil.errors import DataError
 from k2distil.storage import CodebookReader, EmbeddingReader, UtteranceReader
+from k2distil.storage.array_file import ArrayFile
 from k2distil.storage.offsets import find_offsets, index_path, read_offsets, write_offsets
 from k2distil.storage.utterance_h5 import create_h5, write_dataset
 from tests.storage.arrays import ATTRIBUTES, make_h5, some_arrays
@@ -65,7 +66,7 @@ def test_hdf5_is_not_asked_when_there_is_an_index(
     codes: Path, arrays: Arrays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = CodebookReader(codes)
-    monkeypatch.setattr(CodebookReader, "_file", None)
+    monkeypatch.setattr(ArrayFile, "_file", None)
     assert_reads(reader, arrays)
 
 
@@ -177,7 +178,7 @@ def test_a_copy_of_a_file_with_its_index_is_read_through_it(tmp_path: Path, code
     (tmp_path / "to").mkdir()
     for path in (codes, index_path(codes)):
         shutil.copy(path, tmp_path / "to" / path.name)
-    assert CodebookReader(tmp_path / "to" / "codes.h5")._offsets is not None
+    assert ArrayFile(tmp_path / "to" / "codes.h5")._offsets is not None
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04junk", None])

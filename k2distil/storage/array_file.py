@@ -1,0 +1,105 @@
+"""The arrays of one h5 by key: through its index where there is one, else through HDF5."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from k2distil.errors import DataError
+from k2distil.storage.offsets import read_offsets
+from k2distil.storage.utterance_h5 import MORE_FILES, open_h5, read_attributes
+
+
+class ArrayFile(Mapping[str, np.ndarray]):
+    """A lazy mapping from key to (num_frames, width) array, each read from disk when asked for.
+
+    The arrays and their order are the same with the index and without: the order is that of the
+    list in our files, as a rule that of the names in others'. Safe to fork: a process that needs
+    HDF5 opens the file for itself.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read the attributes and the index.
+
+        Raises:
+            DataError: no h5 can be opened there.
+        """
+        self.path = path
+        self._descriptor = -1
+        self._h5: tuple[int, h5py.File] | None = None  # the process that opened it, the file
+        with open_h5(path) as file:
+            self.meta: dict[str, Any] = read_attributes(file)  # {} in an h5 of others
+            self._num_keys = len(file)
+        self._offsets = read_offsets(path, str(self.meta.get("content_digest", "")))
+        if self._offsets is not None:
+            try:
+                self._descriptor = os.open(path, os.O_RDONLY)
+            except OSError as error:
+                raise DataError(
+                    f"{path}: cannot be opened ({error.strerror}); of too many open files: "
+                    f"{MORE_FILES}"
+                ) from error
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        """(num_frames, width), writable.
+
+        Raises:
+            KeyError: no such key.
+            DataError: the file is damaged, or the key is a group.
+        """
+        if self._offsets is None:
+            try:
+                return self._dataset(key)[()]
+            except OSError as error:
+                raise DataError(f"{self.path}[{key}]: damaged ({error}); make it anew") from error
+        row = self._offsets.keys.row(key)
+        try:
+            return self._offsets.read(self._descriptor, row)
+        except EOFError as error:
+            raise DataError(f"{self.path}[{key}]: the file ends within it; make it anew") from error
+
+    def __contains__(self, key: object) -> bool:
+        """Whether the file has the key; nothing is read."""
+        if self._offsets is not None:
+            return key in self._offsets.keys
+        return isinstance(key, str) and key in self._file()
+
+    def __iter__(self) -> Iterator[str]:
+        """All keys."""
+        return iter(self._file() if self._offsets is None else self._offsets.keys)
+
+    def __len__(self) -> int:
+        """The number of keys."""
+        return self._num_keys
+
+    def num_frames(self, key: str) -> int:
+        """The length of an array, without reading it.
+
+        Raises:
+            KeyError: no such key.
+        """
+        if self._offsets is None:
+            return int(self._dataset(key).shape[0])
+        return int(self._offsets.num_frames[self._offsets.keys.row(key)])
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", -1) >= 0:
+            os.close(self._descriptor)
+
+    def _file(self) -> h5py.File:
+        if self._h5 is None or self._h5[0] != os.getpid():
+            self._h5 = os.getpid(), h5py.File(self.path, "r")
+        return self._h5[1]
+
+    def _dataset(self, key: str) -> h5py.Dataset:
+        dataset = self._file().get(key)
+        if dataset is None:
+            raise KeyError(key)
+        if not isinstance(dataset, h5py.Dataset):
+            raise DataError(f"{self.path}[{key}]: a group; expected one dataset per key")
+        return dataset

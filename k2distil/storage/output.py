@@ -1,0 +1,84 @@
+"""An output as a whole, whether it is one h5 or several and their list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from k2distil.errors import DataError
+from k2distil.storage.file_list import SHARD_HOURS, fault_of, files_of, remove_files
+from k2distil.storage.merge import Written, checksum, merge_parts
+from k2distil.storage.merge_files import merge_into_files
+from k2distil.storage.offsets import find_offsets, read_offsets, write_offsets
+from k2distil.storage.reader import UtteranceReader
+from k2distil.storage.utterance_h5 import attributes_of, open_h5
+
+
+def write_output(
+    path: Path,
+    folder: Path,
+    written: Mapping[str, Written],
+    keys: Sequence[str],
+    attributes: Mapping[str, Any],
+    *,
+    onto: bool,
+) -> None:
+    """Make one h5 of all parts, or several where the attributes have shard_hours.
+
+    Where there are several, a retry (`onto`) adds files and leaves the others alone: they are too
+    large to be copied for a few utterances.
+
+    Args:
+        path: of the output.
+        folder: of its parts.
+        written: what the parts hold, by key.
+        keys: the order of the h5, or of each of several.
+        attributes: of the root.
+        onto: keep what is there already.
+
+    Raises:
+        DamagedPartError: a part is not what its report says.
+        DataError: a key is there already, the disk is full, or see `merge_into_files`.
+    """
+    if SHARD_HOURS in attributes:
+        merge_into_files(path, folder, written, keys, attributes, onto=onto)
+        return
+    if onto:
+        written = {**_written_before(path, written), **written}
+    before = files_of(path) if path.exists() else []
+    merge_parts(path, written, keys, attributes)
+    remove_files(path, before)
+
+
+def check_output(path: Path) -> None:
+    """Make indexes that are missing: a run was killed behind its merge.
+
+    Raises:
+        DataError: a file that it lists is missing or another one.
+    """
+    listed = files_of(path)
+    for each in listed:
+        if fault := fault_of(path, each):
+            raise DataError(fault)
+    for file in [path.with_name(each.name) for each in listed] or [path]:
+        _make_index(file)
+
+
+def _make_index(path: Path) -> None:
+    digest = str(attributes_of(path).get("content_digest", ""))
+    if read_offsets(path, digest) is None:
+        with open_h5(path) as file:
+            offsets = find_offsets(file, file)
+        if offsets is not None:
+            write_offsets(path, offsets, digest)
+
+
+def _written_before(path: Path, new: Mapping[str, Written]) -> dict[str, Written]:
+    """What an h5 holds, as the reports of its parts said it."""
+    found = {}
+    for key, values in UtteranceReader(path).items():
+        if key in new:
+            raise DataError(f"{path}: has {key} already, and {new[key].part} too; use --force")
+        found[key] = Written(path, len(values), checksum(values))
+    return found
