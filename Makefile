@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_FLAGS ?= -n auto --dist worksteal
 
-.PHONY: venv demo test style types tests test-oldest bench coverage
+.PHONY: venv demo test style types tests test-oldest bench coverage soak
 
 venv: $(VENV)/.done
 
@@ -51,3 +51,8 @@ test-oldest:
 	rm -rf build/oldest && git clone --quiet . build/oldest
 	K2DISTIL_DATA=$${K2DISTIL_DATA:-$(CURDIR)/../shared/data} \
 	  $(MAKE) -C build/oldest tests CONSTRAINTS=constraints-oldest.txt
+
+# tests/faults at full length, about ten minutes of CPU; its numbers go to bench/results/soak.jsonl.
+soak: venv
+	K2DISTIL_SOAK=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults -v -p no:xdist --durations=0
+	@tail -n 1 bench/results/soak.jsonl

@@ -169,6 +169,8 @@ def _carry_out(plan: Plan, embed_all: EmbedAll, leases: Leases) -> Summary:
         with leases.held(output_lease(save_path)):
             if not plan.parts.exist():
                 return made_by_others(save_path)
+            if len(plan.parts.done()) < len(plan.chunks):
+                continue  # another process has found one damaged
             try:
                 return _merge(plan)
             except DamagedPartError as error:
@@ -181,6 +183,7 @@ def _carry_out(plan: Plan, embed_all: EmbedAll, leases: Leases) -> Summary:
 def _merge(plan: Plan) -> Summary:
     """All parts -> the output, and what stands beside it."""
     parts = plan.parts
+    parts.refuse_missing()
     # The merge removes the parts, so what they say of themselves is kept first.
     reports = list(parts.reports())
     summary = summarise(parts.save_path, reports, plan.fingerprint, plan.earlier)

@@ -17,6 +17,7 @@ import math
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ class PartFolder:
         self._plan = as_json({**self.fingerprint, **chunking})
         self._plan_path = self.folder / "plan.json"
         if self._plan_path.exists():
-            found = json.loads(self._plan_path.read_text(encoding="utf-8"))
+            found = _read_plan(self._plan_path)
             _refuse_other(self.folder, found, json.loads(self._plan))
             return
         make_folder(self.folder)
@@ -152,18 +153,18 @@ class PartFolder:
         """
         done = self.done()
         for index in range(self.num_parts):
-            lease = self._lease_path(index)
+            if index in done:
+                continue
             try:
-                if index in done or not leases.claim(lease):
-                    continue
+                is_mine = leases.claim(self._lease_path(index))
             except DataError:
                 if self.exist():
                     raise
-                return
-            if self._report_path(index).exists():  # done since the look
-                leases.release(lease)
-            else:
+                return  # merged by another process since the look
+            if is_mine and self.exist() and not self._report_path(index).exists():
                 yield index
+            else:
+                leases.release(self._lease_path(index))
 
     def release(self, index: int, leases: Leases) -> None:
         """Give a claimed part back."""
@@ -171,25 +172,37 @@ class PartFolder:
 
     def discard_damaged(self) -> None:
         """Take what is cut or cannot be opened for not done."""
-        for index in self.done():
-            if not self._is_done(index):
+        for index in sorted(self.done()):
+            if (reason := self._damage(index)) is not None:
+                logger.warning("%s: damaged, to be made again: %s", self._h5_path(index), reason)
                 self._report_path(index).unlink(missing_ok=True)
 
     def missing(self) -> list[int]:
         """The parts that are still to be made; a part that is cut or cannot be opened is one."""
-        return [index for index in range(self.num_parts) if not self._is_done(index)]
+        done = self.done()
+        return [
+            index
+            for index in range(self.num_parts)
+            if index not in done or self._damage(index) is not None
+        ]
 
     def refuse_missing(self) -> None:
         """Refuse to go on without all parts.
 
         Raises:
+            DamagedPartError: one is cut or cannot be opened; from now on it is missing.
             DataError: some are missing.
         """
-        if missing := self.missing():
+        done = self.done()
+        if missing := sorted(set(range(self.num_parts)) - done):
             raise DataError(
                 f"{self.folder}: {len(missing)} of {self.num_parts} parts are missing "
                 f"({', '.join(map(str, missing[:10]))}); run the same command again"
             )
+        for index in sorted(done):
+            if (reason := self._damage(index)) is not None:
+                self._report_path(index).unlink(missing_ok=True)
+                raise DamagedPartError(self._h5_path(index), reason)
 
     def write(
         self, index: int, arrays: Mapping[str, np.ndarray], report: Mapping[str, Any]
@@ -205,8 +218,11 @@ class PartFolder:
             The report: `report`, and as `written` {key: [num_frames, crc32]}.
 
         Raises:
-            DataError: the disk is full or the folder cannot be written to.
+            DataError: the disk is full, the folder cannot be written to, or it has become that of
+                other parts.
         """
+        if not self.exist():
+            raise DataError(f"{self.folder}: merged and removed; run the same command again")
         written = {key: [len(values), checksum(values)] for key, values in arrays.items()}
         complete = {**report, "written": written}
         self._report_path(index).unlink(missing_ok=True)  # while the h5 changes, it is not done
@@ -214,14 +230,18 @@ class PartFolder:
             for key, values in arrays.items():
                 write_dataset(file, key, values)
         with replacing(self._report_path(index)) as temporary:
-            temporary.write_text(json.dumps(complete, ensure_ascii=False), encoding="utf-8")
+            temporary.write_text(_sealed(complete), encoding="utf-8")
         return complete
 
     def reports(self) -> Iterator[dict[str, Any]]:
-        """The reports of the parts that are done, in order."""
+        """The reports of the parts that are done, in order.
+
+        Raises:
+            DataError: one is not what was written.
+        """
         for index in range(self.num_parts):
             if self._report_path(index).exists():
-                yield json.loads(self._report_path(index).read_text(encoding="utf-8"))
+                yield self._report(index)
 
     def merge(
         self, keys: Sequence[str], attributes: Mapping[str, Any], *, onto: bool = False
@@ -236,14 +256,15 @@ class PartFolder:
             onto: keep the arrays of the h5 that is there, and add those of the parts.
 
         Raises:
-            DataError: a part is missing, holds a key twice or a strange one, or is damaged (it is
-                then discarded, so that the same command makes it anew); or the disk is full.
+            DamagedPartError: a part is not what was written; from now on it is missing.
+            DataError: a part is missing, or holds a key twice or a strange one; or the disk is
+                full.
         """
         self.refuse_missing()
         written: dict[str, Written] = {}
         known = set(keys)
-        for index, report in enumerate(self.reports()):
-            for key, (num_frames, crc32) in report["written"].items():
+        for index in range(self.num_parts):
+            for key, (num_frames, crc32) in self._report(index)["written"].items():
                 if key in written or key not in known:
                     reason = "in two parts" if key in written else "not in the list"
                     raise DataError(f"{self._h5_path(index)}: {key} is {reason}; use --force")
@@ -253,24 +274,33 @@ class PartFolder:
             everything = {**attributes, **own}
             write_output(self.save_path, self.folder, written, keys, everything, onto=onto)
         except DamagedPartError as error:
-            error.part.with_suffix(".json").unlink(missing_ok=True)
+            if error.part.parent == self.folder:
+                error.part.with_suffix(".json").unlink(missing_ok=True)
             raise
         _remove_folder(self.folder)
 
-    def _is_done(self, index: int) -> bool:
-        report_path, h5_path = self._report_path(index), self._h5_path(index)
-        if not report_path.exists():
-            return False
+    def _damage(self, index: int) -> str | None:
+        """What is wrong with a part that has a report; None: nothing that shows at once."""
         try:
-            report = json.loads(report_path.read_text(encoding="utf-8"))
-            with open_h5(h5_path) as file:
-                if len(file) == len(report["written"]):
-                    return True
-            reason = "not the number of arrays it reports"
-        except (DataError, ValueError, KeyError) as error:
-            reason = str(error)
-        logger.warning("%s: damaged, to be made again: %s", h5_path, reason)
-        return False
+            report = self._report(index)
+            with open_h5(self._h5_path(index)) as file:
+                if len(file) != len(report["written"]):
+                    return "not the number of arrays it reports"
+        except (DataError, RuntimeError, OSError) as error:  # HDF5 raises either for a bad header
+            return str(error)
+        return None
+
+    def _report(self, index: int) -> dict[str, Any]:
+        """Read it.
+
+        Raises:
+            DataError: it is gone, or not what was written.
+        """
+        path = self._report_path(index)
+        try:
+            return _unsealed(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"{path}: damaged ({error}); run the same command again") from error
 
     def _h5_path(self, index: int) -> Path:
         return self.folder / f"part-{index:06d}.h5"
@@ -280,6 +310,31 @@ class PartFolder:
 
     def _lease_path(self, index: int) -> Path:
         return self.folder / f"part-{index:06d}.lease"
+
+
+def _read_plan(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: damaged ({error}); start over with --force") from error
+
+
+def _sealed(report: Mapping[str, Any]) -> str:
+    """As JSON, with a checksum of the rest as the last entry."""
+    crc32 = zlib.crc32(json.dumps(report).encode())
+    return json.dumps({**report, "crc32": crc32}, ensure_ascii=False)
+
+
+def _unsealed(text: str) -> dict[str, Any]:
+    """A report again.
+
+    Raises:
+        ValueError, KeyError: it is not what was sealed.
+    """
+    report = json.loads(text)
+    if report.pop("crc32") != zlib.crc32(json.dumps(report).encode()):
+        raise ValueError("its checksum is another")
+    return report
 
 
 def _refuse_other(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -1,0 +1,90 @@
+"""Faults for the scripts under test: Python imports this at its start, from PYTHONPATH.
+
+K2DISTIL_FAULTS holds them, as JSON; a process without it is left alone.
+
+    seconds  that every batch takes longer
+    nan      a file: the process that makes it gives NaN for one batch
+    oom      a file: the process that makes it has no memory for one batch
+    die      [a file, "module:function"]: the process that makes it is killed at that call
+    host     the name of the host that the process takes itself to be on
+    clock    seconds that its clock is off
+"""
+
+import importlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+
+def is_first(path):
+    """Whether this is the one that makes the file, of all processes."""
+    try:
+        Path(path).open("x").close()
+    except FileExistsError:
+        return False
+    return True
+
+
+def break_teacher(seconds=0.0, nan=None, oom=None):
+    import torch
+
+    from k2distil.teachers.encoder_teacher import EncoderTeacher
+
+    embed = EncoderTeacher.embed
+
+    def faulty(self, batch):
+        time.sleep(seconds)
+        if oom is not None and len(batch.keys) > 1 and is_first(oom):
+            raise torch.OutOfMemoryError("injected")
+        embedding = embed(self, batch)
+        if nan is not None and is_first(nan):
+            embedding = replace(embedding, embedding=embedding.embedding * float("nan"))
+        return embedding
+
+    EncoderTeacher.embed = faulty
+
+
+def die_at(path, place):
+    module_name, _, name = place.partition(":")
+    module = importlib.import_module(module_name)
+    function = getattr(module, name)
+
+    def deadly(*args, **options):
+        if is_first(path):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **options)
+
+    setattr(module, name, deadly)
+
+
+def move_to(host):
+    from k2distil.storage import leases
+
+    socket.gethostname = lambda: host
+    leases._machine = lambda: host
+
+
+def set_clock(seconds):
+    now, touch = time.time, os.utime
+
+    def touch_by_own_clock(path, times=None):
+        touch(path, (time.time(), time.time()) if times is None else times)
+
+    time.time = lambda: now() + seconds
+    os.utime = touch_by_own_clock  # as a file system does that takes the client's time
+
+
+if "K2DISTIL_FAULTS" in os.environ and any("k2distil.bin." in each for each in sys.orig_argv):
+    faults = json.loads(os.environ["K2DISTIL_FAULTS"])
+    if "host" in faults:
+        move_to(faults.pop("host"))
+    if "clock" in faults:
+        set_clock(faults.pop("clock"))
+    if "die" in faults:
+        die_at(*faults.pop("die"))
+    break_teacher(**faults)
