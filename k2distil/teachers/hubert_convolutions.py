@@ -1,7 +1,7 @@
-"""HuBERT's convolutions, as fast as the device can: same weights, same sums, other order.
+"""HuBERT's convolutions with transformers' weights, computed in another order.
 
-The layout is channels last, which is what fast convolutions compute in. The first convolution's
-norm over time is multiplied into its weights, so that the stack can run piece by piece.
+The layout is channels last, in which convolutions are fastest. The first one's norm over time is
+multiplied into its weights, so that the stack can run piece by piece.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 HOP, WINDOW = 320, 400  # samples between frames, and that a frame sees
-PIECE_FRAMES = {"cpu": 128}  # what stays in the cache of a core; elsewhere:
-LARGE_PIECE_FRAMES = 1500  # 30 s, bounds the memory
+CPU_PIECE = 128  # frames computed at once: what stays in a core's cache
+PIECE = 1500  # frames elsewhere: 30 s, which bounds the memory
 
 
 class FeatureExtractor(nn.Module):
@@ -31,7 +31,7 @@ class FeatureExtractor(nn.Module):
         """(S,) -> (T, channels)."""
         num_frames = (len(samples) - WINDOW) // HOP + 1
         weight, bias = self._first(samples)
-        step = PIECE_FRAMES.get(samples.device.type, LARGE_PIECE_FRAMES)
+        step = CPU_PIECE if samples.device.type == "cpu" else PIECE
         pieces = []
         for start in range(0, num_frames, step):
             end = min(start + step, num_frames)

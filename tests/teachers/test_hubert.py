@@ -143,7 +143,7 @@ def test_a_fairseq_checkpoint_with_a_missing_tensor_is_refused(folder, lost):
 
 @pytest.mark.parametrize("norm", ["group", "layer"])
 def test_convolutions_in_pieces_equal_transformers(folder, norm, monkeypatch):
-    monkeypatch.setattr(hubert_convolutions, "PIECE_FRAMES", {"cpu": 7})
+    monkeypatch.setattr(hubert_convolutions, "CPU_PIECE", 7)
     checkpoint = make_hf_hubert(folder / f"pieces{norm}", norm)
     theirs = hubert_blocks(checkpoint, wave_of(AUDIO, 2))
     ours = embed_alone(build_teacher("hubert", checkpoint), AUDIO, 2)
