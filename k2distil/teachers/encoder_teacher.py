@@ -34,6 +34,7 @@ class EncoderTeacher:
     num_frames: Callable[[int], int]
     front_end: FrontEnd
     encoder: FiniteEncoder
+    cpu_lengths: int  # the most that a CPU encodes at once, in what lengths count; about 15 s
 
     @torch.inference_mode()
     def embed(self, batch: AudioBatch) -> EmbeddingBatch:
@@ -46,10 +47,28 @@ class EncoderTeacher:
         with stage("front end", device):
             features, feature_lengths = self.front_end(batch.samples, lengths)
         with stage("encoder", device):
-            frames = self.encoder(features, feature_lengths, num_frames)
+            frames = self._encode(features, feature_lengths, num_frames)
         valid = valid_positions(num_frames, max(num_frames), frames.device)
-        frames = frames[:, : max(num_frames)].masked_fill(~valid[..., None], 0.0)
+        frames = frames.masked_fill(~valid[..., None], 0.0)
         return EmbeddingBatch(batch.keys, frames, torch.tensor(num_frames))
+
+    def _encode(
+        self, features: Tensor, lengths: Sequence[int], num_frames: Sequence[int]
+    ) -> Tensor:
+        """The whole batch at once; on a CPU, so much of it as stays in the cache."""
+        if features.device.type != "cpu":
+            return self.encoder(features, lengths, num_frames)
+        longest = max(num_frames)
+        frames = features.new_zeros(len(lengths), longest, self.dim, dtype=torch.float32)
+        start = 0
+        while start < len(lengths):
+            end = start + max(1, self.cpu_lengths // max(lengths[start:]))
+            own = lengths[start:end]
+            part = features[start:end, ..., : max(own)]
+            wanted = num_frames[start:end]
+            frames[start:end, : max(wanted)] = self.encoder(part, own, wanted)
+            start = end
+        return frames
 
     def _require_length(self, key: str, length: int) -> None:
         if length < self.min_samples:

@@ -34,13 +34,13 @@ class FiniteEncoder:
     def __call__(
         self, features: Tensor, lengths: Sequence[int], num_frames: Sequence[int]
     ) -> Tensor:
-        """Features and lengths as the encoder takes them -> (B, T, dim) float32.
+        """Features and lengths as the encoder takes them -> (B, max(num_frames), dim) float32.
 
-        num_frames: how many of the T are wanted of each utterance; NaN beyond them is no matter.
+        num_frames: of each utterance; NaN beyond them is no matter.
         """
         if self.dtype == torch.float32:
-            return self._in_float32(features, lengths)
-        hidden = self._fast(features, lengths).float()
+            return self._in_float32(features, lengths, max(num_frames))
+        hidden = self._fast(features, lengths, max(num_frames)).float()
         wanted = valid_positions(num_frames, hidden.shape[1], hidden.device)
         is_bad = (wanted & ~hidden.isfinite().all(2)).any(1)
         bad = is_bad.nonzero().flatten().tolist()
@@ -57,14 +57,14 @@ class FiniteEncoder:
             self._exact.to(self.device)
             for row in bad:
                 alone = features[row : row + 1, ..., : lengths[row]]
-                frames = self._in_float32(alone, [lengths[row]])[0]
-                hidden[row, : num_frames[row]] = frames[: num_frames[row]]
+                frames = self._in_float32(alone, [lengths[row]], num_frames[row])
+                hidden[row, : num_frames[row]] = frames[0]
             self._exact.to("cpu")
         return hidden
 
-    def _in_float32(self, features: Tensor, lengths: Sequence[int]) -> Tensor:
+    def _in_float32(self, features: Tensor, lengths: Sequence[int], wanted: int) -> Tensor:
         with no_tf32():
-            return self._exact(features, lengths)
+            return self._exact(features, lengths, wanted)
 
 
 @contextmanager

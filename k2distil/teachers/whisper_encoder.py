@@ -55,11 +55,19 @@ class Attention(nn.Module):
         self.value = nn.Linear(dim, dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, frames: Tensor, key_mask: Tensor | None) -> Tensor:
-        """frames: (B, T, dim); key_mask: (B, 1, 1, T) bool, None: no padding -> (B, T, dim)."""
+    def forward(self, frames: Tensor, key_mask: Tensor | None, wanted: int) -> Tensor:
+        """frames: (B, T, dim); key_mask: (B, 1, 1, T) bool, None: no padding.
+
+        Returns:
+            (B, wanted, dim): of the first frames only, which attend to all.
+        """
         query, key, value = (
-            linear(frames).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for linear in (self.query, self.key, self.value)
+            linear(seen).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for linear, seen in (
+                (self.query, frames[:, :wanted]),
+                (self.key, frames),
+                (self.value, frames),
+            )
         )
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=key_mask)
         return self.out(attended.transpose(1, 2).flatten(2))
@@ -77,9 +85,9 @@ class Block(nn.Module):
             nn.Linear(dims.dim, dims.ffn_dim), nn.GELU(), nn.Linear(dims.ffn_dim, dims.dim)
         )
 
-    def forward(self, frames: Tensor, key_mask: Tensor | None) -> Tensor:
-        """frames: (B, T, dim) -> (B, T, dim)."""
-        frames = frames + self.attn(self.attn_ln(frames), key_mask)
+    def forward(self, frames: Tensor, key_mask: Tensor | None, wanted: int) -> Tensor:
+        """frames: (B, T, dim) -> (B, wanted, dim): the first frames."""
+        frames = frames[:, :wanted] + self.attn(self.attn_ln(frames), key_mask, wanted)
         return frames + self.mlp(self.mlp_ln(frames))
 
 
@@ -108,8 +116,17 @@ class WhisperEncoder(nn.Module):
         if not final_norm:
             self.ln_post = nn.Identity()
 
-    def forward(self, log_mel: Tensor, lengths: Sequence[int]) -> Tensor:
-        """log_mel: (B, num_mels, T), zeros beyond -> (B, T', dim); what is beyond is undefined."""
+    def forward(self, log_mel: Tensor, lengths: Sequence[int], wanted: int) -> Tensor:
+        """Compute the first frames of each utterance.
+
+        Args:
+            log_mel: (B, num_mels, T), zeros beyond each utterance.
+            lengths: mel frames of each.
+            wanted: how many of the T' encoder frames; behind audio padded to 30 s none is.
+
+        Returns:
+            (B, wanted, dim); what is beyond an utterance is undefined.
+        """
         log_mel = log_mel.to(self.positional_embedding.dtype)
         if self.dims.subsampling == CONV2D:
             frames = self._conv2d(log_mel)
@@ -121,9 +138,9 @@ class WhisperEncoder(nn.Module):
         if not all_equal(num_frames):
             valid = valid_positions(num_frames, frames.shape[1], frames.device)
             key_mask = valid[:, None, None, :]
-        for block in self.blocks:
-            frames = block(frames, key_mask)
-        return self.ln_post(frames)
+        for block in self.blocks[:-1]:
+            frames = block(frames, key_mask, frames.shape[1])
+        return self.ln_post(self.blocks[-1](frames, key_mask, wanted))
 
     def _conv1d2(self, log_mel: Tensor, lengths: Sequence[int]) -> Tensor:
         hidden = F.gelu(self.conv1(log_mel))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,15 @@ from k2distil.batch import SAMPLE_RATE
 from k2distil.errors import ConfigError
 from k2distil.teachers.base import Choice, resolve_layer
 from k2distil.teachers.encoder_teacher import EncoderTeacher
-from k2distil.teachers.log_mel import HOP, MIN_SAMPLES, log_mel, mel_filters, num_mel_frames
+from k2distil.teachers.lengths import all_equal
+from k2distil.teachers.log_mel import (
+    HOP,
+    MIN_SAMPLES,
+    N_FFT,
+    log_mel,
+    mel_filters,
+    num_mel_frames,
+)
 from k2distil.teachers.precision import FiniteEncoder
 from k2distil.teachers.tensors import digest, load_float32
 from k2distil.teachers.whisper_encoder import CONV2D, WhisperDims, WhisperEncoder
@@ -68,7 +77,13 @@ def whisper_teacher(
         padded = [max(length + padding.extra, padding.total) for length in lengths]
         samples = samples.to(choice.device, non_blocking=True)
         samples = F.pad(samples, (0, max(0, max(padded) - samples.shape[1])))
-        return log_mel(samples, padded, filters), [num_mel_frames(length) for length in padded]
+        mel_frames = [num_mel_frames(length) for length in padded]
+        if not all_equal(padded):
+            return log_mel(samples, padded, filters), mel_frames
+        # The windows behind the audio see nothing but zeros: one frame of that silence serves all.
+        heard = min(padded[0], HOP * math.ceil((max(lengths) + 2 * N_FFT) / HOP))
+        log = log_mel(samples, [heard] * len(lengths), filters)
+        return F.pad(log, (0, mel_frames[0] - log.shape[-1]), mode="replicate"), mel_frames
 
     return EncoderTeacher(
         name=name,
@@ -83,4 +98,5 @@ def whisper_teacher(
         num_frames=lambda num_samples: dims.num_frames(num_mel_frames(num_samples)),
         front_end=front_end,
         encoder=FiniteEncoder(encoder, choice.device, choice.dtype),
+        cpu_lengths=num_mel_frames(15 * SAMPLE_RATE),
     )

@@ -43,6 +43,17 @@ def test_every_layer_equals_openai_whisper(folder, num_mels, padding):
             assert difference(ours[key], theirs[row][teacher.layer - 1]) < PARITY
 
 
+@pytest.mark.parametrize("padding", ["none", "30s"])
+def test_a_batch_in_parts_equals_the_whole(folder, padding):
+    checkpoint = make_openai(folder / f"parts{padding}.pt")
+    teacher = build_teacher("huggingface-whisper", checkpoint, whisper_padding=padding)
+    whole = replace(teacher, cpu_lengths=10**9).embed(AUDIO).embedding
+    assert teacher.cpu_lengths == 1500  # mel frames
+    for most in (1, 210, teacher.cpu_lengths):
+        in_parts = replace(teacher, cpu_lengths=most).embed(AUDIO).embedding
+        assert difference(in_parts, whole) < BATCHING
+
+
 @pytest.mark.parametrize("num_mels", [80, 128])
 def test_every_layer_equals_transformers(folder, num_mels):
     checkpoint = make_hf_whisper(folder / f"hf{num_mels}", replace(DIMS, num_mels=num_mels))
