@@ -59,16 +59,13 @@ class Method:
     ours: Ours | None = None
     cpu_seconds: list[float] = field(default_factory=list)
     wall_seconds: list[float] = field(default_factory=list)
-    stages: list[dict[str, float]] = field(default_factory=list)  # CPU seconds
 
-    def turn(self, utterances: Sequence[Utterance]) -> None:
+    def turn(self) -> None:
         """Time one run over the utterances."""
         wall, cpu = time.perf_counter(), time.process_time()
         self.run()
         self.cpu_seconds.append(time.process_time() - cpu)
         self.wall_seconds.append(time.perf_counter() - wall)
-        if self.ours:
-            self.stages.append(self.ours.take_stages(utterances, self.cpu_seconds[-1]))
 
 
 def shortest(data: Path, number: int) -> list[Utterance]:
@@ -156,14 +153,11 @@ def measure(
 ) -> list[dict[str, Any]]:
     """One row per method."""
     flops, worst = warm_up(found)
-    for method in found:
-        if method.ours:
-            method.ours.take_stages(utterances, 0.0)  # what warmed up
     rates = []
     for turn in range(turns):
         rates.append(matrix_rate())
         for method in found:
-            method.turn(utterances)
+            method.turn()
         print(f"turn {turn + 1} of {turns}: {rates[-1] / 1e9:.0f} GFLOP/s in a bare product")
     audio_seconds = sum(soundfile.info(each.wav).duration for each in utterances)
     rows = []
@@ -185,7 +179,7 @@ def measure(
                 "gflop": work / 1e9,
                 "of_matrix_rate": _median_ratio(least, own),
                 "matrix_gflops": statistics.median(rates) / 1e9,
-                "stages": _shares(method.stages),
+                "stages": method.ours.shares() if method.ours else {},
                 "largest_difference": worst[method.teacher],
                 "turns": turns,
                 "cpu_seconds_of_turns": own,
@@ -196,12 +190,6 @@ def measure(
 
 def _median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
-
-
-def _shares(stages: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Of the sum of all turns."""
-    totals = {name: sum(turn[name] for turn in stages) for name in (stages[0] if stages else ())}
-    return {name: total / sum(totals.values()) for name, total in totals.items()}
 
 
 def main() -> None:

@@ -2,24 +2,19 @@
 
 import itertools
 import shutil
-import time
-from collections import Counter
-from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
 
-from k2distil.batch import Utterance
 from k2distil.config import SaveCodebookConfig
-from k2distil.data import load_audio
 from k2distil.pipeline import save_codebook, save_embedding
 from k2distil.pipeline.teacher import open_teacher
 from k2distil.quantizer import ProductQuantizer, load_quantizer, save_quantizer
+from k2distil.stages import Profile
 from k2distil.storage import EmbeddingReader
 
 NUM_CODEBOOKS, CODEBOOK_SIZE = 8, 256
@@ -40,7 +35,7 @@ class Ours:
         """config: without --quantizer_path and --save_path; folder: to write in."""
         self._folder = folder
         self._numbers = itertools.count()
-        self._seconds: Counter[str] = Counter()
+        self._profile = Profile()
         teacher, provenance = open_teacher(config, device)
         quantizer = random_quantizer(teacher.dim)
         quantizer.provenance = provenance
@@ -48,19 +43,13 @@ class Ours:
         path = save_quantizer(quantizer, folder / f"{name}.pt")
         self._config = replace(config, quantizer_path=path)
         self._quantizer = load_quantizer(path).to(device)
-        self._quantizer.encode = self._timed("quantizer", self._quantizer.encode)
-        self._loaded = (
-            replace(
-                teacher,
-                front_end=self._timed("features", teacher.front_end),
-                encoder=self._timed("encoder", teacher.encoder),
-            ),
-            provenance,
-        )
+        self._loaded = teacher, provenance
 
     def codes(self) -> None:
         """From the list to the merged h5."""
-        shutil.rmtree(self._run(save_codebook=True).parent)
+        with self._profile:
+            path = self._run(save_codebook=True)
+        shutil.rmtree(path.parent)
 
     def embeddings(self) -> dict[str, np.ndarray]:
         """Key -> (T, dim) float32, read from the h5."""
@@ -70,15 +59,12 @@ class Ours:
         shutil.rmtree(path.parent)
         return found
 
-    def take_stages(self, utterances: Sequence[Utterance], total: float) -> dict[str, float]:
-        """Seconds of the runs since the last call, of `total`; decoding is done again for it."""
-        started = time.thread_time()
-        for each in utterances:
-            load_audio(each)
-        stages = {"decode": time.thread_time() - started, **self._seconds}
-        stages["batches, h5, merge"] = total - sum(stages.values())
-        self._seconds.clear()
-        return stages
+    def shares(self) -> dict[str, float]:
+        """Of the stages in the time of all, over all calls of `codes`."""
+        seconds = self._profile.seconds()
+        del seconds["wait for audio"]
+        total = sum(seconds.values())
+        return {name: each / total for name, each in seconds.items()}
 
     def _run(self, save_codebook: bool) -> Path:
         path = self._folder / f"run{next(self._numbers)}" / "out.h5"
@@ -92,12 +78,3 @@ class Ours:
             summary = MODULES[0].save_codebook(config)
         assert summary.num_failed == 0, summary.figures
         return path
-
-    def _timed(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*values: Any) -> Any:
-            started = time.thread_time()
-            result = function(*values)
-            self._seconds[stage] += time.thread_time() - started
-            return result
-
-        return timed

@@ -27,6 +27,7 @@ from k2distil.pipeline.provenance import request
 from k2distil.pipeline.summary import Summary, versions, write_config
 from k2distil.pipeline.teacher import embed_options
 from k2distil.pipeline.windows import Chunk, chunks_of
+from k2distil.stages import stage
 from k2distil.storage import (
     DamagedPartError,
     Leases,
@@ -172,7 +173,8 @@ def _carry_out(plan: Plan, embed_all: EmbedAll, leases: Leases) -> Summary:
             if len(plan.parts.done()) < len(plan.chunks):
                 continue  # another process has found one damaged
             try:
-                return _merge(plan)
+                with stage("merge"):
+                    return _merge(plan)
             except DamagedPartError as error:
                 if error.part in damaged:
                     raise
