@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING
 
 from k2distil.errors import ConfigError
@@ -61,6 +62,29 @@ def choose_device(gpu: str | None) -> torch.device:
             "use --gpu cpu or an index below that"
         )
     return torch.device("cuda", indexes[0])
+
+
+def device_of_process(gpu: str | None) -> torch.device:
+    """The device of one process of several that torchrun started, or of one it did not start.
+
+    Raises:
+        ConfigError: there are more processes than devices, and see `choose_device`.
+    """
+    import torch
+
+    if "LOCAL_RANK" not in os.environ:
+        return choose_device(gpu)
+    if gpu is not None and not device_indexes(gpu):
+        return torch.device("cpu")
+    local, number = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if local < number:  # each process its own of the visible devices
+        return torch.device("cuda", local)
+    if gpu is not None or number:
+        raise ConfigError(
+            f"process {local} of this machine has no device: it has {number} CUDA devices; "
+            "start as many processes, or use --gpu cpu"
+        )
+    return torch.device("cpu")
 
 
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:

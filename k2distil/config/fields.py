@@ -98,8 +98,8 @@ class RunOptions:
     """How to run."""
 
     gpu: str | None = option(
-        "CUDA device index, or cpu; not given: 0, or the CPU without one; train_distil: 0,1,... "
-        "for one process each",
+        "CUDA device index, or cpu; not given: 0, or the CPU without one; train_quantizer and "
+        "train_distil: 0,1,... for one process each",
         None,
     )
     seed: int = option("random seed", 0)

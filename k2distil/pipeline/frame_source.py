@@ -22,6 +22,7 @@ from k2distil.config import TrainQuantizerConfig
 from k2distil.data import decode_ahead
 from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.embed import Embedded, as_dtype, embed
+from k2distil.pipeline.processes import Processes
 from k2distil.pipeline.provenance import request
 from k2distil.pipeline.teacher import embed_options, num_workers, open_teacher, read_utterances
 from k2distil.quantizer import FrameReservoir
@@ -48,8 +49,8 @@ class FrameSource:
     outcome: Embedded = field(default_factory=Embedded)  # failed ones, filled while drawing
 
 
-def open_source(config: TrainQuantizerConfig, device: torch.device) -> FrameSource:
-    """The frames that a config asks for.
+def open_source(config: TrainQuantizerConfig, processes: Processes) -> FrameSource:
+    """The frames that a config asks for, all of them on every process.
 
     Raises:
         ConfigError: neither or both of --embedding_path and --train_quantizer_online.
@@ -59,7 +60,7 @@ def open_source(config: TrainQuantizerConfig, device: torch.device) -> FrameSour
             raise ConfigError(
                 "--embedding_path: not read with --train_quantizer_online; leave out one of them"
             )
-        return _from_audio(config, device)
+        return _from_audio(config, processes)
     if config.embedding_path is None:
         raise ConfigError(
             "--embedding_path: missing; give the h5 of save_embedding.sh, or "
@@ -119,22 +120,30 @@ def _from_h5(path: Path) -> FrameSource:
     return FrameSource({**provenance, "dim": first.shape[1]}, identity, len(reader), frames)
 
 
-def _from_audio(config: TrainQuantizerConfig, device: torch.device) -> FrameSource:
+def _from_audio(config: TrainQuantizerConfig, processes: Processes) -> FrameSource:
+    """Each process embeds its parts of the list; the frames come in the order of the list."""
     utterances = read_utterances(config, config.seed, config.save_path)
-    teacher, provenance = open_teacher(config, device)
+    teacher, provenance = open_teacher(config, processes.device)
     options = embed_options(config, config.wenet_yaml)
     outcome = Embedded()
+    size = config.part_utterances
+    parts = [utterances[start : start + size] for start in range(0, len(utterances), size)]
+    own = list(itertools.chain(*parts[processes.rank :: processes.size]))
 
     def frames() -> Iterator[Tensor]:
-        decoded = decode_ahead(utterances, num_workers(config), config.channel)
+        decoded = decode_ahead(own, num_workers(config), config.channel)
         with contextlib.closing(decoded):
-            while part := list(itertools.islice(decoded, config.part_utterances)):
+            for _ in range(0, len(parts), processes.size):
+                part = list(itertools.islice(decoded, size))
                 embedded = embed(part, teacher, as_dtype("float32"), options)
-                for rejection in embedded.failed:
-                    logger.warning("failed: %s", rejection.reason)
-                outcome.failed += embedded.failed
-                outcome.dropped += embedded.dropped
-                yield from map(torch.from_numpy, embedded.values.values())
+                for failed, dropped in processes.gather((embedded.failed, embedded.dropped)):
+                    for rejection in failed:
+                        logger.warning("failed: %s", rejection.reason)
+                    outcome.failed += failed
+                    outcome.dropped += dropped
+                yield from map(
+                    torch.from_numpy, processes.send_in_turn(list(embedded.values.values()))
+                )
 
     identity = request(config, utterances, options.limits)
     return FrameSource(provenance, identity, len(utterances), frames, outcome)
