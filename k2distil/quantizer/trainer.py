@@ -45,6 +45,7 @@ from k2distil.quantizer.model import (
 from k2distil.quantizer.ordering import order_codebooks
 from k2distil.quantizer.schedule import plan
 from k2distil.quantizer.seeding import give_frames, revive_entries, seed_entries
+from k2distil.quantizer.shrinking import shrink_entries
 from k2distil.quantizer.statistics import ALONE, CodeSums, Share
 from k2distil.quantizer.updates import update_additive, update_product
 
@@ -218,11 +219,12 @@ class QuantizerTrainer:
         self._fresh = CodeSums.zeros(quantizer.table, with_pairs=bool(running.pairs.numel()))
         if quantizer.type == "product":
             table = self._finish_product_round(quantizer.table, running)
-        elif self.done:  # nothing is solved for: only entries that the final search left out move
+        elif self.done:  # nothing is solved for: noise goes, and entries without frames get some
             codes = quantizer.encode(frames).long()
             residuals = quantizer.normalise(frames) - quantizer.normalise(quantizer.decode(codes))
-            dead = fresh.counts.view(quantizer.table.shape[:2]) < 1
-            table = give_frames(quantizer.table, dead, codes, residuals)
+            counts, shape = running.counts, quantizer.table.shape[:2]
+            table = shrink_entries(quantizer.table, counts.view(shape), residuals)
+            table = give_frames(table, fresh.counts.view(shape) < 1, codes, residuals)
         else:
             table = self._finish_additive_round(quantizer.table, running)
         mean, scale = quantizer.mean, quantizer.scale
