@@ -53,8 +53,7 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def cells(row: dict[str, Any]) -> dict[str, str]:
     """A summary as text."""
-    marks = ("timed_out", "out_of_memory", "time_limited")
-    error = ", ".join(name.replace("_", " ") for name in marks[:2] if name in row)
+    error = _why_not(row["runs"])
     if "relative_error" in row:
         errors = [run["relative_error"] for run in row["runs"] if "relative_error" in run]
         error = f"{row['relative_error']:.3f}"
@@ -63,6 +62,14 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
     text = {"data": row["data"], "N": str(row["num_codebooks"]), "method": method, "error": error}
     figures = {key: format(row[key], form) if key in row else "" for key, form in FIGURES.items()}
     return text | figures
+
+
+def _why_not(runs: Sequence[dict[str, Any]]) -> str:
+    """What ended a training before its time."""
+    if late := [run["max_seconds"] for run in runs if run.get("timed_out")]:
+        return f"did not finish in {max(late):,} s"
+    large = [run["max_gb"] for run in runs if run.get("out_of_memory")]
+    return f"took more than {max(large):g} GB" if large else ""
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:

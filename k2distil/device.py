@@ -34,36 +34,40 @@ def device_indexes(gpu: str) -> list[int]:
 
 
 def choose_device(gpu: str | None) -> torch.device:
-    """The device of one process: of several, the one whose place is its LOCAL_RANK.
+    """The device of this process; of those that torchrun started, each has its own visible device.
 
     Args:
-        gpu: what the user gave; None: the first device (under torchrun, one each), or the CPU with
-            a warning without one.
+        gpu: what the user gave; None: the first device, or the CPU with a warning without one.
+            For processes of torchrun it only says whether to use the CPU.
 
     Raises:
-        ConfigError: the user named a device this machine lacks, or fewer than processes.
+        ConfigError: this machine lacks the device, has fewer than processes, or one process was
+            given several.
     """
     import torch
 
-    rank = int(os.environ.get("LOCAL_RANK", "0"))
-    indexes = [rank] if gpu is None else device_indexes(gpu)
+    indexes = device_indexes("0" if gpu is None else gpu)
     if not indexes:
         return torch.device("cpu")
     num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpu is None and num_devices == 0:
         logger.warning("no CUDA device: using the CPU (--gpu cpu says so without this warning)")
         return torch.device("cpu")
-    if rank >= len(indexes):
+    if (rank := os.environ.get("LOCAL_RANK")) is not None:
+        if int(rank) >= num_devices:
+            raise ConfigError(
+                f"process {rank} of this machine has no device: it has {num_devices} CUDA devices; "
+                "start as many processes, or use --gpu cpu"
+            )
+        return torch.device("cuda", int(rank))
+    if len(indexes) > 1:
+        raise ConfigError(f"--gpu {gpu}: this command uses one device; name one")
+    if indexes[0] >= num_devices:
         raise ConfigError(
-            f"--gpu {gpu}: {len(indexes)} devices for process {rank + 1} of this machine; "
-            "name one for each process that torchrun starts, or leave it out"
-        )
-    if indexes[rank] >= num_devices:
-        raise ConfigError(
-            f"--gpu {indexes[rank]}: no such device, this machine has {num_devices} CUDA devices; "
+            f"--gpu {indexes[0]}: no such device, this machine has {num_devices} CUDA devices; "
             "use --gpu cpu or an index below that"
         )
-    return torch.device("cuda", indexes[rank])
+    return torch.device("cuda", indexes[0])
 
 
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:

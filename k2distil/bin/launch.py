@@ -57,7 +57,6 @@ def launch(
         flags += ["--rdzv-id=k2distil"]
     if indexes:
         _show_only(indexes, gpu)
-        argv = [*argv, "--gpu", ",".join(str(rank) for rank in range(len(indexes)))]
     with tempfile.TemporaryDirectory() as folder:
         status_file = Path(folder, "status")
         os.environ[STATUS_FILE] = str(status_file)
@@ -77,7 +76,7 @@ def tell_launcher(status: int) -> int:
 
 
 def _show_only(indexes: Sequence[int], gpu: str | None) -> None:
-    """Let the processes see these devices alone, as 0, 1, ...
+    """Let the processes see these devices alone; each takes the one of its LOCAL_RANK.
 
     Raises:
         ConfigError: this machine lacks one.

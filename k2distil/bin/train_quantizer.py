@@ -9,7 +9,8 @@ from k2distil.config import TrainQuantizerConfig
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
-    return run(TrainQuantizerConfig, "k2distil.pipeline.train_quantizer:train_quantizer", argv)
+    target = "k2distil.pipeline.train_quantizer:train_quantizer"
+    return run(TrainQuantizerConfig, target, argv, __spec__)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from torch import Tensor
 from k2distil.config import TrainQuantizerConfig
 from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.embed import Embedded, as_dtype, embed
+from k2distil.pipeline.processes import Processes
 from k2distil.pipeline.provenance import request
 from k2distil.pipeline.teacher import embed_options, open_teacher, read_utterances
 from k2distil.pipeline.windows import chunks_of
@@ -47,8 +48,8 @@ class FrameSource:
     outcome: Embedded = field(default_factory=Embedded)  # failed ones, filled while drawing
 
 
-def open_source(config: TrainQuantizerConfig, device: torch.device) -> FrameSource:
-    """The frames that a config asks for.
+def open_source(config: TrainQuantizerConfig, processes: Processes) -> FrameSource:
+    """The frames that a config asks for, all of them on every process.
 
     Raises:
         ConfigError: neither or both of --embedding_path and --train_quantizer_online.
@@ -58,7 +59,7 @@ def open_source(config: TrainQuantizerConfig, device: torch.device) -> FrameSour
             raise ConfigError(
                 "--embedding_path: not read with --train_quantizer_online; leave out one of them"
             )
-        return _from_audio(config, device)
+        return _from_audio(config, processes)
     if config.embedding_path is None:
         raise ConfigError(
             "--embedding_path: missing; give the h5 of save_embedding.sh, or "
@@ -118,23 +119,29 @@ def _from_h5(path: Path) -> FrameSource:
     return FrameSource({**provenance, "dim": first.shape[1]}, identity, len(reader), frames)
 
 
-def _from_audio(config: TrainQuantizerConfig, device: torch.device) -> FrameSource:
+def _from_audio(config: TrainQuantizerConfig, processes: Processes) -> FrameSource:
+    """Each process embeds its parts of the list; the frames come in the order of the list."""
     utterances = read_utterances(config, config.seed, config.save_path)
-    teacher, provenance = open_teacher(config, device)
+    teacher, provenance = open_teacher(config, processes.device)
     options = embed_options(config, config.wenet_yaml)
     outcome = Embedded()
+    chunks = chunks_of(utterances, config.part_utterances)
+    own = chunks[processes.rank :: processes.size]
 
     def frames() -> Iterator[Tensor]:
-        chunks = chunks_of(utterances, config.part_utterances)
-        embeddings = embed(chunks, teacher, as_dtype("float32"), options)
+        embeddings = embed(own, teacher, as_dtype("float32"), options)
         with contextlib.closing(embeddings):
-            for embedding in embeddings:
-                embedded = embedding.result()
-                for rejection in embedded.failed:
-                    logger.warning("failed: %s", rejection.reason)
-                outcome.failed += embedded.failed
-                outcome.dropped += embedded.dropped
-                yield from map(torch.from_numpy, embedded.values.values())
+            for _ in range(0, len(chunks), processes.size):
+                embedding = next(embeddings, None)  # none: the others have one more
+                embedded = Embedded() if embedding is None else embedding.result()
+                for failed, dropped in processes.gather((embedded.failed, embedded.dropped)):
+                    for rejection in failed:
+                        logger.warning("failed: %s", rejection.reason)
+                    outcome.failed += failed
+                    outcome.dropped += dropped
+                yield from map(
+                    torch.from_numpy, processes.send_in_turn(list(embedded.values.values()))
+                )
 
     identity = request(config, utterances, options.limits)
     return FrameSource(provenance, identity, len(utterances), frames, outcome)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from k2distil.config import TrainQuantizerConfig
-from k2distil.device import choose_device
 from k2distil.errors import CheckpointError, ConfigError, DataError
 from k2distil.pipeline.frame_source import FrameSource, fill, open_source
+from k2distil.pipeline.processes import Processes, joined
 from k2distil.pipeline.progress import Progress
 from k2distil.pipeline.summary import (
     Summary,
@@ -27,6 +28,7 @@ from k2distil.pipeline.summary import (
 from k2distil.quantizer import (
     FrameReservoir,
     QuantizerTrainer,
+    Share,
     evaluate,
     load_quantizer,
     save_quantizer,
@@ -40,18 +42,47 @@ FEW_FRAMES = 50  # per entry of a codebook: below, some entries hardly see any
 PROBE_FRAMES = 50_000  # training frames that the figures look at
 
 
+@dataclass(frozen=True)
+class Job:
+    """A training that is not done yet. fingerprint: all that decides its result."""
+
+    save_path: Path
+    source: FrameSource
+    trainer: QuantizerTrainer
+    fingerprint: dict[str, Any]
+
+
 def train_quantizer(config: TrainQuantizerConfig) -> Summary:
-    """Train a quantizer; resumes where a run stopped.
+    """Train a quantizer; resumes where a run stopped. Under torchrun all processes train it.
 
     Raises:
         ConfigError, DataError, CheckpointError: see docs/errors.md.
     """
     started = time.monotonic()
     save_path = _file_of(config)
+    with joined(config.gpu) as processes:
+        with processes.all_or_none():
+            job = _open(config, save_path, processes)
+        if job is None:
+            return Summary(save_path, 0, read_summary(save_path))
+        if processes.rank == 0:
+            write_config(save_path, config)
+        training, held_out = _read(job, config, processes)
+        training_started = time.monotonic()
+        _train(job, training, config, processes)
+        training_seconds = time.monotonic() - training_started
+    if processes.rank > 0:
+        return Summary(save_path, 0, {})  # the first process measures and writes
+    summary = _finish(job, training, held_out, config.seed, started, training_seconds)
+    _training_path(save_path).unlink(missing_ok=True)
+    return summary
+
+
+def _open(config: TrainQuantizerConfig, save_path: Path, processes: Processes) -> Job | None:
+    """What there is to do; None: nothing."""
     inputs = [*(config.train_data or ()), config.checkpoint, config.embedding_path]
     prepare_output(save_path, inputs)
-    device = choose_device(config.gpu)
-    source = open_source(config, device)
+    source = open_source(config, processes)
     dim = source.provenance["dim"]
     if config.quantizer_in_dim not in (None, dim):
         raise ConfigError(
@@ -61,57 +92,74 @@ def train_quantizer(config: TrainQuantizerConfig) -> Summary:
     logger.info("embeddings of dimension %d, %d utterances", dim, source.num_utterances)
     fingerprint = _fingerprint(config, source)
     if _is_finished(save_path, fingerprint, config.force):
-        return Summary(save_path, 0, read_summary(save_path))
+        return None
     trainer = QuantizerTrainer(
         config.quantizer_type,
         dim,
         config.quantizer_out_dim,
         config.quantizer_codebook_size,
         seed=config.seed,
-        device=device,
+        device=processes.device,
         batch_size=config.quantizer_batch_size,
+        share=Share(processes.rank, processes.size, processes.add_up),
     )
     _resume(trainer, save_path, fingerprint, config.force)
-    write_config(save_path, config)
+    return Job(save_path, source, trainer, fingerprint)
 
+
+def _read(
+    job: Job, config: TrainQuantizerConfig, processes: Processes
+) -> tuple[FrameReservoir, FrameReservoir]:
+    """-> (frames to train on, held out), the same on every process."""
+    source = job.source
     with Progress("reading frames", source.num_utterances, "utterances") as progress:
         training, held_out = fill(
             source, config.reservoir_frames, config.seed, lambda: progress.advance(1)
         )
-    failed = [each.row() for each in source.outcome.failed]
-    dropped = [each.row() for each in source.outcome.dropped]
-    write_rejections(save_path, failed, dropped)
-    _check_number(len(training), len(held_out), config.quantizer_codebook_size)
-    training_started = time.monotonic()
-    _train(trainer, training, config, save_path, fingerprint)
-    quantizer = trainer.quantizer
-    training_seconds = time.monotonic() - training_started
+    if processes.rank == 0:
+        failed = [each.row() for each in source.outcome.failed]
+        write_rejections(job.save_path, failed, [each.row() for each in source.outcome.dropped])
+    with processes.all_or_none():
+        _check_number(len(training), len(held_out), config.quantizer_codebook_size)
+    return training, held_out
+
+
+def _finish(
+    job: Job,
+    training: FrameReservoir,
+    held_out: FrameReservoir,
+    seed: int,
+    started: float,
+    training_seconds: float,
+) -> Summary:
+    """Measure the quantizer, and write it and its summary."""
+    quantizer, source = job.trainer.quantizer, job.source
     training_sample = training.batch(0, min(PROBE_FRAMES, len(training)))
-    held_out_figures = evaluate(quantizer, training_sample, held_out.frames, config.seed).as_dict()
-    quantizer.provenance = {**source.provenance, "fingerprint": json.dumps(fingerprint)}
+    held_out_figures = evaluate(quantizer, training_sample, held_out.frames, seed).as_dict()
+    quantizer.provenance = {**source.provenance, "fingerprint": json.dumps(job.fingerprint)}
     quantizer.figures = held_out_figures
     num_frames = training.num_seen + held_out.num_seen
+    num_failed, num_dropped = len(source.outcome.failed), len(source.outcome.dropped)
     figures = {
         "quantizer_id": quantizer.id,
-        "written": source.num_utterances - len(failed) - len(dropped),
-        "failed": len(failed),
-        "dropped": len(dropped),
+        "written": source.num_utterances - num_failed - num_dropped,
+        "failed": num_failed,
+        "dropped": num_dropped,
         "audio_seconds": num_frames * source.provenance.get("frame_shift", 0.0),
         "wall_seconds": time.monotonic() - started,
         "training_seconds": training_seconds,
         "frames": num_frames,
-        "dim": dim,
+        "dim": quantizer.dim,
         "held_out": held_out_figures,
-        "fingerprint": fingerprint,
+        "fingerprint": job.fingerprint,
     }
-    logger.info("%s: %s", save_path, _in_words(held_out_figures))
+    logger.info("%s: %s", job.save_path, _in_words(held_out_figures))
     by_number = " ".join(f"{error:.3g}" for error in held_out_figures["error_by_num_codebooks"])
     logger.info(
-        "relative error of the first 1 to %d codebooks: %s", trainer.num_codebooks, by_number
+        "relative error of the first 1 to %d codebooks: %s", quantizer.num_codebooks, by_number
     )
-    summary = write_summary(save_path, figures, len(failed))
-    save_quantizer(quantizer, save_path)
-    _training_path(save_path).unlink(missing_ok=True)
+    summary = write_summary(job.save_path, figures, num_failed)
+    save_quantizer(quantizer, job.save_path)
     return summary
 
 
@@ -136,23 +184,20 @@ def _check_number(num_training: int, num_held_out: int, codebook_size: int) -> N
 
 
 def _train(
-    trainer: QuantizerTrainer,
-    training: FrameReservoir,
-    config: TrainQuantizerConfig,
-    save_path: Path,
-    fingerprint: dict[str, Any],
+    job: Job, training: FrameReservoir, config: TrainQuantizerConfig, processes: Processes
 ) -> None:
-    """Train to the end, with a checkpoint now and then."""
-    batch_size = config.quantizer_batch_size
+    """Train to the end, with a checkpoint now and then, of the first process."""
+    trainer, batch_size = job.trainer, config.quantizer_batch_size
     saved = time.monotonic()
     with Progress("training", trainer.num_steps, "steps", trainer.steps_done) as progress:
         while not trainer.done:
             stats = trainer.step(training.batch(trainer.steps_done, batch_size))
             error = "" if stats.relative_error is None else f"error {stats.relative_error:.3f}"
             progress.advance(1, f"{stats.phase} {error}")
-            if time.monotonic() - saved > config.checkpoint_seconds:
-                state = {"fingerprint": fingerprint, "state": trainer.state_dict()}
-                write_tensors(state, _training_path(save_path))
+            is_time = time.monotonic() - saved > config.checkpoint_seconds
+            if processes.rank == 0 and is_time and trainer.is_whole:
+                state = {"fingerprint": job.fingerprint, "state": trainer.state_dict()}
+                write_tensors(state, _training_path(job.save_path))
                 saved = time.monotonic()
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from typing import TYPE_CHECKING
 
 import torch
 
 from k2distil.config import TrainDistilConfig
-from k2distil.device import choose_device, device_indexes
+from k2distil.device import choose_device
 from k2distil.errors import ConfigError
 from k2distil.torchaudio_guard import hide_broken_torchaudio
 
@@ -74,19 +73,6 @@ def training_arguments(
 
 def _on_cpu(gpu: str | None) -> bool:
     """Whether to compute on the CPU; else the current CUDA device is set."""
-    if "LOCAL_RANK" in os.environ:  # torchrun: each process its own of the visible devices
-        if gpu is not None and not device_indexes(gpu):
-            return True
-        local, number = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if local < number:
-            torch.cuda.set_device(local)
-            return False
-        if gpu is not None or number:
-            raise ConfigError(
-                f"process {local} of this machine has no device: it has {number} CUDA devices; "
-                "start as many processes, or use --gpu cpu"
-            )
-        return True
     device = choose_device(gpu)
     if device.type == "cuda":
         torch.cuda.set_device(device)

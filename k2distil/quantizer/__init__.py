@@ -10,6 +10,7 @@ from k2distil.quantizer.metrics import HeldOutFigures, evaluate
 from k2distil.quantizer.model import AdditiveQuantizer, ProductQuantizer, Quantizer
 from k2distil.quantizer.multi_quantization import MultiQuantizer, package_state
 from k2distil.quantizer.reservoir import FrameReservoir
+from k2distil.quantizer.statistics import Share
 from k2distil.quantizer.trainer import QuantizerTrainer, StepStats
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "ProductQuantizer",
     "Quantizer",
     "QuantizerTrainer",
+    "Share",
     "StepStats",
     "evaluate",
     "load_quantizer",

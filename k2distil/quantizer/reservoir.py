@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import torch
 from torch import Tensor
@@ -50,9 +51,10 @@ class FrameReservoir:
                 "is --quantizer_in_dim the teacher's dimension?"
             )
         frames = frames.detach().cpu()
-        if not frames.isfinite().all():
+        largest = float(frames.abs().max()) if len(frames) else 0.0  # NaN where there is one
+        if not math.isfinite(largest):
             raise DataError("frames hold NaN or infinite values: look at the audio")
-        self._make_room_for_values(frames)
+        self._make_room_for(largest)
         num_free = min(max(self.capacity - self.num_seen, 0), len(frames))
         self._frames[self.num_seen : self.num_seen + num_free] = frames[:num_free]
         # A later frame, the i-th of all, replaces a random one with probability capacity / i.
@@ -93,8 +95,7 @@ class FrameReservoir:
             self._order, self._epoch = torch.randperm(len(self), generator=generator), epoch
         return self._order
 
-    def _make_room_for_values(self, frames: Tensor) -> None:
-        largest = float(frames.abs().max()) if len(frames) else 0.0
+    def _make_room_for(self, largest: float) -> None:
         if self._frames.dtype == torch.float16 and largest > torch.finfo(torch.float16).max:
             logger.warning(
                 "an embedding reaches %.3g, beyond float16: float32 from now on", largest

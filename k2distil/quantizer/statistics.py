@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,26 @@ from torch import Tensor
 
 from k2distil.quantizer.search import has_gram_table
 
+# Frames, of a deviation of 1, are summed as multiples of GRID in float64: exact up to 2^29. So sums
+# are the same bits in any order, and shared among any number of processes.
+GRID = 2.0**-24
+
+
+@dataclass(frozen=True)
+class Share:
+    """One process' part of a training that several do together.
+
+    rank, size: it encodes every `size`-th frame of a batch, from the `rank`-th on.
+    add_up: a tensor, sparse too, that it may overwrite -> the sum of all processes' tensors.
+    """
+
+    rank: int = 0
+    size: int = 1
+    add_up: Callable[[Tensor], Tensor] = lambda tensor: tensor
+
+
+ALONE = Share()
+
 
 @dataclass
 class CodeSums:
@@ -17,8 +38,9 @@ class CodeSums:
 
     counts: (R,) how often each entry was chosen; pairs: (R, R) how often two were chosen together
     (its diagonal is `counts`), or (0, 0) where nobody needs it; sums: (R, D) of the frames that
-    chose it; errors: (R,) of their squared errors. float32, exact for counts below 2^24. `pairs`
-    is sparse (COO, coalesced) where there are too many entries for a Gram table.
+    chose it; errors: (R,) of their squared errors. Counts are float32, exact below 2^24; the others
+    float64 while they are summed (see GRID), float32 once they fade. `pairs` is sparse (COO,
+    coalesced) where there are too many entries for a Gram table.
     """
 
     counts: Tensor
@@ -27,16 +49,16 @@ class CodeSums:
     errors: Tensor
 
     @classmethod
-    def zeros(cls, table: Tensor, with_pairs: bool) -> CodeSums:
-        """No frames yet; table: (N, K, D)."""
+    def zeros(cls, table: Tensor, with_pairs: bool, dtype: torch.dtype = torch.float64) -> CodeSums:
+        """No frames yet; table: (N, K, D); dtype: of sums and errors."""
         num_rows = table.shape[0] * table.shape[1]
         size = num_rows if with_pairs else 0
         sparse = with_pairs and not has_gram_table(*table.shape[:2])
         return cls(
             table.new_zeros(num_rows),
             _no_pairs(size, table.device) if sparse else table.new_zeros(size, size),
-            table.new_zeros(num_rows, table.shape[2]),
-            table.new_zeros(num_rows),
+            table.new_zeros(num_rows, table.shape[2], dtype=dtype),
+            table.new_zeros(num_rows, dtype=dtype),
         )
 
     def add(self, frames: Tensor, codes: Tensor, errors: Tensor, codebook_size: int) -> None:
@@ -47,7 +69,8 @@ class CodeSums:
         order = rows.flatten().argsort(stable=True)
         counts = torch.bincount(rows.flatten(), minlength=len(self.counts))
         bags = (order.div(num_codebooks, rounding_mode="floor"), counts.cumsum(0) - counts)
-        values = torch.cat([frames, errors.unsqueeze(1)], dim=1)
+        values = torch.cat([frames, errors.unsqueeze(1)], dim=1).double()
+        values = values.div_(GRID).round_().mul_(GRID)
         summed = F.embedding_bag(bags[0], values, bags[1], mode="sum")
         self.counts += counts
         self.sums += summed[:, :-1]
@@ -67,6 +90,11 @@ class CodeSums:
             tensor.mul_(decay).add_(getattr(fresh, name))
         if self.pairs.is_sparse:
             self.pairs = self.pairs.coalesce()
+
+    def add_up(self, share: Share) -> None:
+        """Add what the other processes summed, which add what this one did."""
+        for name, tensor in vars(self).items():
+            setattr(self, name, share.add_up(tensor))
 
     def forget(self, rows: Tensor) -> None:
         """Drop all that is known of these entries: they are about to move."""

@@ -11,6 +11,9 @@ those of earlier rounds (faded), and a new rotation and new entries follow from 
 fade fast while the rotation is far off, slowly in the end, where averaging is all that is left to
 do. An additive quantizer starts from product codes.
 
+Several processes may train one quantizer (`share`): each is given the same batches, encodes its
+part of them, and the sums of all are added up before a round ends. All else they do alike.
+
 Additive rounds alternate between best codes and best entries, which alone creeps to its end. So
 the entries go on in the direction of their last change: momentum (Polyak 1964), not in the last
 rounds. On Whisper's states (D = 384, N = 8, K = 256) it takes the error from 0.177 to 0.164 in the
@@ -42,7 +45,8 @@ from k2distil.quantizer.model import (
 from k2distil.quantizer.ordering import order_codebooks
 from k2distil.quantizer.schedule import plan
 from k2distil.quantizer.seeding import give_frames, revive_entries, seed_entries
-from k2distil.quantizer.statistics import CodeSums
+from k2distil.quantizer.shrinking import shrink_entries
+from k2distil.quantizer.statistics import ALONE, CodeSums, Share
 from k2distil.quantizer.updates import update_additive, update_product
 
 # A wide beam while training makes entries that need one: with 16 instead of 1 the error with a beam
@@ -56,7 +60,7 @@ class StepStats:
 
     step: int
     phase: str  # gather, product, additive
-    relative_error: float | None  # None while gathering
+    relative_error: float | None  # None while gathering, or of no frames
 
 
 class QuantizerTrainer:
@@ -65,6 +69,7 @@ class QuantizerTrainer:
     Args:
         quantizer_type: product | additive.
         batch_size: frames a step brings, about; it only shapes the schedule.
+        share: this process' part, where several train together.
 
     Raises:
         ConfigError: no such quantizer can be built.
@@ -80,6 +85,7 @@ class QuantizerTrainer:
         seed: int = 0,
         device: str | torch.device = "cpu",
         batch_size: int = 512,
+        share: Share = ALONE,
     ) -> None:
         check_sizes(quantizer_type, dim, num_codebooks, codebook_size)
         self.config: dict[str, str | int] = {
@@ -95,6 +101,7 @@ class QuantizerTrainer:
         self.schedule = plan(quantizer_type, dim, num_codebooks, codebook_size, batch_size)
         self.steps_done = 0
         self.device = torch.device(device)
+        self._share = share
         self._generator = torch.Generator(self.device).manual_seed(seed)
         self._gathered: list[Tensor] = []
         self._quantizer: Quantizer | None = None
@@ -116,6 +123,12 @@ class QuantizerTrainer:
         return self.steps_done >= self.num_steps
 
     @property
+    def is_whole(self) -> bool:
+        """True when `state_dict` holds all: within a round, other processes have sums of theirs."""
+        gathering = self.steps_done <= self.schedule.gather_steps
+        return self._share.size == 1 or gathering or self.schedule.round_ends(self.steps_done)
+
+    @property
     def quantizer(self) -> Quantizer:
         """The quantizer as it is now; there is none before the gathering steps end."""
         if self._quantizer is None:
@@ -124,7 +137,7 @@ class QuantizerTrainer:
 
     @torch.no_grad()
     def step(self, frames: Tensor) -> StepStats:
-        """Learn from one batch; frames: (B, dim) of any float dtype, B >= 1.
+        """Learn from one batch; frames: (B, dim) of any float dtype, B >= 1, all of the batch.
 
         Raises:
             DataError: no frames, another dimension, NaN or infinite values.
@@ -180,12 +193,15 @@ class QuantizerTrainer:
         """Go on with this quantizer, empty sums and no momentum."""
         self._quantizer, self._solved = quantizer, quantizer.table
         with_pairs = quantizer.type == "additive"
-        self._running = CodeSums.zeros(quantizer.table, with_pairs)
+        self._running = CodeSums.zeros(quantizer.table, with_pairs, torch.float32)
         self._fresh = CodeSums.zeros(quantizer.table, with_pairs)
 
-    def _learn(self, quantizer: Quantizer, frames: Tensor) -> float:
-        """Add the batch to this round's sums; -> its relative error."""
+    def _learn(self, quantizer: Quantizer, batch: Tensor) -> float | None:
+        """Add this process' part of the batch to the round's sums; -> its relative error."""
         assert self._fresh is not None
+        frames = batch[self._share.rank :: self._share.size]
+        if not len(frames):
+            return None
         codes = quantizer.encode(frames)
         normalised = quantizer.normalise(frames)
         errors = (quantizer.normalise(quantizer.decode(codes)) - normalised).square().sum(1)
@@ -198,15 +214,17 @@ class QuantizerTrainer:
         quantizer, running, fresh = self.quantizer, self._running, self._fresh
         assert running is not None
         assert fresh is not None
+        fresh.add_up(self._share)
         running.merge(fresh, self.schedule.decay(self.steps_done))
         self._fresh = CodeSums.zeros(quantizer.table, with_pairs=bool(running.pairs.numel()))
         if quantizer.type == "product":
             table = self._finish_product_round(quantizer.table, running)
-        elif self.done:  # nothing is solved for: only entries that the final search left out move
+        elif self.done:  # nothing is solved for: noise goes, and entries without frames get some
             codes = quantizer.encode(frames).long()
             residuals = quantizer.normalise(frames) - quantizer.normalise(quantizer.decode(codes))
-            dead = fresh.counts.view(quantizer.table.shape[:2]) < 1
-            table = give_frames(quantizer.table, dead, codes, residuals)
+            counts, shape = running.counts, quantizer.table.shape[:2]
+            table = shrink_entries(quantizer.table, counts.view(shape), residuals)
+            table = give_frames(table, fresh.counts.view(shape) < 1, codes, residuals)
         else:
             table = self._finish_additive_round(quantizer.table, running)
         mean, scale = quantizer.mean, quantizer.scale
@@ -295,6 +313,9 @@ class QuantizerTrainer:
             self._solved = state["solved"].to(self.device, copy=True)
             self._running = CodeSums.of(_copies(state["running"], self.device))
             self._fresh = CodeSums.of(_copies(state["fresh"], self.device))
+            if self._share.rank > 0:  # they are with the first process
+                with_pairs = self._quantizer.type == "additive"
+                self._fresh = CodeSums.zeros(self._quantizer.table, with_pairs)
 
 
 def _copies(tensors: Mapping[str, Tensor], device: torch.device | None = None) -> dict[str, Tensor]:

@@ -27,6 +27,23 @@ def test_sums_are_those_of_the_one_hot_matrix(with_pairs):
         assert sums.pairs.shape == (0, 0)
 
 
+def test_sums_are_the_same_bits_however_frames_are_shared_and_ordered():
+    generator = torch.Generator().manual_seed(0)
+    frames, errors = torch.randn(999, 5, generator=generator), torch.rand(999, generator=generator)
+    codes = torch.randint(0, 4, (999, 3), generator=generator)
+    sums = []
+    for rows in (torch.arange(999), torch.randperm(999, generator=generator)):
+        parts = rows.split(333 if sums else 999)
+        shares = [CodeSums.zeros(torch.zeros(3, 4, 5), True) for _ in parts]
+        for part, share in zip(parts, shares, strict=True):
+            share.add(frames[part], codes[part], errors[part], 4)
+        for share in shares[1:]:
+            shares[0].merge(share, 1.0)
+        sums.append(shares[0])
+    for name, tensor in sums[0].tensors().items():
+        assert torch.equal(tensor, sums[1].tensors()[name])
+
+
 def test_merging_fades_and_two_halves_add_up_to_the_whole():
     generator = torch.Generator().manual_seed(0)
     frames, codes = torch.randn(40, 5, generator=generator), torch.randint(0, 4, (40, 3))

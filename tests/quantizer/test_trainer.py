@@ -1,11 +1,14 @@
 import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from k2distil.errors import CheckpointError, ConfigError, DataError
-from k2distil.quantizer import QuantizerTrainer
+from k2distil.quantizer import QuantizerTrainer, Share
 from k2distil.quantizer.metrics import num_dead_codes, relative_error
+from k2distil.quantizer.statistics import ALONE
 from tests.quantizer.conftest import batch, power_law_frames, trained
 
 
@@ -236,3 +239,40 @@ def test_a_small_problem_has_few_steps_and_a_full_one_under_two_thousand():
     assert QuantizerTrainer("product", 16, 4, 16).num_steps <= 150
     assert QuantizerTrainer("product", 1280, 8, 256).num_steps <= 2000
     assert QuantizerTrainer("additive", 1280, 8, 256).num_steps <= 2000
+
+
+@pytest.mark.parametrize("quantizer_type", ["product", "additive"])
+def test_two_that_share_batches_train_what_one_does(quantizer_type, frames):
+    """In threads; they go on from a training of one that was stopped within a round."""
+    barrier, given = threading.Barrier(2, timeout=60), [torch.empty(0)] * 2
+
+    def share_of(rank):
+        def add_up(tensor):
+            given[rank] = tensor
+            barrier.wait()
+            total = given[0] + given[1]
+            barrier.wait()
+            return total
+
+        return Share(rank, 2, add_up)
+
+    def train(share, state=None, end=None):
+        trainer = QuantizerTrainer(quantizer_type, 16, 3, 16, batch_size=200, share=share)
+        if state is not None:
+            trainer.load_state_dict(state)
+        whole = []
+        while trainer.steps_done < (end or trainer.num_steps):
+            trainer.step(batch(frames, trainer.steps_done))
+            whole.append(trainer.is_whole)
+        return trainer, whole
+
+    alone, always = train(ALONE)
+    stopped, _ = train(ALONE, end=6)
+    assert not stopped.schedule.round_ends(6)
+    with ThreadPoolExecutor(2) as pool:
+        states = [stopped.state_dict()] * 2
+        (first, whole), (second, _) = pool.map(train, map(share_of, (0, 1)), states)
+    assert all(always)
+    assert whole[0]  # two steps a round
+    assert not whole[1]
+    assert alone.quantizer.id == first.quantizer.id == second.quantizer.id

@@ -12,7 +12,7 @@ def random_sums(num_codebooks, codebook_size, dim, num_frames=500):
     frames = torch.randn(num_frames, dim, generator=generator)
     codes = torch.randint(0, codebook_size, (num_frames, num_codebooks), generator=generator)
     table = torch.zeros(num_codebooks, codebook_size, dim)
-    sums = CodeSums.zeros(table, with_pairs=True)
+    sums = CodeSums.zeros(table, with_pairs=True, dtype=torch.float32)
     sums.add(frames, codes, torch.ones(num_frames), codebook_size)
     return frames, codes, table, sums
 

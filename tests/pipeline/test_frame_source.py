@@ -1,0 +1,41 @@
+"""Embeddings larger than memory: what is kept of them is bounded."""
+
+import re
+import sys
+from pathlib import Path
+
+import h5py
+import pytest
+
+from k2distil.config import TrainQuantizerConfig
+from k2distil.pipeline.frame_source import fill, open_source
+from k2distil.pipeline.processes import joined
+
+NUM_FRAMES, DIM, NUM_UTTERANCES = 2000, 1280, 50  # 244 MiB, nearly all of it a hole
+KEPT = 4000  # frames, 9.8 MiB
+
+
+def peak_mib() -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the peak of memory")
+def test_a_file_is_read_in_the_memory_of_the_frames_that_are_kept(tmp_path):
+    path = tmp_path / "e.h5"
+    with h5py.File(path, "w") as file:
+        for index in range(NUM_UTTERANCES):
+            file.create_dataset(f"utt{index:02}", (NUM_FRAMES, DIM), "float16")
+            file[f"utt{index:02}"][:5] = index
+    config = TrainQuantizerConfig(embedding_path=path, save_path=tmp_path / "q.pt")
+    with joined("cpu") as alone:
+        source = open_source(config, alone)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before, ticks = peak_mib(), []
+    training, held_out = fill(source, KEPT, 0, lambda: ticks.append(1))
+    grown = peak_mib() - before
+    assert len(ticks) == NUM_UTTERANCES
+    assert training.num_seen + held_out.num_seen == NUM_UTTERANCES * NUM_FRAMES
+    assert len(training) == KEPT
+    # Beside the sample: 20,000 frames held out (49 MiB) and a few copies of one utterance (5 MiB).
+    assert grown < 130
