@@ -186,10 +186,9 @@ def _merge(plan: Plan) -> Summary:
     """All parts -> the output, and what stands beside it."""
     parts = plan.parts
     parts.refuse_missing()
-    # The merge removes the parts, so what they say of themselves is kept first.
-    reports = list(parts.reports())
-    summary = summarise(parts.save_path, reports, plan.fingerprint, plan.earlier)
-    if plan.earlier is None or any(report["written"] for report in reports):
+    # Before the merge, which removes the parts and with them what they say of themselves.
+    summary = summarise(parts.save_path, parts.reports(), plan.fingerprint, plan.earlier)
+    if plan.earlier is None or summary.figures["written"] > len(plan.earlier.written):
         parts.merge(plan.keys, plan.attributes, onto=plan.earlier is not None)
     else:  # they failed again: the h5 stays as it is
         remove_parts(parts.save_path)

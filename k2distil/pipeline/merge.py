@@ -36,7 +36,7 @@ def _merge(save_path: Path) -> Summary:
         return _outcome(save_path, "merged already")
     left.parts.refuse_missing()
     if not left.onto:  # else the run wrote it, and a second time would count twice
-        summarise(save_path, list(left.parts.reports()), left.parts.fingerprint, None)
+        summarise(save_path, left.parts.reports(), left.parts.fingerprint, None)
     left.merge()
     return _outcome(save_path, "merged")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Earlier:
 
 def summarise(
     save_path: Path,
-    reports: Sequence[dict[str, Any]],
+    reports: Iterable[dict[str, Any]],
     fingerprint: dict[str, Any],
     earlier: Earlier | None,
 ) -> Summary:
@@ -57,12 +57,17 @@ def summarise(
         fingerprint: of the output.
         earlier: what they are added to; None: they are all.
     """
-    failed = [row for report in reports for row in report["failed"]]
-    dropped = [row for report in reports for row in report["dropped"]]
-    written = {key: count for report in reports for key, count in report["written"].items()}
-    audio_seconds = sum(report["audio_seconds"] for report in reports)
-    wall_seconds = sum(report["wall_seconds"] for report in reports)
-    num_written, num_frames = len(written), sum(count for count, _ in written.values())
+    failed: list[dict[str, str]] = []
+    dropped: list[dict[str, str]] = []
+    audio_seconds = wall_seconds = 0.0
+    num_written = num_frames = 0
+    for report in reports:  # one at a time: together they are as large as the list
+        failed += report["failed"]
+        dropped += report["dropped"]
+        audio_seconds += report["audio_seconds"]
+        wall_seconds += report["wall_seconds"]
+        num_written += len(report["written"])
+        num_frames += sum(count for count, _ in report["written"].values())
     if earlier is not None:  # a run that tried again what had failed
         dropped = [*earlier.dropped, *dropped]
         audio_seconds += earlier.figures.get("audio_seconds", 0.0)

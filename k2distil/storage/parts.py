@@ -261,14 +261,16 @@ class PartFolder:
                 full.
         """
         self.refuse_missing()
-        written: dict[str, Written] = {}
-        known = set(keys)
+        found: dict[str, Written | None] = dict.fromkeys(keys)  # no copies of the keys
         for index in range(self.num_parts):
+            h5_path = self._h5_path(index)
             for key, (num_frames, crc32) in self._report(index)["written"].items():
-                if key in written or key not in known:
-                    reason = "in two parts" if key in written else "not in the list"
-                    raise DataError(f"{self._h5_path(index)}: {key} is {reason}; use --force")
-                written[key] = Written(self._h5_path(index), num_frames, crc32)
+                if key not in found or found[key] is not None:
+                    reason = "in two parts" if key in found else "not in the list"
+                    raise DataError(f"{h5_path}: {key} is {reason}; use --force")
+                found[key] = Written(h5_path, num_frames, crc32)
+        written = {key: each for key, each in found.items() if each is not None}
+        del found
         own = {"format_version": FORMAT_VERSION, "fingerprint": as_json(self.fingerprint)}
         try:
             everything = {**attributes, **own}
