@@ -125,4 +125,8 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except OSError as error:
         return error.errno != errno.ESRCH  # EPERM: it lives and is another user's
-    return True
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # no Linux, or ended since
+        return True
+    return stat.rpartition(")")[2].split()[0] not in "ZX"  # dead, and nobody has asked for it yet

@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -96,6 +97,20 @@ def test_what_a_killed_process_left_is_removed_but_not_what_a_live_one_writes(
     with replacing(path) as temporary:
         temporary.write_text("whole")
     assert sorted(tmp_path.iterdir()) == sorted([living, path])
+
+
+def test_what_a_killed_process_left_is_removed_though_its_parent_has_not_noticed(
+    tmp_path: Path,
+) -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    left = tmp_path / f".a.txt.{socket.gethostname()}.{process.pid}.tmp"
+    left.touch()
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie from now on
+    with replacing(tmp_path / "a.txt") as temporary:
+        temporary.touch()
+    assert os.listdir(tmp_path) == ["a.txt"]
+    process.wait()
 
 
 def test_a_folder_that_is_missing_or_a_file_is_a_clear_error(tmp_path: Path) -> None:

@@ -279,7 +279,8 @@ class PartFolder:
             if error.part.parent == self.folder:
                 error.part.with_suffix(".json").unlink(missing_ok=True)
             raise
-        _remove_folder(self.folder)
+        if self.exist():
+            _remove_folder(self.folder)
 
     def _damage(self, index: int) -> str | None:
         """What is wrong with a part that has a report; None: nothing that shows at once."""

@@ -43,12 +43,12 @@ def scale() -> Scale:
 
 
 @pytest.fixture(scope="session")
-def tally() -> Iterator[Tally]:
-    """Of the whole session; a soak keeps it."""
+def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
+    """Of the whole session; a soak keeps it, with the tests that did not pass."""
     tally = Tally()
     yield tally
     if SOAK:
-        save([asdict(tally)], "soak")
+        save([{**asdict(tally), "tests_failed": request.session.testsfailed}], "soak")
 
 
 @pytest.fixture(scope="session")

@@ -62,12 +62,15 @@ class Tally:
         self.lost += len(lost)
         self.doubled += len(doubled)
         self.wrong += len(wrong)
-        assert (lost, doubled, wrong) == (set(), set(), set())
-        assert sorted(listed) == sorted(failed)
+        assert not lost, f"lost: {lost}"
+        assert not doubled, f"doubled: {doubled}"
+        assert not wrong, f"wrong: {wrong}"
+        assert sorted(listed) == sorted(failed), f"listed: {listed}"
         if not failed and not replaced:
-            assert filecmp.cmp(save_path, undisturbed, shallow=False)
+            assert filecmp.cmp(save_path, undisturbed, shallow=False), "not the same file"
         beside = {path.name for path in save_path.parent.iterdir()}
-        assert beside - {f"{save_path.name}{suffix}" for suffix in BESIDE} == set()
+        left = beside - {f"{save_path.name}{suffix}" for suffix in BESIDE}
+        assert not left, f"left behind: {left}"
 
 
 def _same(one: np.ndarray, other: np.ndarray) -> bool:

@@ -72,7 +72,7 @@ def test_sigterm_of_all_and_another_number_of_processes(start_job, undisturbed, 
 def test_sigkill_in_the_merge(place, start_job, undisturbed, tally, tmp_path):
     job = start_job()
     for _ in range(2):
-        job.start("--num_workers", 0, die=[str(tmp_path / "died"), place])
+        job.start("--num_workers", 0, at=[place, signal.SIGKILL, str(tmp_path / "died")])
     assert sorted(job.end()) == [-signal.SIGKILL, 0], job.log()
     tally.kills += 1
     tally.compare(job.save_path, undisturbed())

@@ -25,3 +25,25 @@ def test_a_dead_or_sleeping_host_and_clocks_that_are_10_minutes_off(
         fast.send_signal(signal.SIGCONT)  # behind the times: all is merged
         assert job.end([fast]) == [0], job.log()
     tally.compare(job.save_path, undisturbed())
+
+
+@pytest.mark.skipif(not SOAK, reason="by make soak")
+@pytest.mark.parametrize(
+    "place",
+    [
+        "k2distil.pipeline.extract:summarise",
+        "k2distil.storage.merge:_copy_part",
+        "k2distil.storage.merge:_verify",
+        "k2distil.storage.parts:_remove_folder",
+    ],
+)
+def test_a_host_that_sleeps_in_the_merge(place, start_job, undisturbed, tally, tmp_path):
+    job = start_job()
+    flags = ["--num_workers", 0, "--lease_seconds", 2]
+    for host in "ab":
+        job.start(*flags, host=host, at=[place, signal.SIGSTOP, str(tmp_path / "asleep")])
+    job.wait_until(lambda: any(each.poll() == 0 for each in job.processes))
+    for process in job.processes:
+        process.send_signal(signal.SIGCONT)
+    assert job.end() == [0, 0], job.log()
+    tally.compare(job.save_path, undisturbed())

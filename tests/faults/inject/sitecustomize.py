@@ -5,7 +5,7 @@ K2DISTIL_FAULTS holds them, as JSON; a process without it is left alone.
     seconds  that every batch takes longer
     nan      a file: the process that makes it gives NaN for one batch
     oom      a file: the process that makes it has no memory for one batch
-    die      [a file, "module:function"]: the process that makes it is killed at that call
+    at       ["module:function", signal, a file]: the process that makes it gets the signal there
     host     the name of the host that the process takes itself to be on
     clock    seconds that its clock is off
 """
@@ -13,7 +13,6 @@ K2DISTIL_FAULTS holds them, as JSON; a process without it is left alone.
 import importlib
 import json
 import os
-import signal
 import socket
 import sys
 import time
@@ -49,17 +48,17 @@ def break_teacher(seconds=0.0, nan=None, oom=None):
     EncoderTeacher.embed = faulty
 
 
-def die_at(path, place):
+def signal_at(place, signum, path):
     module_name, _, name = place.partition(":")
     module = importlib.import_module(module_name)
     function = getattr(module, name)
 
-    def deadly(*args, **options):
+    def fateful(*args, **options):
         if is_first(path):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signum)
         return function(*args, **options)
 
-    setattr(module, name, deadly)
+    setattr(module, name, fateful)
 
 
 def move_to(host):
@@ -85,6 +84,6 @@ if "K2DISTIL_FAULTS" in os.environ and any("k2distil.bin." in each for each in s
         move_to(faults.pop("host"))
     if "clock" in faults:
         set_clock(faults.pop("clock"))
-    if "die" in faults:
-        die_at(*faults.pop("die"))
+    if "at" in faults:
+        signal_at(*faults.pop("at"))
     break_teacher(**faults)
