@@ -4,9 +4,9 @@
 
 The teacher is the real Whisper tiny.en encoder; the audio, connected digits of real speakers
 (`digits.py`): 480 training utterances, of which 160 have text, a test on the same speakers
-("seen") and one on a fourth ("unseen"). Tokens are letters. Students are plain CTC, greedy, on one
-thread of the CPU. Every finished run is appended to `--out` and not done again; two processes
-share the work by `--students` or `--first_seed`.
+("seen") and one on a fourth ("unseen"). Training audio comes at three speeds. Tokens are letters.
+Students are plain CTC, greedy, on one thread of the CPU. Every finished run is appended to `--out`
+and not done again; two processes share the work by `--students` or `--first_seed`.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import Any
 
 import report
 from digit_codes import CodesSettings, bytes_of, make_codes, script
-from digits import ROOT, default_data, make_lists
+from digits import ROOT, SPEEDS, default_data, make_lists
 
 LABELLED_SECONDS = 20.0  # of a batch: about 8 utterances; as much again without text
 # student: (codes, list, further flags of train_distil.sh)
@@ -51,7 +51,7 @@ def codes_settings(name: str, options: argparse.Namespace) -> CodesSettings | No
 def identity(name: str, steps: int, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """What tells a run from others; it is done again when any of it changes."""
     row = {"student": name, "steps": steps, "seed": seed, "unseen_speaker": options.unseen}
-    row["labelled"] = options.num_labelled
+    row |= {"labelled": options.num_labelled, "speeds": " ".join(map(str, SPEEDS))}
     if codes_settings(name, options) is not None:
         row |= {"num_codebooks": options.num_codebooks, "layer": options.layer}
         row |= {"padding": options.padding, "weight": options.weight}
