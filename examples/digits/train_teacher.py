@@ -88,7 +88,7 @@ def train(
     stream = groups(spoken, batch_size, seed)
     for step in range(num_steps):
         batch = collate(next(stream), phone_ids, filters, rng)
-        hidden = encoder(batch.mel, batch.num_mel)
+        hidden = encoder(batch.mel, batch.num_mel, DIMS.num_frames(batch.mel.shape[-1]))
         frame_loss = F.cross_entropy(phone_head(hidden).flatten(0, 1), batch.phones.flatten())
         ctc_loss = F.ctc_loss(
             head(hidden).log_softmax(-1).transpose(0, 1),

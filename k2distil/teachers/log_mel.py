@@ -5,6 +5,7 @@ Radford et al. 2022 (arXiv 2212.04356), section 2.2; the numbers equal openai-wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,11 +15,12 @@ from torch import Tensor
 
 from k2distil.batch import SAMPLE_RATE
 from k2distil.teachers.lengths import valid_positions
-from k2distil.torchaudio_guard import hide_broken_torchaudio
 
 N_FFT = 400  # samples, 25 ms
 HOP = 160  # samples, 10 ms
 MIN_SAMPLES = N_FFT // 2 + 1  # half a window is reflected at either end
+HERTZ_PER_MEL, KNEE_HERTZ, KNEE_MEL = 200.0 / 3.0, 1000.0, 15.0
+LOG_STEP = math.log(6.4) / 27.0
 DYNAMIC_RANGE = 8.0  # log10 units kept below an utterance's loudest point
 
 
@@ -27,27 +29,34 @@ def mel_filters(num_mels: int) -> Tensor:
 
     Equal to librosa's, which openai-whisper and WeNet use, in every bit: librosa rounds to float32
     before it scales each filter to unit area, and again after. transformers rounds once, which is
-    2e-9 here and 3e-5 behind the last layer of the real Whisper tiny.en.
+    2e-9 here and 3e-5 behind the last layer of the real Whisper tiny.en. Neither is imported: that
+    takes longer than all else before the first utterance.
     """
-    hide_broken_torchaudio()
-    from transformers.audio_utils import mel_filter_bank
+    edges = _hertz(np.linspace(0.0, _mels(SAMPLE_RATE / 2), num_mels + 2))
+    bins = np.linspace(0.0, SAMPLE_RATE / 2, N_FFT // 2 + 1)
+    above = bins[None, :] - edges[:, None]  # (num_mels + 2, bins)
+    width = np.diff(edges)[:, None]
+    triangles = np.minimum(above[:-2] / width[:-1], -above[2:] / width[1:]).clip(min=0.0)
+    to_unit_area = 2.0 / (edges[2:] - edges[:-2])
+    filters = triangles.astype(np.float32) * to_unit_area[:, None]
+    return torch.from_numpy(filters.astype(np.float32))
 
-    triangles, scaled = (
-        mel_filter_bank(
-            num_frequency_bins=N_FFT // 2 + 1,
-            num_mel_filters=num_mels,
-            min_frequency=0.0,
-            max_frequency=SAMPLE_RATE / 2,
-            sampling_rate=SAMPLE_RATE,
-            norm=norm,
-            mel_scale="slaney",
-        )
-        for norm in (None, "slaney")
-    )
-    tiny = np.finfo(np.float64).tiny  # with very many filters some are empty
-    scale = scaled.max(axis=0) / np.maximum(triangles.max(axis=0), tiny)
-    filters = triangles.astype(np.float32) * scale
-    return torch.from_numpy(filters.T.astype(np.float32).copy())
+
+def _mels(hertz: float) -> float:
+    """Slaney's scale: linear up to 1 kHz, which is 15 mel, and 27 mel for a factor of 6.4 beyond.
+
+    >>> _mels(1000.0), _mels(6400.0)
+    (15.0, 42.0)
+    """
+    if hertz < KNEE_HERTZ:
+        return hertz / HERTZ_PER_MEL
+    return KNEE_MEL + math.log(hertz / KNEE_HERTZ) / LOG_STEP
+
+
+def _hertz(mels: np.ndarray) -> np.ndarray:
+    """The inverse of `_mels`."""
+    beyond = KNEE_HERTZ * np.exp(LOG_STEP * (mels - KNEE_MEL))
+    return np.where(mels < KNEE_MEL, mels * HERTZ_PER_MEL, beyond)
 
 
 def num_mel_frames(num_samples: int) -> int:
