@@ -103,12 +103,13 @@ def test_workers_use_one_thread(listed: list[Utterance], monkeypatch: pytest.Mon
 
 
 def test_closing_the_generator_ends_the_workers(listed: list[Utterance]) -> None:
+    handler = signal.getsignal(signal.SIGCHLD)
     decoded = decode_ahead(listed * 100, 2)
     next(decoded)
     assert len(workers()) == 2
     decoded.close()
     assert not workers()
-    assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGCHLD) == handler
 
 
 @pytest.mark.parametrize("in_thread", [False, True])
