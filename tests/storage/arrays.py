@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from k2distil.storage import PartFolder
@@ -40,3 +41,13 @@ def make_h5(
 ) -> Path:
     write_all(path, arrays).merge(list(arrays), {**ATTRIBUTES, "kind": kind, **attributes})
     return path
+
+
+def assert_holds(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """As others read it: f[key][:]."""
+    with h5py.File(path) as file:
+        assert set(file) == set(arrays)
+        for key, expected in arrays.items():
+            assert file[key].dtype == expected.dtype
+            assert np.array_equal(file[key][:], expected)
+            assert (file[key].chunks, file[key].compression) == (None, None)
