@@ -46,7 +46,7 @@ def make_parts(
         logger.info("resuming: %d of %d parts are done", len(done), len(chunks))
     num_done = _num_utterances(chunks, done)
     total = sum(len(chunk.utterances) for chunk in chunks)
-    is_waiting = False
+    is_waiting, looked = False, 0.0
     with Progress(parts.save_path.name, total, "utterances", num_done) as progress:
         while len(parts.done()) < len(chunks):
             mine = parts.claim(leases)
@@ -62,8 +62,10 @@ def make_parts(
             written = behind(lambda timed: _write(parts, leases, *timed), _timed(embeddings), 1)
             with contextlib.closing(embeddings), contextlib.closing(written):
                 for speed in written:
-                    num_now = _num_utterances(chunks, parts.done())
-                    progress.advance(num_now - progress.done, f"{speed:.0f} x real time")
+                    if time.monotonic() - looked > POLL_SECONDS:  # a folder may hold thousands
+                        num_now = _num_utterances(chunks, parts.done())
+                        progress.advance(num_now - progress.done, f"{speed:.0f} x real time")
+                        looked = time.monotonic()
 
 
 def _num_utterances(chunks: Sequence[Chunk], done: Iterable[int]) -> int:

@@ -23,6 +23,7 @@ from types import TracebackType
 
 from k2distil.atomic import reason_of_disk
 from k2distil.errors import DataError
+from k2distil.process_start import start_of
 
 POLL_SECONDS = 0.2
 TOUCHES = 6  # of a lease, in the time after which it is taken for abandoned
@@ -170,7 +171,7 @@ def _read(path: Path) -> tuple[str, int] | None:
 
 def _own_words() -> str:
     pid = os.getpid()
-    own = {"host": socket.gethostname(), "machine": _machine(), "pid": pid, "start": _start(pid)}
+    own = {"host": socket.gethostname(), "machine": _machine(), "pid": pid, "start": start_of(pid)}
     return json.dumps({**own, "id": uuid.uuid4().hex})
 
 
@@ -194,7 +195,7 @@ def _is_of_this_machine(words: str) -> bool:
 
 def _is_alive(words: str) -> bool:
     found = _parse(words)
-    return isinstance(found["pid"], int) and _start(found["pid"]) == found["start"]
+    return isinstance(found["pid"], int) and start_of(found["pid"]) == found["start"]
 
 
 def _machine() -> str:
@@ -204,13 +205,3 @@ def _machine() -> str:
         return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:  # no Linux: its dead are found by time alone
         return uuid.uuid4().hex
-
-
-def _start(pid: int) -> str | None:
-    """When a process was started, in ticks since the boot; None: it is dead."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    state, *fields = status.rpartition(")")[2].split()
-    return None if state in "ZX" else fields[18]
