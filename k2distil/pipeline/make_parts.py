@@ -66,6 +66,7 @@ def make_parts(
                         num_now = _num_utterances(chunks, parts.done())
                         progress.advance(num_now - progress.done, f"{speed:.0f} x real time")
                         looked = time.monotonic()
+        progress.advance(total - progress.done)
 
 
 def _num_utterances(chunks: Sequence[Chunk], done: Iterable[int]) -> int:
