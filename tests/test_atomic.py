@@ -126,18 +126,6 @@ def test_a_folder_that_is_missing_or_a_file_is_a_clear_error(tmp_path: Path) -> 
         PartFolder(tmp_path / "file" / "a.h5", FINGERPRINT, 1, 1)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system with 1 MB of room; skips where mounting is not allowed."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting is not allowed here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 def test_a_full_disk_is_a_clear_error_and_what_was_done_stays(small_disk: Path) -> None:
     path = small_disk / "exp.h5"
     small = {"a": np.zeros((10, 8), np.uint8)}

@@ -1,7 +1,6 @@
 """Disks that are full for a while, and parts that are not what was written."""
 
 import signal
-import subprocess
 
 import pytest
 
@@ -9,25 +8,9 @@ from tests.faults.conftest import SOAK
 from tests.faults.job import Job
 
 
-@pytest.fixture
-def disk(tmp_path):
-    """A tmpfs too small for the output."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)],
-        capture_output=True,
-        check=False,
-    )
-    if mounted.returncode != 0:
-        pytest.skip("mounting a tmpfs is not allowed here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 @pytest.mark.skipif(not SOAK, reason="by make soak; test_bad_input.py has a short form")
-def test_no_room_and_then_room_again(disk, make_job, data_list, undisturbed, tally):
-    job = make_job(data_list, folder=disk)
+def test_no_room_and_then_room_again(small_disk, resize, make_job, data_list, undisturbed, tally):
+    job = make_job(data_list, folder=small_disk)
     for _ in range(2):
         job.start("--num_workers", 0)
     try:
@@ -35,7 +18,7 @@ def test_no_room_and_then_room_again(disk, make_job, data_list, undisturbed, tal
         assert "No space left on device" in job.log()
         finished = job.num_done()
         assert finished > 0
-        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        resize("64m")
         job.start("--num_workers", 0)
         assert job.end(job.processes[-1:]) == [0], job.log()
     finally:
