@@ -189,7 +189,6 @@ def _carry_out(plan: Plan, embed_all: EmbedAll, leases: Leases) -> Summary:
 def _merge(plan: Plan) -> Summary:
     """All parts -> the output, and what stands beside it."""
     parts = plan.parts
-    parts.refuse_missing()
     # Before the merge, which removes the parts and with them what they say of themselves.
     summary = summarise(parts.save_path, parts.reports(), plan.fingerprint, plan.earlier)
     if plan.earlier is None or summary.figures["written"] > len(plan.earlier.written):

@@ -237,11 +237,16 @@ class PartFolder:
         """The reports of the parts that are done, in order.
 
         Raises:
-            DataError: one is not what was written.
+            DamagedPartError: one is not what was written; from now on its part is missing.
         """
         for index in range(self.num_parts):
             if self._report_path(index).exists():
-                yield self._report(index)
+                try:
+                    report = self._report(index)
+                except DamagedPartError:
+                    self._report_path(index).unlink(missing_ok=True)
+                    raise
+                yield report
 
     def merge(
         self, keys: Sequence[str], attributes: Mapping[str, Any], *, onto: bool = False
@@ -297,13 +302,13 @@ class PartFolder:
         """Read it.
 
         Raises:
-            DataError: it is gone, or not what was written.
+            DamagedPartError: it is gone, or not what was written.
         """
         path = self._report_path(index)
         try:
             return _unsealed(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{path}: damaged ({error}); run the same command again") from error
+            raise DamagedPartError(self._h5_path(index), f"its report: {error}") from error
 
     def _h5_path(self, index: int) -> Path:
         return self.folder / f"part-{index:06d}.h5"
