@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from k2distil.errors import CheckpointError, ConfigError
-from k2distil.teachers import build_teacher, hubert_convolutions
+from k2distil.teachers import build_teacher
 from tests.teachers.oracles import difference, embed_alone, hubert_blocks, wave_of
 from tests.teachers.tiny import (
     audio_batch,
@@ -16,7 +16,7 @@ from tests.teachers.tiny import (
     to_bin,
 )
 
-PARITY = 1e-5  # of values up to 7; the sums run in another order
+PARITY = 5e-6
 BATCHING = 1e-5
 AUDIO = audio_batch(16000, 16161, 40123, 8003)
 
@@ -139,12 +139,3 @@ def test_a_fairseq_checkpoint_with_a_missing_tensor_is_refused(folder, lost):
     torch.save({"cfg": cfg, "model": tensors}, folder / "lost.pt")
     with pytest.raises(CheckpointError, match=lost):
         build_teacher("hubert", str(folder / "lost.pt"))
-
-
-@pytest.mark.parametrize("norm", ["group", "layer"])
-def test_convolutions_in_pieces_equal_transformers(folder, norm, monkeypatch):
-    monkeypatch.setattr(hubert_convolutions, "CPU_PIECE", 7)
-    checkpoint = make_hf_hubert(folder / f"pieces{norm}", norm)
-    theirs = hubert_blocks(checkpoint, wave_of(AUDIO, 2))
-    ours = embed_alone(build_teacher("hubert", checkpoint), AUDIO, 2)
-    assert difference(ours, theirs[-1]) < PARITY
