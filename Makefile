@@ -33,11 +33,12 @@ style: venv
 types: venv
 	$(BIN)/mypy
 
+# One thread a process, as there is a process per core: more wait for each other most of the time.
 tests: venv
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 coverage: venv
-	$(BIN)/python -m pytest $(PYTEST_FLAGS) --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS) --cov --cov-report=term
 
 bench: $(VENV)/.bench
 	OMP_NUM_THREADS=1 $(BIN)/python bench/encode.py --save

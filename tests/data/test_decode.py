@@ -207,9 +207,11 @@ def test_a_full_shared_memory_is_a_clear_error(tmp_path: Path, listed: list[Utte
 def test_ctrl_c_ends_quietly_and_at_once(tmp_path: Path, listed: list[Utterance]) -> None:
     program = textwrap.dedent(
         """
+        import signal
         import sys
         from k2distil.batch import Utterance
         from k2distil.data import decode_ahead
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & leaves it ignored
         utterances = [Utterance(path, path) for path in sys.argv[1:]] * 10000
         try:
             for count, _ in enumerate(decode_ahead(utterances, 2)):
