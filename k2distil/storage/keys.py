@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
+from io import BytesIO
+from itertools import islice
 
 import numpy as np
 
@@ -39,15 +41,20 @@ class Keys(Collection[str]):
     def __init__(self, joined: bytes) -> None:
         """joined: the keys in UTF-8 with "\\n" between them; empty: no keys."""
         self.joined = joined
-        ends = np.flatnonzero(np.frombuffer(joined, np.uint8) == ord(SEPARATOR))
+        starts = np.flatnonzero(np.frombuffer(joined, np.uint8) == ord(SEPARATOR))
+        starts += 1
         # Row r is joined[starts[r] : starts[r + 1] - 1].
-        self._starts = np.concatenate([[0], ends + 1, [len(joined) + 1] if joined else []])
-        self._starts = self._starts.astype(np.int64)
+        last = [len(joined) + 1] if joined else []
+        self._starts = np.concatenate([[0], starts, last]).astype(np.int64, copy=False)
 
     @classmethod
     def of(cls, keys: Iterable[str]) -> Keys:
         """Keys without "\\n", none of them empty."""
-        return cls(SEPARATOR.join(keys).encode())
+        joined, remaining = BytesIO(), iter(keys)
+        while block := list(islice(remaining, BLOCK)):
+            joined.write((SEPARATOR if joined.tell() else "").encode())
+            joined.write(SEPARATOR.join(block).encode())
+        return cls(joined.getvalue())
 
     def row(self, key: str) -> int:
         """The place of a key, from 0.

@@ -6,7 +6,6 @@ import hashlib
 import shutil
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,14 @@ import numpy as np
 from k2distil.atomic import reason_of_disk, replacing
 from k2distil.errors import DataError
 from k2distil.storage.offsets import Offsets, find_offsets, index_path, write_offsets
-from k2distil.storage.utterance_h5 import copy_dataset, create_h5, open_h5, write_attributes
+from k2distil.storage.utterance_h5 import (
+    copy_dataset,
+    create_h5,
+    keep_cache_small,
+    open_h5,
+    write_attributes,
+)
+from k2distil.storage.written import Written
 
 
 class DamagedPartError(DataError):
@@ -28,15 +34,6 @@ class DamagedPartError(DataError):
             f"{part}: damaged ({reason}); run the same command again to redo this part"
         )
         self.part = part
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What a part's report says of one array."""
-
-    part: Path  # the h5 it lies in
-    num_frames: int
-    crc32: int  # of its bytes
 
 
 def merge_parts(
@@ -66,6 +63,7 @@ def merge_parts(
             for part, part_keys in groupby(keys, key=lambda key: written[key].part):
                 _copy_part(part, part_keys, target)
         with open_h5(temporary) as merged:
+            keep_cache_small(merged)
             offsets = find_offsets(merged, keys)
         if keys and offsets is None:
             raise DataError(f"{path}: arrays differ in dtype or width; start over with --force")

@@ -24,10 +24,11 @@ from k2distil.storage.file_list import (
     remove_files,
     write_list,
 )
-from k2distil.storage.merge import Written, content_digest, merge_parts, refuse_without_room
+from k2distil.storage.merge import content_digest, merge_parts, refuse_without_room
 from k2distil.storage.offsets import index_path
 from k2distil.storage.reader import UtteranceReader
 from k2distil.storage.utterance_h5 import attributes_of
+from k2distil.storage.written import Written
 
 
 @dataclass(frozen=True)

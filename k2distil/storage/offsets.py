@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def index_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.idx.npz")
 
 
-def find_offsets(file: h5py.File, keys: Iterable[str]) -> Offsets | None:
+def find_offsets(file: h5py.File, keys: Collection[str]) -> Offsets | None:
     """Look every key up; None: some dataset is not (num_frames, width), contiguous, of one dtype.
 
     Names with a line break in them, which no file of ours has, are not indexed either.
@@ -61,18 +61,17 @@ def find_offsets(file: h5py.File, keys: Iterable[str]) -> Offsets | None:
     Raises:
         KeyError: a key is not in the file.
     """
-    names = list(keys)
-    offset = np.zeros(len(names), np.int64)
-    num_frames = np.zeros(len(names), np.int64)
+    offset = np.zeros(len(keys), np.int64)
+    num_frames = np.zeros(len(keys), np.int64)
     kinds = set()
-    for row, key in enumerate(names):
+    for row, key in enumerate(keys):
         place = dataset_place(file, key)
         if place is None or len(place[1]) != 2:
             return None
         offset[row], num_frames[row] = place[0], place[1][0]
         kinds.add((place[2].str, place[1][1]))
-    rows = Keys.of(names)
-    if len(kinds) != 1 or len(rows) != len(names):
+    rows = Keys.of(keys)
+    if len(kinds) != 1 or len(rows) != len(keys):
         return None
     dtype, width = kinds.pop()
     return Offsets(rows, offset, num_frames, np.dtype(dtype), width)

@@ -8,11 +8,12 @@ from typing import Any
 
 from k2distil.errors import DataError
 from k2distil.storage.file_list import SHARD_HOURS, fault_of, files_of, remove_files
-from k2distil.storage.merge import Written, checksum, merge_parts
+from k2distil.storage.merge import checksum, merge_parts
 from k2distil.storage.merge_files import merge_into_files
 from k2distil.storage.offsets import find_offsets, read_offsets, write_offsets
 from k2distil.storage.reader import UtteranceReader
 from k2distil.storage.utterance_h5 import attributes_of, open_h5
+from k2distil.storage.written import Written
 
 
 def write_output(

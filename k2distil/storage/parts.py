@@ -28,10 +28,11 @@ from k2distil.atomic import make_folder, replacing
 from k2distil.errors import DataError
 from k2distil.storage.fingerprint import as_json, describe_differences
 from k2distil.storage.leases import Leases
-from k2distil.storage.merge import DamagedPartError, Written, checksum
+from k2distil.storage.merge import DamagedPartError, checksum
 from k2distil.storage.output import check_output, write_output
 from k2distil.storage.reader import FORMAT_VERSION
 from k2distil.storage.utterance_h5 import attributes_of, create_h5, open_h5, write_dataset
+from k2distil.storage.written import Written, WrittenArrays
 
 logger = logging.getLogger(__name__)
 
@@ -266,16 +267,16 @@ class PartFolder:
                 full.
         """
         self.refuse_missing()
-        found: dict[str, Written | None] = dict.fromkeys(keys)  # no copies of the keys
+        listed = {key: key for key in keys}
+        written = WrittenArrays()
         for index in range(self.num_parts):
             h5_path = self._h5_path(index)
             for key, (num_frames, crc32) in self._report(index)["written"].items():
-                if key not in found or found[key] is not None:
-                    reason = "in two parts" if key in found else "not in the list"
+                if key not in listed or key in written:
+                    reason = "in two parts" if key in written else "not in the list"
                     raise DataError(f"{h5_path}: {key} is {reason}; use --force")
-                found[key] = Written(h5_path, num_frames, crc32)
-        written = {key: each for key, each in found.items() if each is not None}
-        del found
+                written.add(listed[key], Written(h5_path, num_frames, crc32))  # no copies of keys
+        del listed
         own = {"format_version": FORMAT_VERSION, "fingerprint": as_json(self.fingerprint)}
         try:
             everything = {**attributes, **own}

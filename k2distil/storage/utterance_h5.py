@@ -15,6 +15,7 @@ from h5py import h5d, h5f, h5o, h5p, h5s, h5t
 
 from k2distil.errors import DataError
 
+METADATA_CACHE = 2**20  # bytes; HDF5's own grows to 32 MB
 MORE_FILES = "`ulimit -n 65536` in the shell allows more"
 
 
@@ -32,7 +33,17 @@ def create_h5(path: Path) -> h5py.File:
     access.set_fclose_degree(h5f.CLOSE_STRONG)
     # No buffer for raw data: a full disk is then an error of the write, not of a destructor.
     access.set_sieve_buf_size(0)
-    return h5py.File(h5f.create(os.fsencode(path), h5f.ACC_TRUNC, fcpl=creation, fapl=access))
+    file = h5py.File(h5f.create(os.fsencode(path), h5f.ACC_TRUNC, fcpl=creation, fapl=access))
+    keep_cache_small(file)
+    return file
+
+
+def keep_cache_small(file: h5py.File) -> None:
+    """For a single pass over many datasets, in which a larger cache saves no time."""
+    cache = file.id.get_mdc_config()
+    cache.set_initial_size, cache.initial_size = True, METADATA_CACHE
+    cache.min_size = cache.max_size = METADATA_CACHE
+    file.id.set_mdc_config(cache)
 
 
 @contextmanager
