@@ -44,7 +44,20 @@ from k2distil.batch import Utterance
 from k2distil.config import SaveCodebookConfig
 
 TOLERANCE = 1e-3  # between embeddings of values up to 10
-WHISPER, HUBERT = "Whisper tiny.en", "HuBERT base, random weights"
+WHISPER = "Whisper tiny.en"
+HUBERT_LARGE = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "feat_extract_norm": "layer",
+    "conv_bias": True,
+    "do_stable_layer_norm": True,
+}
+HUBERTS: dict[str, tuple[dict[str, Any], int]] = {  # random weights: config, layer
+    "HuBERT base, last layer": ({}, 12),
+    "HuBERT large, layer 18 of 24": (HUBERT_LARGE, 18),  # MVQ-KD took 36 of extra large's 48
+}
 
 
 @dataclass
@@ -81,7 +94,6 @@ def methods(
 ) -> list[Method]:
     """All of them, with their checkpoints loaded."""
     whisper = data / "teachers" / "whisper_tiny_en_encoder.fp16.pt"
-    hubert = make_hubert(folder / "hubert", options.hubert_layers)
     train_list = folder / "train.list"
     lines = [json.dumps({"key": each.key, "wav": each.wav, "txt": ""}) for each in utterances]
     train_list.write_text("\n".join(lines) + "\n")
@@ -90,11 +102,14 @@ def methods(
         run = lambda: loop(utterances, embed)  # noqa: E731
         return Method(name, teacher, padding, run, run)
 
-    def ours(teacher: str, encoder_type: str, checkpoint: Path, padding: str | None) -> Method:
+    def ours(
+        teacher: str, encoder_type: str, checkpoint: Path, padding: str | None, layer: int = -1
+    ) -> Method:
         config = SaveCodebookConfig(
             encoder_type=encoder_type,
             checkpoint=str(checkpoint),
             whisper_padding=padding,
+            middle_layer=layer,
             train_data=(train_list,),
             save_path=folder / "unset",
             embedding_dtype="float32",
@@ -105,22 +120,34 @@ def methods(
         embeddings = None if padding == "none" else made.embeddings
         return Method("k2distil", teacher, padding or "n/a", made.codes, embeddings, made)
 
-    of_transformers = transformers_whisper(whisper)
+    def of_whisper() -> list[Method]:
+        plain = transformers_whisper(whisper)
 
-    def first_version() -> None:
-        path = folder / "first.h5"
-        path.unlink(missing_ok=True)
-        loop_to_h5(utterances, of_transformers, path)
+        def first_version() -> None:
+            path = folder / "first.h5"
+            path.unlink(missing_ok=True)
+            loop_to_h5(utterances, plain, path)
 
-    return [
-        peer("transformers, plain loop", WHISPER, "30s", of_transformers),
-        Method("transformers, loop to h5", WHISPER, "30s", first_version, None),
-        peer("openai-whisper embed_audio", WHISPER, "30s", openai_whisper(whisper)),
-        ours(WHISPER, "huggingface-whisper", whisper, "30s"),
-        ours(WHISPER, "huggingface-whisper", whisper, "none"),
-        peer("transformers, plain loop", HUBERT, "n/a", transformers_hubert(hubert)),
-        ours(HUBERT, "hubert", hubert, None),
-    ]
+        return [
+            peer("transformers, plain loop", WHISPER, "30s", plain),
+            Method("transformers, loop to h5", WHISPER, "30s", first_version, None),
+            peer("openai-whisper embed_audio", WHISPER, "30s", openai_whisper(whisper)),
+            ours(WHISPER, "huggingface-whisper", whisper, "30s"),
+            ours(WHISPER, "huggingface-whisper", whisper, "none"),
+        ]
+
+    def of_hubert(teacher: str) -> list[Method]:
+        config, layer = HUBERTS[teacher]
+        hubert = make_hubert(folder / teacher, config)
+        return [
+            peer("transformers, plain loop", teacher, "n/a", transformers_hubert(hubert, layer)),
+            ours(teacher, "hubert", hubert, None, layer),
+        ]
+
+    found = []
+    for teacher in options.teachers:
+        found += of_whisper() if teacher == WHISPER else of_hubert(teacher)
+    return found
 
 
 def warm_up(found: Sequence[Method]) -> tuple[list[int], dict[str, float]]:
@@ -198,7 +225,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=default_data())
     parser.add_argument("--utterances", type=int, default=22, help="the shortest; 22: 5 s average")
     parser.add_argument("--every", type=int, default=1, help="n: take every n-th of them only")
-    parser.add_argument("--hubert_layers", type=int, default=12)
+    teachers = [WHISPER, *HUBERTS]
+    parser.add_argument("--teachers", nargs="+", choices=teachers, default=teachers)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--num_workers", type=int, default=0, help="that decode for k2distil")

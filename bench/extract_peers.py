@@ -4,7 +4,7 @@ Every loop decodes with soundfile, uses the library's own features, and keeps an
 frames; checkpoints are loaded before it starts. `extract.py` times them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +101,8 @@ def _openai_encoder(checkpoint: Path) -> tuple[dict[str, int], dict[str, Tensor]
     return content["dims"], tensors
 
 
-def transformers_hubert(folder: Path) -> EmbedOne:
-    """transformers' HubertModel and its feature extractor."""
+def transformers_hubert(folder: Path, layer: int) -> EmbedOne:
+    """transformers' HubertModel and its feature extractor; the hidden states after a layer."""
     from transformers import HubertModel, Wav2Vec2FeatureExtractor
 
     model = HubertModel.from_pretrained(folder, dtype=torch.float32).eval()
@@ -110,16 +110,16 @@ def transformers_hubert(folder: Path) -> EmbedOne:
 
     def embed(samples: np.ndarray) -> Tensor:
         inputs = extract(samples, sampling_rate=SAMPLE_RATE, return_tensors="pt")
-        return model(inputs.input_values).last_hidden_state[0]
+        return model(inputs.input_values, output_hidden_states=True).hidden_states[layer][0]
 
     return embed
 
 
-def make_hubert(folder: Path, num_layers: int) -> Path:
-    """A HuBERT of base shape with random weights, as transformers saves it."""
+def make_hubert(folder: Path, config: Mapping[str, Any]) -> Path:
+    """A HuBERT with random weights, as transformers saves it; config: what is not as in base."""
     from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
     torch.manual_seed(0)
-    HubertModel(HubertConfig(num_hidden_layers=num_layers)).save_pretrained(folder)
+    HubertModel(HubertConfig(**config)).save_pretrained(folder)
     Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
     return folder

@@ -17,6 +17,7 @@ from k2distil.errors import CheckpointError, ConfigError
 from k2distil.teachers.base import Choice, resolve_layer
 from k2distil.teachers.encoder_teacher import EncoderTeacher
 from k2distil.teachers.hf_source import read_config
+from k2distil.teachers.hubert_convolutions import HOP, WINDOW, FeatureExtractor
 from k2distil.teachers.lengths import all_equal, valid_positions
 from k2distil.teachers.precision import FiniteEncoder
 from k2distil.teachers.tensors import digest, fill, load_float32
@@ -24,8 +25,6 @@ from k2distil.torchaudio_guard import hide_broken_torchaudio
 
 CONV_KERNEL = (10, 3, 3, 3, 3, 2, 2)
 CONV_STRIDE = (5, 2, 2, 2, 2, 2, 2)
-WINDOW = 400  # samples, 25 ms: what one frame of those convolutions sees
-HOP = 320  # samples, 20 ms
 WEIGHT_NORM = {  # transformers before torch 2.0's parametrizations
     r"\.weight_g$": ".parametrizations.weight.original0",
     r"\.weight_v$": ".parametrizations.weight.original1",
@@ -50,9 +49,16 @@ class HubertEncoder(nn.Module):
         from transformers import HubertModel
 
         model = HubertModel(config)
-        self.feature_extractor = model.feature_extractor
+        self.feature_extractor: Any = model.feature_extractor
         self.feature_projection = model.feature_projection
         self.encoder = model.encoder
+
+    def speed_up(self) -> None:
+        """Compute what transformers does our way; called once the weights are there."""
+        self.feature_extractor = FeatureExtractor(self.feature_extractor.conv_layers)
+        conv = self.encoder.pos_conv_embed.conv
+        if parametrize.is_parametrized(conv):  # multiply the weight norm out once, not per batch
+            parametrize.remove_parametrizations(conv, "weight")
 
     def forward(self, samples: Tensor, lengths: Sequence[int], wanted: int) -> Tensor:
         """samples: (B, S) -> (B, wanted, dim); what is beyond an utterance is undefined."""
@@ -61,7 +67,7 @@ class HubertEncoder(nn.Module):
         # over time, padding included; and the convolutions' memory stays small.
         features = pad_sequence(
             [
-                self.feature_extractor(audio[None, :length])[0].T
+                self.feature_extractor(audio[:length])
                 for audio, length in zip(samples, lengths, strict=True)
             ],
             batch_first=True,
@@ -127,9 +133,7 @@ def hubert_teacher(name: str, weights: HubertWeights, choice: Choice) -> Encoder
     tensors = fill(encoder, weights.tensors, weights.names, name)
     _cut_after(encoder, layer, config, choice)
     load_float32(encoder, tensors)
-    conv = encoder.encoder.pos_conv_embed.conv
-    if parametrize.is_parametrized(conv):  # multiply the weight norm out once, not per batch
-        parametrize.remove_parametrizations(conv, "weight")
+    encoder.speed_up()
 
     def front_end(samples: Tensor, lengths: Sequence[int]) -> tuple[Tensor, list[int]]:
         if weights.do_normalize:

@@ -31,9 +31,11 @@ def test_an_absent_key_is_a_key_error() -> None:
                 keys.row(absent)
 
 
-def test_keys_are_decoded_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("num_keys", [2, 3, 4, 9, 10])
+def test_blocks_do_not_show(num_keys: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keys_module, "BLOCK", 3)
-    names = [f"键{i}" for i in range(10)]
+    names = [f"键{i}" for i in range(num_keys)]
+    assert Keys.of(iter(names)).joined == "\n".join(names).encode()
     assert list(Keys.of(names)) == names
 
 

@@ -66,14 +66,14 @@ def hf_whisper_blocks(folder: str, wave: Tensor) -> list[Tensor]:
     return [frames[: (len(wave) // 160 + 1) // 2] for frames in blocks]
 
 
-def hubert_blocks(folder: str, wave: Tensor) -> list[Tensor]:
+def hubert_blocks(folder: str, wave: Tensor, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     """transformers' HubertModel on one utterance, normalized by its own feature extractor."""
     from transformers import HubertModel, Wav2Vec2FeatureExtractor
 
-    model = HubertModel.from_pretrained(folder, dtype=torch.float32).eval()
+    model = HubertModel.from_pretrained(folder, dtype=dtype).eval()
     extract = Wav2Vec2FeatureExtractor.from_pretrained(folder)
     values = extract(wave.numpy(), sampling_rate=16000, return_tensors="pt").input_values
-    return run_with_blocks(model, model.encoder.layers, input_values=values)
+    return run_with_blocks(model, model.encoder.layers, input_values=values.to(dtype))
 
 
 def wave_of(batch: AudioBatch, row: int) -> Tensor:

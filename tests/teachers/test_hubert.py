@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from k2distil.errors import CheckpointError, ConfigError
-from k2distil.teachers import build_teacher
+from k2distil.teachers import build_teacher, hubert_convolutions
 from tests.teachers.oracles import difference, embed_alone, hubert_blocks, wave_of
 from tests.teachers.tiny import (
     audio_batch,
@@ -16,7 +16,7 @@ from tests.teachers.tiny import (
     to_bin,
 )
 
-PARITY = 5e-6
+PARITY = 1e-5  # of values up to 7; transformers' are as far from float64 themselves
 BATCHING = 1e-5
 AUDIO = audio_batch(16000, 16161, 40123, 8003)
 
@@ -36,6 +36,19 @@ def test_every_layer_equals_transformers(folder, norm, do_normalize):
         ours = dict(teacher.embed(AUDIO).unpadded())
         for row, key in enumerate(AUDIO.keys):
             assert difference(ours[key], theirs[row][teacher.layer - 1]) < PARITY
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_float32_costs_no_more_than_in_transformers(folder, norm):
+    checkpoint = make_hf_hubert(folder / f"exact{norm}", norm)
+    teacher = build_teacher("hubert", checkpoint)
+    of_ours, of_theirs = [], []
+    for row in range(len(AUDIO.keys)):
+        exact = hubert_blocks(checkpoint, wave_of(AUDIO, row), torch.float64)[-1]
+        of_ours.append(embed_alone(teacher, AUDIO, row) - exact)
+        of_theirs.append(hubert_blocks(checkpoint, wave_of(AUDIO, row))[-1] - exact)
+    ours, theirs = (torch.cat(each).square().mean().sqrt() for each in (of_ours, of_theirs))
+    assert 0 < ours < 1.1 * theirs < 5e-6
 
 
 @pytest.mark.parametrize("layer", [1, -1])
@@ -139,3 +152,12 @@ def test_a_fairseq_checkpoint_with_a_missing_tensor_is_refused(folder, lost):
     torch.save({"cfg": cfg, "model": tensors}, folder / "lost.pt")
     with pytest.raises(CheckpointError, match=lost):
         build_teacher("hubert", str(folder / "lost.pt"))
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_convolutions_in_pieces_equal_transformers(folder, norm, monkeypatch):
+    monkeypatch.setattr(hubert_convolutions, "CPU_PIECE", 7)
+    checkpoint = make_hf_hubert(folder / f"pieces{norm}", norm)
+    theirs = hubert_blocks(checkpoint, wave_of(AUDIO, 2))
+    ours = embed_alone(build_teacher("hubert", checkpoint), AUDIO, 2)
+    assert difference(ours, theirs[-1]) < PARITY
