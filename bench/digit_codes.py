@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import soundfile
 import torch
-from digits import ROOT
+from digits import ROOT, librispeech_list
 from mq import train_mq
 from torch import Tensor
 
@@ -36,7 +36,12 @@ class CodesSettings:
     @property
     def path_name(self) -> str:
         """Of the file."""
-        return f"{self.name}_{self.num_codebooks}_layer{self.layer}_{self.padding}"
+        return f"{self.name}_{self.num_codebooks}_{self.teacher}"
+
+    @property
+    def teacher(self) -> str:
+        """Its layer and padding, as a part of a file's name."""
+        return f"layer{self.layer}_{self.padding}"
 
 
 def script(name: str, *flags: object) -> None:
@@ -47,38 +52,57 @@ def script(name: str, *flags: object) -> None:
 
 
 def make_codes(data: Path, folder: Path, settings: CodesSettings) -> Path:
-    """The h5 of an utterance list's codes, made unless it is there."""
+    """The h5 of train.list's codes, made unless it is there.
+
+    The quantizer is of the training audio and of LibriSpeech, as a user's would be of more than
+    one domain; no student hears the latter.
+    """
     path = folder / f"{settings.path_name}.h5"
     if path.exists():
         return path
+    digits, broad = folder / "train.list", librispeech_list(data, folder)
     teacher = [
         *("--encoder_type", "wenet-whisper", "--middle_layer", settings.layer),
         *("--checkpoint", data / "teachers" / "whisper_tiny_en_encoder.fp16.pt"),
-        *("--whisper_padding", settings.padding, "--train_data", folder / "train.list"),
+        *("--whisper_padding", settings.padding),
     ]
-    embedding = folder / f"embedding_layer{settings.layer}_{settings.padding}.h5"
-    script("save_embedding.sh", *teacher, "--num_audio", 100_000, "--save_path", embedding)
     if settings.name == "shuffled":
         _shuffle(make_codes(data, folder, CodesSettings()), path)
     elif settings.name == "filter_banks":
         _filter_bank_codes(folder, settings.num_codebooks, path)
     elif settings.name == "frames":
+        embedding = embedding_of_digits(folder, settings)
+        _embed(embedding, teacher, digits)
         _frame_indexes(EmbeddingReader(embedding), path)
     else:
         quantizer = folder / f"{settings.path_name}.pt"
         if settings.name == "multi_quantization":
+            embedding = folder / f"embedding_broad_{settings.teacher}.h5"
+            _embed(embedding, teacher, digits, broad)
             _train_mq(EmbeddingReader(embedding), settings, quantizer)
         else:
             script(
-                *("train_quantizer_offline.sh", "--embedding_path", embedding),
+                *("train_quantizer_offline.sh", *teacher, "--train_data", digits, broad),
                 *("--quantizer_type", settings.name, "--save_path", quantizer),
                 *("--quantizer_out_dim", settings.num_codebooks),
             )
         script(
-            *("save_codebook.sh", *teacher, "--save_codebook", "--save_path", path),
-            *("--quantizer_path", quantizer),
+            *("save_codebook.sh", *teacher, "--train_data", digits, "--save_codebook"),
+            *("--quantizer_path", quantizer, "--save_path", path),
         )
     return path
+
+
+def embedding_of_digits(folder: Path, settings: CodesSettings) -> Path:
+    """The h5 of the frames that "frames" counts."""
+    return folder / f"embedding_{settings.teacher}.h5"
+
+
+def _embed(path: Path, teacher: Sequence[object], *lists: Path) -> None:
+    script(
+        *("save_embedding.sh", *teacher, "--train_data", *lists),
+        *("--num_audio", 100_000, "--save_path", path),
+    )
 
 
 def _train_mq(embedding: EmbeddingReader, settings: CodesSettings, path: Path) -> None:

@@ -87,6 +87,17 @@ def make_lists(data: Path, folder: Path, unseen_speaker: str, num_labelled: int)
     _write_list(folder, "unseen", unseen, {each.key for each in unseen})
 
 
+def librispeech_list(data: Path, folder: Path) -> Path:
+    """Write the list of LibriSpeech, 50 minutes of two speakers, without text; returns it."""
+    path = folder / "librispeech.list"
+    with (data / "librispeech" / "transcripts.tsv").open() as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    wavs = {row["key"]: str(data / "librispeech" / row["path"]) for row in rows}
+    lines = [json.dumps({"key": key, "wav": wav}) for key, wav in wavs.items()]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
 def _recordings(folder: Path) -> dict[str, list[Recording]]:
     """All recordings of each speaker."""
     found: dict[str, list[Recording]] = {}

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import report
-from digit_codes import CodesSettings, bytes_of, make_codes, script
+from digit_codes import CodesSettings, bytes_of, embedding_of_digits, make_codes, script
 from digits import ROOT, SPEEDS, default_data, make_lists
 
 LABELLED_SECONDS = 20.0  # of a batch: about 8 utterances; as much again without text
@@ -55,7 +55,7 @@ def identity(name: str, steps: int, seed: int, options: argparse.Namespace) -> d
     if codes_settings(name, options) is not None:
         row |= {"num_codebooks": options.num_codebooks, "layer": options.layer}
         row |= {"padding": options.padding, "weight": options.weight}
-        row |= {"student_layer": options.student_layer}
+        row |= {"student_layer": options.student_layer, "quantizer_of": "digits and LibriSpeech"}
     return row
 
 
@@ -92,7 +92,7 @@ def train(
         flags += ["--student_layer", options.student_layer]
         stored = bytes_of(codes)
         if settings.name == "frames":
-            embedding = folder / f"embedding_layer{settings.layer}_{settings.padding}.h5"
+            embedding = embedding_of_digits(folder, settings)
             program = [str(ROOT / "bench" / "l1_student.py"), "--embedding", str(embedding)]
             stored = bytes_of(embedding)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
