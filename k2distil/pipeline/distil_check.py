@@ -16,7 +16,7 @@ from k2distil.distil.student import Student
 from k2distil.distil.vocabulary import normalize
 from k2distil.errors import DataError
 from k2distil.pipeline.distil_data import Codes
-from k2distil.pipeline.progress import Progress
+from k2distil.pipeline.durations import durations
 
 logger = logging.getLogger(__name__)
 
@@ -49,37 +49,35 @@ def check_utterances(
         codes: of the teacher; None: none are used.
         text_fits: text must be one that the student can learn; for a test any will do.
     """
+
+    def has_codes(utterance: Utterance) -> bool:
+        return codes is not None and utterance.key in codes.reader
+
+    def seconds_of(utterance: Utterance) -> float:
+        if codes is not None and utterance.tar_offset is not None and has_codes(utterance):
+            # A tar's member would be read whole for its header.
+            return codes.num_frames(utterance.key) * codes.frame_shift
+        return audio_seconds(utterance)
+
     kept, seconds = [], []
     unreadable: list[dict[str, str]] = []
     unfit: list[dict[str, str]] = []
-    num_idle = 0
-    with Progress("check", len(utterances), "utterances") as progress:
-        for each in utterances:
-            progress.advance(1)
-            has_codes = codes is not None and each.key in codes.reader
-            if each.text is None and not has_codes:
-                num_idle += 1
-                continue
-            try:
-                if each.tar_offset is not None and has_codes:
-                    assert codes is not None  # a tar's member would be read whole for its header
-                    length = codes.num_frames(each.key) * codes.frame_shift
-                else:
-                    length = audio_seconds(each)
-            except DataError as error:
-                unreadable.append(_row(each, str(error)))
-                continue
-            fault = _fault_of_audio(length, student)
-            if fault is None and text_fits and each.text is not None:
-                fault = _fault_of_text(each.text, length, student)
-            if fault is None and has_codes:
-                assert codes is not None
-                fault = _fault_of_codes(each.key, length, student, codes)
-            if fault is not None:
-                unfit.append(_row(each, fault))
-                continue
-            kept.append(each)
-            seconds.append(length)
+    of_use = [each for each in utterances if each.text is not None or has_codes(each)]
+    num_idle = len(utterances) - len(of_use)
+    for each, length in durations(of_use, seconds_of, "check"):
+        if isinstance(length, DataError):
+            unreadable.append(_row(each, str(length)))
+            continue
+        fault = _fault_of_audio(length, student)
+        if fault is None and text_fits and each.text is not None:
+            fault = _fault_of_text(each.text, length, student)
+        if fault is None and codes is not None and has_codes(each):
+            fault = _fault_of_codes(each.key, length, student, codes)
+        if fault is not None:
+            unfit.append(_row(each, fault))
+            continue
+        kept.append(each)
+        seconds.append(length)
     if num_idle:
         logger.info("%d utterances have neither text nor codes and are not used", num_idle)
     return Checked(kept, seconds, unreadable, unfit)

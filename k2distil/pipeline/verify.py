@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from k2distil.batch import Utterance
@@ -12,17 +11,15 @@ from k2distil.config import VerifyConfig
 from k2distil.config.load import read_yaml
 from k2distil.data import audio_seconds, sample_utterances
 from k2distil.errors import ConfigError, DataError
+from k2distil.pipeline.durations import durations
 from k2distil.pipeline.findings import Findings
 from k2distil.pipeline.lists import read_lists
-from k2distil.pipeline.progress import Progress
 from k2distil.pipeline.summary import beside, read_rejections
 from k2distil.storage import Problems, check_h5
 
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 3  # frames: teachers differ in what they make of the ends
-THREADS = 8  # headers are waited for more than computed with
-CHUNK = 1000  # utterances
 
 
 def verify(config: VerifyConfig) -> Findings:
@@ -107,24 +104,10 @@ def _check_lengths(
 ) -> None:
     """Compare the frames of every utterance with the duration that its header tells."""
     present = [each for each in utterances if each.key in num_frames]
-    with (
-        ThreadPoolExecutor(THREADS) as pool,
-        Progress("durations", len(present), "utterances") as progress,
-    ):
-        for start in range(0, len(present), CHUNK):
-            chunk = present[start : start + CHUNK]
-            for each, seconds in zip(chunk, pool.map(_seconds_or_fault, chunk), strict=True):
-                if isinstance(seconds, str):
-                    problems.add("audio", seconds)
-                elif abs(num_frames[each.key] - seconds / frame_shift) > TOLERANCE:
-                    expected = f"about {seconds / frame_shift:.0f} for {seconds:.2f} s"
-                    what = f"{each.key}: {num_frames[each.key]}, expected {expected}"
-                    problems.add("number of frames", what)
-            progress.advance(len(chunk))
-
-
-def _seconds_or_fault(utterance: Utterance) -> float | str:
-    try:
-        return audio_seconds(utterance)
-    except DataError as error:
-        return str(error)
+    for each, seconds in durations(present, audio_seconds, "durations"):
+        if isinstance(seconds, DataError):
+            problems.add("audio", str(seconds))
+        elif abs(num_frames[each.key] - seconds / frame_shift) > TOLERANCE:
+            expected = f"about {seconds / frame_shift:.0f} for {seconds:.2f} s"
+            what = f"{each.key}: {num_frames[each.key]}, expected {expected}"
+            problems.add("number of frames", what)
