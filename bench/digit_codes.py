@@ -21,6 +21,7 @@ from k2distil.teachers.log_mel import log_mel, mel_filters
 
 FRAME_SHIFT = 0.02  # seconds
 CODEBOOK_SIZE = 256
+ALL = 100_000  # utterances
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,9 @@ def make_codes(data: Path, folder: Path, settings: CodesSettings) -> Path:
         else:
             script(
                 *("train_quantizer_offline.sh", *teacher, "--train_data", digits, broad),
-                *("--quantizer_type", settings.name, "--save_path", quantizer),
-                *("--quantizer_out_dim", settings.num_codebooks),
+                *("--train_quantizer_online", "--num_audio", ALL),
+                *("--quantizer_type", settings.name),
+                *("--quantizer_out_dim", settings.num_codebooks, "--save_path", quantizer),
             )
         script(
             *("save_codebook.sh", *teacher, "--train_data", digits, "--save_codebook"),
@@ -101,7 +103,7 @@ def embedding_of_digits(folder: Path, settings: CodesSettings) -> Path:
 def _embed(path: Path, teacher: Sequence[object], *lists: Path) -> None:
     script(
         *("save_embedding.sh", *teacher, "--train_data", *lists),
-        *("--num_audio", 100_000, "--save_path", path),
+        *("--num_audio", ALL, "--save_path", path),
     )
 
 

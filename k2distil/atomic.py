@@ -39,9 +39,9 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(_temporary_name(path, os.getpid()))
     try:
         yield temporary
-        _flush(temporary)
+        flush(temporary)
         os.replace(temporary, path)
-        _flush(path.parent)
+        flush(path.parent)
     except BaseException as error:
         with suppress(OSError):
             os.truncate(temporary, 0)  # HDF5 may still hold it open, and with it the room
@@ -85,6 +85,15 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
+def flush(path: Path) -> None:
+    """Have what is written to a file, or the names in a folder, on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def reason_of_disk(error: BaseException) -> str | None:
     """What the user can do about an error of the disk; None: it is another error.
 
@@ -98,14 +107,6 @@ def reason_of_disk(error: BaseException) -> str | None:
     if number in _NO_ROOM:
         return f"no room to write it ({words}); make room and run the same command again"
     return f"cannot be written ({words}); give a path in a folder you can write to"
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _temporary_name(path: Path, pid: int | str) -> str:

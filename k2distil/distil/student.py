@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from k2distil.atomic import flush
 from k2distil.batch import SAMPLE_RATE
 from k2distil.distil.student_config import student_config
 from k2distil.distil.vocabulary import normalize
@@ -95,9 +96,12 @@ class Student:
         self.processor().save_pretrained(new)
         for name, text in extra.items():
             (new / name).write_text(text, encoding="utf-8")
+        for written in (*new.iterdir(), new):
+            flush(written)
         if folder.exists():
             os.rename(folder, old)
         os.rename(new, folder)
+        flush(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
 
     def processor(self) -> Any:
