@@ -17,7 +17,7 @@ class Written(NamedTuple):
 
 
 class WrittenArrays(Mapping[str, Written]):
-    """Many of them at a third of the memory: 1M keys take 80 MB less."""
+    """Many of them, in half the memory of a dict: 94 MB instead of 175 for 1M keys."""
 
     def __init__(self) -> None:
         self._row: dict[str, int] = {}

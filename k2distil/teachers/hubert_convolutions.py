@@ -99,7 +99,7 @@ class _Convolution(nn.Module):
 
 
 def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return rows @ weight if bias is None else torch.addmm(bias, rows, weight)
+    return torch.mm(rows, weight) if bias is None else torch.addmm(bias, rows, weight)
 
 
 def _norm_of(layer: Any) -> nn.Module | None:
