@@ -17,6 +17,8 @@ from k2distil.teachers.precision import FiniteEncoder
 # samples (B, S) float32, samples of each -> features on the device, lengths, for the encoder
 FrontEnd = Callable[[Tensor, Sequence[int]], tuple[Tensor, list[int]]]
 
+MAX_PADDED = 1.05  # lengths with padding, to those without
+
 
 @dataclass(frozen=True)
 class EncoderTeacher:
@@ -62,7 +64,7 @@ class EncoderTeacher:
         frames = features.new_zeros(len(lengths), longest, self.dim, dtype=torch.float32)
         start = 0
         while start < len(lengths):
-            end = start + max(1, self.cpu_lengths // max(lengths[start:]))
+            end = _end_of_part(lengths, start, self.cpu_lengths)
             own = lengths[start:end]
             part = features[start:end, ..., : max(own)]
             wanted = num_frames[start:end]
@@ -83,3 +85,20 @@ class EncoderTeacher:
                 f"{self.name}, which takes {self.max_samples / SAMPLE_RATE:.2f} s; "
                 "cut it, or use --long_audio chunk"
             )
+
+
+def _end_of_part(lengths: Sequence[int], start: int, most: int) -> int:
+    """Behind the utterances from `start` on that are best encoded at once on a CPU.
+
+    At most `most` lengths with padding, of which little is padding: beyond some seconds a larger
+    matrix is no faster, and padding costs what speech does.
+    """
+    longest = total = lengths[start]
+    end = start + 1
+    for length in lengths[end:]:
+        longest, total = max(longest, length), total + length
+        padded = longest * (end + 1 - start)
+        if padded > min(most, MAX_PADDED * total):
+            break
+        end += 1
+    return end
