@@ -22,6 +22,7 @@ from typing import Any
 import report
 from digit_codes import CodesSettings, bytes_of, embedding_of_digits, make_codes, script
 from digits import ROOT, SPEEDS, default_data, make_lists
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 LABELLED_SECONDS = 20.0  # of a batch: about 8 utterances; as much again without text
 # student: (codes, list, further flags of train_distil.sh)
@@ -56,6 +57,8 @@ def identity(name: str, steps: int, seed: int, options: argparse.Namespace) -> d
         row |= {"num_codebooks": options.num_codebooks, "layer": options.layer}
         row |= {"padding": options.padding, "weight": options.weight}
         row |= {"student_layer": options.student_layer, "quantizer_of": "digits and LibriSpeech"}
+    if options.curve_points:
+        row["curve_points"] = options.curve_points
     return row
 
 
@@ -82,6 +85,9 @@ def train(
         *("--train_data", folder / f"{list_name}.list", "--batch_seconds", seconds),
         *("--max_steps", steps, "--warmup_steps", steps // 10, "--save_steps", steps, *more),
     ]
+    if options.curve_points:
+        flags += ["--cv_data", folder / "seen.list", folder / "unseen.list"]
+        flags += ["--eval_steps", steps // options.curve_points]
     stored = 0
     program: list[str] | None = None
     if settings is None:
@@ -110,7 +116,16 @@ def train(
         script_flags += ["--train_data", folder / f"{test}.list", "--num_worst", 0]
         _evaluate(script_flags)
         row[test] = 100 * json.loads(rates.read_text())["wer"]
+    if options.curve_points:
+        row["curve"] = _curve(student / "runs")
     return row
+
+
+def _curve(runs: Path) -> list[tuple[int, float]]:
+    """Steps and WER on both tests together, in percent, as TensorBoard has them."""
+    (folder,) = runs.iterdir()  # one for each start
+    events = EventAccumulator(str(folder)).Reload()
+    return [(each.step, round(100 * each.value, 2)) for each in events.Scalars("eval/wer")]
 
 
 def _evaluate(flags: Sequence[object]) -> None:
@@ -144,6 +159,7 @@ def main() -> None:
     parser.add_argument("--mq_seconds", type=float, default=360.0, help="its training, CPU time")
     parser.add_argument("--unseen", default="george", help="speaker that only tests")
     parser.add_argument("--num_labelled", type=int, default=160, help="utterances of 480")
+    parser.add_argument("--curve_points", type=int, default=0, help="tests on the way; 0: none")
     parser.add_argument("--data", type=Path, default=default_data())
     parser.add_argument("--work", type=Path, default=ROOT / "exp" / "distil")
     parser.add_argument("--out", type=Path, default=ROOT / "exp" / "distil" / "runs.jsonl")

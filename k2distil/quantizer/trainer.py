@@ -219,12 +219,8 @@ class QuantizerTrainer:
         self._fresh = CodeSums.zeros(quantizer.table, with_pairs=bool(running.pairs.numel()))
         if quantizer.type == "product":
             table = self._finish_product_round(quantizer.table, running)
-        elif self.done:  # nothing is solved for: noise goes, and entries without frames get some
-            codes = quantizer.encode(frames).long()
-            residuals = quantizer.normalise(frames) - quantizer.normalise(quantizer.decode(codes))
-            counts, shape = running.counts, quantizer.table.shape[:2]
-            table = shrink_entries(quantizer.table, counts.view(shape), residuals)
-            table = give_frames(table, fresh.counts.view(shape) < 1, codes, residuals)
+        elif self.schedule.settles(self.steps_done):
+            table = self._settle(quantizer, running, fresh, frames)
         else:
             table = self._finish_additive_round(quantizer.table, running)
         mean, scale = quantizer.mean, quantizer.scale
@@ -264,6 +260,18 @@ class QuantizerTrainer:
         sums.forget(dead)
         self._solved = torch.where(dead.view(*table.shape[:2], 1), table, solved)  # no momentum
         return table
+
+    def _settle(
+        self, quantizer: Quantizer, running: CodeSums, fresh: CodeSums, frames: Tensor
+    ) -> Tensor:
+        """Noise goes, and entries that no frame of the round chose get some; -> (N, K, D)."""
+        codes = quantizer.encode(frames).long()
+        residuals = quantizer.normalise(frames) - quantizer.normalise(quantizer.decode(codes))
+        table = quantizer.table
+        if not self.done:  # entries that this makes useless are seen in the last round
+            counts = running.counts.view(table.shape[:2])
+            table = shrink_entries(table, counts, residuals)
+        return give_frames(table, fresh.counts.view(table.shape[:2]) < 1, codes, residuals)
 
     def _revive(self, table: Tensor, sums: CodeSums) -> tuple[Tensor, Tensor]:
         counts, errors = sums.counts.view(table.shape[:2]), sums.errors.view(table.shape[:2])

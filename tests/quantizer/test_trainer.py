@@ -59,7 +59,7 @@ def test_entries_go_beyond_the_solution_by_momentum_but_not_at_the_end(monkeypat
     assert torch.allclose(tables[0.9], solved + 0.9 * (solved - start), atol=1e-5)
     steps = range(schedule.start_of_additive + 1, schedule.num_steps + 1)
     ends = [step for step in steps if schedule.round_ends(step)]
-    assert [schedule.momentum(step) for step in ends] == [0.9] * (len(ends) - 3) + [0.0] * 3
+    assert [schedule.momentum(step) for step in ends] == [0.9] * (len(ends) - 4) + [0.0] * 4
 
 
 def test_the_step_error_falls_and_is_that_of_the_quantizer(frames):
@@ -276,3 +276,15 @@ def test_two_that_share_batches_train_what_one_does(quantizer_type, frames):
     assert whole[0]  # two steps a round
     assert not whole[1]
     assert alone.quantizer.id == first.quantizer.id == second.quantizer.id
+
+
+def test_entries_that_the_noise_step_makes_useless_are_used_in_the_end(monkeypatch):
+    def collapse(table, counts, residuals):
+        table = table.clone()
+        table[0, 1:6] = table[0, 0]  # only one of equals is ever chosen
+        return table
+
+    monkeypatch.setattr("k2distil.quantizer.trainer.shrink_entries", collapse)
+    frames = power_law_frames(4000, 32)
+    quantizer = trained(frames, "additive", 4, 16)
+    assert num_dead_codes(quantizer.encode(frames), 16) == 0
