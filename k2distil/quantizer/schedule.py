@@ -9,8 +9,8 @@ EARLY_DECAY, LATE_DECAY = 0.5, 0.9  # how much the sums of earlier rounds count 
 LATE = 0.7  # share of the product rounds after which LATE_DECAY holds
 ADDITIVE_DECAY = 0.8
 MOMENTUM = 0.9  # how much of an additive round's change the next starts beyond it
-ROUNDS_AT_REST = 4  # the last additive ones, without momentum
-SETTLING_ROUNDS = 2  # of them, that solve for nothing: what they move, the next one counts
+ROUNDS_AT_REST = 3  # the last additive ones before the checking ones, without momentum
+CHECKING_ROUNDS = 2  # additive ones at the end, which move only entries that no frame chose
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,11 @@ class Schedule:
         """All of them."""
         return self.start_of_additive + self.additive_rounds * self.additive_steps
 
+    @property
+    def final_step(self) -> int:
+        """The step after which only entries that no frame chose move."""
+        return self.num_steps - CHECKING_ROUNDS * self.additive_steps
+
     def round_ends(self, step: int) -> bool:
         """Whether a round ends with this step (counted from 1)."""
         if step <= self.start_of_additive:
@@ -50,13 +55,9 @@ class Schedule:
         """Whether the quantizer is a product quantizer after this step."""
         return step < self.start_of_additive or not self.additive_rounds
 
-    def settles(self, step: int) -> bool:
-        """Whether the round that ends here keeps its entries, but for noise and unused ones."""
-        return step > self.num_steps - SETTLING_ROUNDS * self.additive_steps
-
     def momentum(self, step: int) -> float:
         """How far the additive round that ends here makes the next start beyond its solution."""
-        at_rest = step > self.num_steps - ROUNDS_AT_REST * self.additive_steps
+        at_rest = step > self.final_step - ROUNDS_AT_REST * self.additive_steps
         return 0.0 if at_rest else MOMENTUM
 
 
@@ -78,6 +79,6 @@ def plan(
     return replace(
         schedule,
         product_rounds=48,
-        additive_rounds=41,
+        additive_rounds=40 + CHECKING_ROUNDS,
         additive_steps=math.ceil(40 * num_weighted / batch_size),
     )

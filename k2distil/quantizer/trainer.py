@@ -219,23 +219,22 @@ class QuantizerTrainer:
         self._fresh = CodeSums.zeros(quantizer.table, with_pairs=bool(running.pairs.numel()))
         if quantizer.type == "product":
             table = self._finish_product_round(quantizer.table, running)
-        elif self.schedule.settles(self.steps_done):
+        elif self.steps_done >= self.schedule.final_step:
             table = self._settle(quantizer, running, fresh, frames)
         else:
             table = self._finish_additive_round(quantizer.table, running)
         mean, scale = quantizer.mean, quantizer.scale
-        if self.done:
+        becomes_final = self.steps_done == self.schedule.final_step
+        if becomes_final:  # before the last count: the order decides what a beam finds
             counts = running.counts.view(table.shape[:2])
             table, mean, _ = order_codebooks(table, mean, scale, counts)
-            final_type = QUANTIZER_TYPES[str(self.config["quantizer_type"])]
-            self._quantizer = final_type(table, mean, scale)
-        elif self.schedule.is_product(self.steps_done):
+        if self.schedule.is_product(self.steps_done):
             self._quantizer = ProductQuantizer(table, mean, scale)
         else:
             at_rest = self.schedule.momentum(self.steps_done) == 0.0
             search = {} if at_rest else TRAINING_SEARCH
             additive = AdditiveQuantizer(table, mean, scale, **search)
-            if quantizer.type == "product":
+            if quantizer.type == "product" or becomes_final:
                 self._use(additive)
             self._quantizer = additive
 
@@ -268,7 +267,7 @@ class QuantizerTrainer:
         codes = quantizer.encode(frames).long()
         residuals = quantizer.normalise(frames) - quantizer.normalise(quantizer.decode(codes))
         table = quantizer.table
-        if not self.done:  # entries that this makes useless are seen in the last round
+        if self.steps_done == self.schedule.final_step:
             counts = running.counts.view(table.shape[:2])
             table = shrink_entries(table, counts, residuals)
         return give_frames(table, fresh.counts.view(table.shape[:2]) < 1, codes, residuals)
