@@ -53,6 +53,9 @@ def identity(name: str, steps: int, seed: int, options: argparse.Namespace) -> d
     """What tells a run from others; it is done again when any of it changes."""
     row = {"student": name, "steps": steps, "seed": seed, "unseen_speaker": options.unseen}
     row |= {"labelled": options.num_labelled, "speeds": " ".join(map(str, SPEEDS))}
+    row["device"] = report.environment()["device"]  # rounding decides more than a seed
+    if options.curve_points and STUDENTS[name][0] != "frames":  # which have no figures to test
+        row["curve_points"] = options.curve_points
     if codes_settings(name, options) is not None:
         row |= {"num_codebooks": options.num_codebooks, "layer": options.layer}
         row |= {"padding": options.padding, "weight": options.weight}
@@ -60,16 +63,12 @@ def identity(name: str, steps: int, seed: int, options: argparse.Namespace) -> d
     return row
 
 
-def with_curve(name: str, options: argparse.Namespace) -> bool:
-    """Whether to test on the way; frames have no figures of codes to test."""
-    return bool(options.curve_points) and STUDENTS[name][0] != "frames"
-
-
-def find(out: Path, wanted: dict[str, Any], with_curve: bool) -> dict[str, Any] | None:
-    """The finished row that `identity` names."""
-    for line in out.read_text().splitlines() if out.exists() else ():
+def find(name: str, steps: int, seed: int, options: argparse.Namespace) -> dict[str, Any] | None:
+    """The finished row of a student."""
+    wanted = identity(name, steps, seed, options)
+    for line in options.out.read_text().splitlines() if options.out.exists() else ():
         row = json.loads(line)
-        if wanted.items() <= row.items() and ("curve" in row or not with_curve):
+        if wanted.items() <= row.items():
             return row
     return None
 
@@ -88,7 +87,7 @@ def train(
         *("--train_data", folder / f"{list_name}.list", "--batch_seconds", seconds),
         *("--max_steps", steps, "--warmup_steps", steps // 10, "--save_steps", steps, *more),
     ]
-    if with_curve(name, options):
+    if "curve_points" in row:
         flags += ["--cv_data", folder / "seen.list", folder / "unseen.list"]
         flags += ["--eval_steps", steps // options.curve_points]
     stored = 0
@@ -119,16 +118,19 @@ def train(
         script_flags += ["--train_data", folder / f"{test}.list", "--num_worst", 0]
         _evaluate(script_flags)
         row[test] = 100 * json.loads(rates.read_text())["wer"]
-    if with_curve(name, options):
+    if "curve_points" in row:
         row["curve"] = _curve(student / "runs")
     return row
 
 
 def _curve(runs: Path) -> list[tuple[int, float]]:
     """Steps and WER on both tests together, in percent, as TensorBoard has them."""
-    (folder,) = runs.iterdir()  # one for each start
-    events = EventAccumulator(str(folder)).Reload()
-    return [(each.step, round(100 * each.value, 2)) for each in events.Scalars("eval/wer")]
+    rates = {}
+    for start in sorted(runs.iterdir(), key=lambda folder: folder.stat().st_mtime):
+        events = EventAccumulator(str(start)).Reload()
+        if "eval/wer" in events.Tags()["scalars"]:
+            rates |= {each.step: 100 * each.value for each in events.Scalars("eval/wer")}
+    return [(step, round(rate, 2)) for step, rate in sorted(rates.items())]
 
 
 def _evaluate(flags: Sequence[object]) -> None:
@@ -138,11 +140,8 @@ def _evaluate(flags: Sequence[object]) -> None:
 
 def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean and deviation over seeds of one student and number of steps."""
-    row = {
-        key: value
-        for key, value in runs[0].items()
-        if key not in {"seed", "seen", "unseen", "curve"}
-    }
+    of_a_run = {"seed", "seen", "unseen", "curve"}
+    row = {key: value for key, value in runs[0].items() if key not in of_a_run}
     for name in ("seen", "unseen"):
         rates = [run[name] for run in runs]
         deviation = statistics.stdev(rates) if len(rates) > 1 else float("nan")
@@ -166,7 +165,9 @@ def main() -> None:
     parser.add_argument("--mq_seconds", type=float, default=360.0, help="its training, CPU time")
     parser.add_argument("--unseen", default="george", help="speaker that only tests")
     parser.add_argument("--num_labelled", type=int, default=160, help="utterances of 480")
-    parser.add_argument("--curve_points", type=int, default=0, help="tests on the way; 0: none")
+    parser.add_argument(
+        "--curve_points", type=int, default=0, help="tests on the way, in its CPU time"
+    )
     parser.add_argument("--data", type=Path, default=default_data())
     parser.add_argument("--work", type=Path, default=ROOT / "exp" / "distil")
     parser.add_argument("--out", type=Path, default=ROOT / "exp" / "distil" / "runs.jsonl")
@@ -179,8 +180,7 @@ def main() -> None:
     for seed in seeds:  # seeds outermost: a table of fewer seeds is there early
         for name in options.students:
             for steps in options.steps:
-                done = identity(name, steps, seed, options)
-                if find(options.out, done, with_curve(name, options)):
+                if find(name, steps, seed, options):
                     continue
                 row = train(name, steps, seed, folder, options)
                 with options.out.open("a") as file:
@@ -188,10 +188,7 @@ def main() -> None:
                 rates = f"{row['seen']:.1f} / {row['unseen']:.1f} %"
                 print(f"done: {name}, {steps} steps, seed {seed}: {rates}", flush=True)
     groups = [
-        [
-            find(options.out, identity(name, steps, seed, options), with_curve(name, options))
-            for seed in seeds
-        ]
+        [find(name, steps, seed, options) for seed in seeds]
         for name in options.students
         for steps in options.steps
     ]
