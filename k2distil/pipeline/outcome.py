@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from k2distil.errors import DataError
 from k2distil.pipeline.summary import (
     Summary,
     beside,
@@ -56,6 +57,9 @@ def summarise(
         reports: of all its parts.
         fingerprint: of the output.
         earlier: what they are added to; None: they are all.
+
+    Raises:
+        DataError: some are missing; another process may have merged and removed them.
     """
     failed: list[dict[str, str]] = []
     dropped: list[dict[str, str]] = []
@@ -74,7 +78,12 @@ def summarise(
         wall_seconds += earlier.figures.get("wall_seconds", 0.0)
         num_written += len(earlier.written)
         num_frames += earlier.num_frames
-    assert num_written + len(failed) + len(dropped) == fingerprint["utterances"]
+    found, wanted = num_written + len(failed) + len(dropped), fingerprint["utterances"]
+    if found != wanted:
+        raise DataError(
+            f"{save_path}: its parts tell of {found} utterances, not {wanted}; run the same "
+            "command again"
+        )
     write_rejections(save_path, failed, dropped)
     figures = {
         "written": num_written,
