@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import multiprocessing
+import os
 import signal
 import sys
 import threading
@@ -183,10 +185,23 @@ def _as_it_is(samples: Any) -> Any:
 
 
 def start_worker(worker: int) -> None:
-    """The caller alone says what became of a run: workers are quiet when it ends."""
+    """The caller alone says what became of a run: workers are quiet when it ends, and end too."""
+    threading.Thread(target=_end_with_caller, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.excepthook = _log_unless_caller_is_gone
+
+
+def _end_with_caller() -> None:
+    """torch's workers look too, but not while they decode, nor for one that died as they started.
+
+    They compare with the parent that they had when they came to look.
+    """
+    caller = multiprocessing.parent_process()
+    assert caller is not None
+    while os.getppid() == caller.pid:
+        time.sleep(PATIENCE_STEP)
+    os._exit(1)
 
 
 def _log_unless_caller_is_gone(

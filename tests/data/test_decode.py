@@ -239,3 +239,39 @@ def test_ctrl_c_ends_quietly_and_at_once(tmp_path: Path, listed: list[Utterance]
     assert (process.returncode, out, err) == (130, "interrupted\n", "")
     assert time.monotonic() - started < 5
     assert not any(child.is_running() for child in children)
+
+
+@pytest.mark.parametrize("place", ["torch.set_num_threads", "k2distil.data.decode.load_audio"])
+def test_a_worker_ends_with_its_caller(place: str, listed: list[Utterance]) -> None:
+    """Which is killed while the worker starts, or while it hangs in a file."""
+    program = textwrap.dedent(
+        """
+        import os
+        import signal
+        import sys
+        import time
+        from unittest import mock
+        from k2distil.batch import Utterance
+        from k2distil.data import decode_ahead
+        caller = os.getpid()
+        def stop(*arguments):
+            if os.getpid() != caller:
+                print(os.getpid(), flush=True)
+                os.kill(caller, signal.SIGKILL)
+                while hangs or os.getppid() == caller:
+                    time.sleep(0.1)
+        place, path = sys.argv[1:]
+        hangs = place.startswith("k2distil")
+        with mock.patch(place, stop):
+            list(decode_ahead([Utterance("u", path)], 1))
+        """
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, place, listed[0].wav],
+        stdout=subprocess.PIPE,  # which the worker holds open: this returns when both have ended
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert done.stdout.strip().isdigit()  # it came there
