@@ -1,16 +1,21 @@
-"""HuBERT's convolutions with transformers' weights, as matrix products.
+"""HuBERT's convolutions with transformers' weights, piece by piece, as matrix products.
+
+The group norm of the base model's first convolution is multiplied into its weights, so that the
+stack can run in pieces, each of a size that stays in a core's cache.
 
 A convolution whose stride is s sees the frames (T, channels) as rows of s frames, (T / s, s *
-channels), without a copy: its first s taps are one product, the rest another that is added. The
-group norm of the base model's first convolution is multiplied into its weights, so that the stack
-can run piece by piece, each of a size that stays in a core's cache.
+channels), without a copy: its first s taps are one product, the rest another that is added. Layer
+norm wants this layout; without one, torch's convolutions are faster where its products are MKL's
+and the CPU is not Intel's (docs/performance.md).
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 HOP, WINDOW = 320, 400  # samples between frames, and that a frame sees
@@ -21,11 +26,13 @@ PIECE = 1500  # frames elsewhere: 30 s, which bounds the memory
 class FeatureExtractor(nn.Module):
     """Samples of one utterance -> features."""
 
-    def __init__(self, conv_layers: Any):
+    def __init__(self, conv_layers: Any, as_products: bool):
         """conv_layers: transformers', with weights."""
         super().__init__()
         self.first = conv_layers[0]
-        self.others = nn.ModuleList(_Convolution(layer) for layer in conv_layers[1:])
+        of_one = _Products if as_products else _Transposed
+        self.others = nn.ModuleList(of_one(layer) for layer in conv_layers[1:])
+        self.as_products = as_products
 
     def forward(self, samples: Tensor) -> Tensor:
         """(S,) -> (T, channels)."""
@@ -36,7 +43,7 @@ class FeatureExtractor(nn.Module):
         for start in range(0, num_frames, step):
             end = min(start + step, num_frames)
             seen = samples[start * HOP : (end - 1) * HOP + WINDOW]
-            hidden = _product(self._seen_first(seen), weight, bias)
+            hidden = self._first(seen, weight, bias)
             if isinstance(norm := _norm_of(self.first), nn.LayerNorm):
                 hidden = norm(hidden)
             hidden = self.first.activation(hidden)
@@ -44,6 +51,12 @@ class FeatureExtractor(nn.Module):
                 hidden = layer(hidden)
             pieces.append(hidden)
         return torch.cat(pieces)
+
+    def _first(self, samples: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """(S,), (k, channels), (channels,) -> (T, channels)."""
+        if self.as_products:
+            return _product(self._seen_first(samples), weight, bias)
+        return F.conv1d(samples[None, None], weight.T[:, None], bias, self.first.conv.stride)[0].T
 
     def _seen_first(self, samples: Tensor) -> Tensor:
         """(S,) -> (T, k): what each frame of the first convolution sees."""
@@ -68,7 +81,18 @@ class FeatureExtractor(nn.Module):
         return (scale[:, None] * weight).T.to(samples), bias.to(samples)
 
 
-class _Convolution(nn.Module):
+class _Transposed(nn.Module):
+    """(S, channels) -> (T, channels): transformers' own layer, whose memory is (channels, T)."""
+
+    def __init__(self, layer: Any):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.layer(frames.T[None])[0].T
+
+
+class _Products(nn.Module):
     """(S, channels) -> (T, channels): convolution, norm where there is one, activation."""
 
     def __init__(self, layer: Any):
@@ -104,3 +128,13 @@ def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _norm_of(layer: Any) -> nn.Module | None:
     return getattr(layer, "layer_norm", None)
+
+
+def products_are_faster(layer_norm: bool, device: torch.device) -> bool:
+    """Whether to compute convolutions as products; the same for all processes of a machine."""
+    if layer_norm or device.type != "cpu":
+        return True
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+    except OSError:  # no Linux
+        return False
