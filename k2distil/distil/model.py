@@ -78,7 +78,7 @@ class DistilModel(nn.Module):
             loss, ctc (mean over utterances of nats per token), codebook (mean over codes, nats):
             () each.
         """
-        if self.training and self.spec_augment is not None and "input_features" in inputs:
+        if self.training and self.spec_augment is not None:
             features = self.spec_augment(inputs["input_features"], num_inputs)
             inputs = {**inputs, "input_features": features}
         logits, hidden = self.encode(inputs)

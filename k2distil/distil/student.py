@@ -23,7 +23,14 @@ from k2distil.torchaudio_guard import hide_broken_torchaudio
 
 PROBE_SECONDS = 100  # of audio, to measure a student's frame shift by
 TRIED_SAMPLES = (16_000, 17_599, 20_333)  # lengths at which padding and rounding differ
-KNOWN_TO_WORK = ("parakeet_ctc", "wav2vec2", "hubert", "wavlm", "wav2vec2-conformer", "unispeech")
+KNOWN_TO_WORK = (
+    *("parakeet_ctc", "wav2vec2", "wav2vec2-bert", "wav2vec2-conformer", "hubert", "wavlm"),
+    *("data2vec-audio", "unispeech", "unispeech-sat"),
+)
+# Where transformers' own tables name another, or none.
+EXTRACTORS = {"wav2vec2-bert": "SeamlessM4TFeatureExtractor"}
+PROCESSORS = {"data2vec-audio": "Wav2Vec2Processor"}
+KALDI_WINDOW, KALDI_HOP = 400, 160  # samples; of SeamlessM4TFeatureExtractor, which does not say
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,11 @@ class Student:
         return _encoder_config(self.model.config).hidden_size
 
     @property
+    def masks_itself(self) -> bool:
+        """Whether the model masks its frames in training, if its config asks for it."""
+        return hasattr(self.model.config, "mask_time_prob")
+
+    @property
     def frame_shift(self) -> float:
         """Seconds between output frames."""
         samples = torch.tensor([PROBE_SECONDS * SAMPLE_RATE])
@@ -62,8 +74,10 @@ class Student:
         """(B,) samples at 16 kHz -> frames of input_features, or samples of input_values."""
         if self.model.main_input_name == "input_values":
             return num_samples
-        hop = self.feature_extractor.hop_length
-        return torch.div(num_samples, hop, rounding_mode="floor")
+        if type(self.feature_extractor).__name__ == EXTRACTORS["wav2vec2-bert"]:
+            num_frames = (num_samples - KALDI_WINDOW) // KALDI_HOP + 1
+            return num_frames.clamp(min=0) // self.feature_extractor.stride
+        return num_samples // self.feature_extractor.hop_length
 
     def num_frames(self, num_inputs: Tensor) -> Tensor:
         """(B,) of the inputs -> (B,) int64 of the output."""
@@ -108,7 +122,8 @@ class Student:
         """Feature extractor and tokenizer as one, as AutoProcessor finds them."""
         from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
-        name = PROCESSOR_MAPPING_NAMES[self.model.config.model_type]
+        names = {**PROCESSOR_MAPPING_NAMES, **PROCESSORS}
+        name = names[self.model.config.model_type]
         kind = getattr(importlib.import_module("transformers"), name)
         return kind(feature_extractor=self.feature_extractor, tokenizer=self.tokenizer)
 
@@ -141,7 +156,8 @@ def make_student(config: dict[str, Any], tokenizer: Any, seed: int) -> Student:
 
     disable_progress_bar()  # of writing a file
     made = student_config(config, len(tokenizer), tokenizer.pad_token_id)
-    kind = feature_extractor_class_from_name(FEATURE_EXTRACTOR_MAPPING_NAMES[made.model_type])
+    names = {**FEATURE_EXTRACTOR_MAPPING_NAMES, **EXTRACTORS}
+    kind = feature_extractor_class_from_name(names[made.model_type])
     num_bins = getattr(_encoder_config(made), "num_mel_bins", None)
     extractor = kind() if num_bins is None else kind(feature_size=num_bins)
     if getattr(made, "feat_extract_norm", "") == "layer":  # with "group", masks would do harm
@@ -202,7 +218,7 @@ def _try_out(student: Student) -> None:
             expected = int(student.num_frames(num_inputs))
             layers = output.hidden_states[1:]
             found = {each.shape[1] for each in (output.logits, *layers)}
-            # Parakeet's extractor adds a frame of padding, which num_frames does not count.
+            # Some extractors add a frame of padding, which num_frames does not count.
             if found not in ({expected}, {expected + 1}) or len(layers) != student.num_layers:
                 raise ValueError(f"{num_samples} samples: {found} frames, expected {expected}")
         student.processor()

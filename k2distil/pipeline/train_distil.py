@@ -87,12 +87,7 @@ def train_distil(config: TrainDistilConfig) -> Summary:
         None if codes is None else _codebook_loss(config, student, codes),
         layer,
         config.codebook_weight,
-        SpecAugment(
-            config.num_time_masks,
-            config.time_mask_frames,
-            config.num_freq_masks,
-            config.freq_mask_bins,
-        ),
+        None if student.masks_itself else _spec_augment(config),
     )
 
     def keep_best(step: int, figures: dict[str, float]) -> None:
@@ -233,6 +228,15 @@ def _batches(
         worker_init_fn=start_worker,
         pin_memory=args.device.type == "cuda",
         generator=torch.Generator(),  # of the workers' seeds: torch's own stays as resumed
+    )
+
+
+def _spec_augment(config: TrainDistilConfig) -> SpecAugment:
+    return SpecAugment(
+        config.num_time_masks,
+        config.time_mask_frames,
+        config.num_freq_masks,
+        config.freq_mask_bins,
     )
 
 

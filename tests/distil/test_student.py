@@ -39,6 +39,8 @@ KINDS = {
     "parakeet_ctc": PARAKEET,
     "wav2vec2": {"model_type": "wav2vec2", **WIDTHS, **CONVOLUTIONS},
     "hubert": {"model_type": "hubert", **WIDTHS, **CONVOLUTIONS},
+    "wav2vec2-bert": {"model_type": "wav2vec2-bert", **WIDTHS},
+    "data2vec-audio": {"model_type": "data2vec-audio", **WIDTHS, **CONVOLUTIONS},
 }
 TOKENIZER = make_tokenizer(characters_of(["one two"]))
 
@@ -60,8 +62,11 @@ def test_lengths_layers_and_texts_of_a_student(kind, tmp_path):
     num_frames = student.num_frames(num_inputs)
     student.model.train()
     output = student.model(**inputs, output_hidden_states=True)
-    assert output.logits.shape == (2, num_frames.max(), len(TOKENIZER))
-    assert [each.shape for each in output.hidden_states] == [(2, num_frames.max(), 32)] * 3
+    width = int(num_frames.max())
+    if kind == "wav2vec2-bert":  # its extractor pads to an even number of frames of 10 ms
+        width += 1
+    assert output.logits.shape == (2, width, len(TOKENIZER))
+    assert [each.shape for each in output.hidden_states] == [(2, width, 32)] * 3
     said = [0, *(index for each in student.encode_text("one two") for index in (each, each, 0))]
     logits = torch.nn.functional.one_hot(torch.tensor([said, said]), len(TOKENIZER)).float()
     assert student.decode(logits, torch.tensor([len(said), 7])) == ["one two", "on"]
@@ -109,11 +114,15 @@ def test_a_wrong_config_is_named(config, words):
     assert words in str(error.value)
 
 
-@pytest.mark.parametrize("kind", ["sew", "data2vec-audio", "wav2vec2-bert"])
-def test_a_kind_that_cannot_be_trained_shows_at_once(kind):
-    config = {"model_type": kind, **WIDTHS} | ({} if kind == "wav2vec2-bert" else CONVOLUTIONS)
-    if kind == "sew":
-        config["conv_stride"], config["conv_kernel"] = [5, 2, 2, 2, 2, 2, 2], [10, 3, 3, 3, 3, 2, 2]
+SEW = {"conv_stride": [5, 2, 2, 2, 2, 2, 2], "conv_kernel": [10, 3, 3, 3, 3, 2, 2]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [("sew", WIDTHS | CONVOLUTIONS | SEW), ("lasr_ctc", {"encoder_config": WIDTHS})],
+)
+def test_a_kind_that_cannot_be_trained_shows_at_once(kind, config):
+    config = {"model_type": kind, **config}
     with pytest.raises(ConfigError, match=f"{kind} cannot be trained here.*parakeet_ctc"):
         make_student(config, TOKENIZER, 0)
 
@@ -174,7 +183,7 @@ def test_parts_of_a_batch_sum_to_the_whole():
     found = [each.grad for each in model.parameters() if each.grad is not None]
     assert len(found) == len(gradients)
     for one, other in zip(found, gradients, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+        assert (one - other).norm() <= 1e-5 * other.norm() + 1e-9
 
 
 def test_the_ctc_part_is_torchs_own_on_what_has_text():
