@@ -11,6 +11,7 @@ import torch
 
 from k2distil.config import InspectConfig
 from k2distil.errors import CheckpointError, DataError
+from k2distil.pipeline import contents
 from k2distil.pipeline import inspect_file as module
 from k2distil.quantizer import ProductQuantizer, save_quantizer
 from tests.pipeline.outputs import EMBEDDING, random_codes, random_embedding, write_output
@@ -64,7 +65,7 @@ def test_perplexity_and_dead_entries_are_those_of_all_frames(tmp_path: Path) -> 
 
 
 def test_of_a_big_file_a_sample_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_VALUES", 300)  # of 4 * 132
+    monkeypatch.setattr(contents, "MAX_VALUES", 300)  # of 4 * 132
     text = inspect(write_output(tmp_path / "codes.h5", random_codes()))
     assert "of one utterance in 2:" in text
 

@@ -1,0 +1,156 @@
+"""What is in an h5 of codes or embeddings, as figures; for people, as text or on a page."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from k2distil.errors import DataError
+from k2distil.storage import UtteranceReader
+
+MAX_VALUES = 200_000_000  # numbers read for the statistics; of a larger file a sample
+
+
+@dataclass(frozen=True)
+class Contents:
+    """An open file, or several by one name.
+
+    Attributes:
+        lengths: key -> frames of every utterance.
+        first: the array of the first utterance, (num_frames, width).
+    """
+
+    path: Path
+    reader: UtteranceReader
+    lengths: Mapping[str, int]
+    first: np.ndarray
+
+    @classmethod
+    def of(cls, path: Path) -> Contents:
+        """Open it.
+
+        Raises:
+            DataError: it is damaged, empty, or holds arrays of another kind.
+        """
+        reader = UtteranceReader(path)
+        if not reader:
+            raise DataError(f"{path}: no utterances in it")
+        lengths = {key: reader.num_frames(key) for key in reader}
+        first = reader[next(iter(lengths))]
+        if first.ndim != 2:
+            raise DataError(f"{path}: expected arrays (num_frames, width), found {first.shape}")
+        return cls(path, reader, lengths, first)
+
+    @property
+    def is_codes(self) -> bool:
+        """Else embeddings."""
+        return self.first.dtype.kind in "iu"
+
+    @property
+    def frame_shift(self) -> float:
+        """Seconds; 0: not known."""
+        return float(self.reader.meta.get("frame_shift", 0.0))
+
+    @property
+    def codebook_size(self) -> int:
+        """K; 0: not known."""
+        return int(self.reader.meta.get("codebook_size", 0))
+
+    def facts(self) -> dict[str, Any]:
+        """How much there is, by name."""
+        num_frames, width = sum(self.lengths.values()), self.first.shape[1]
+        facts: dict[str, Any] = {
+            "utterances": len(self.lengths),
+            "frames": num_frames,
+            "array of an utterance": f"(num_frames, {width}) {self.first.dtype}",
+            "bytes": sum(each.path.stat().st_size for each in self.reader.files),
+        }
+        if len(self.reader.files) > 1:
+            names = [each.path.name for each in self.reader.files]
+            facts["files"] = f"{len(names):,}: {names[0]} to {names[-1]}"
+        if hours := num_frames * self.frame_shift / 3600:
+            facts["hours"] = f"{hours:,.2f}"
+            facts["bytes per hour"] = round(num_frames * self.first[:1].nbytes / hours)
+        return facts
+
+    @cached_property
+    def sample_step(self) -> int:
+        """The statistics are of one utterance in so many."""
+        num_values = sum(self.lengths.values()) * self.first.shape[1]
+        return max(1, -(-num_values // MAX_VALUES))
+
+    def count_codes(self) -> list[np.ndarray]:
+        """How often each entry comes: (K,) per codebook; K is the largest code + 1 if not known.
+
+        Raises:
+            DataError: codes out of range.
+        """
+        counts = [np.zeros(self.codebook_size, np.int64)] * self.first.shape[1]
+        for codes in self._sample():
+            try:
+                found = [np.bincount(column, minlength=self.codebook_size) for column in codes.T]
+            except ValueError:
+                raise DataError(f"{self.path}: codes below 0; see k2distil verify") from None
+            most = max(map(len, found), default=0)
+            if len(found) != len(counts) or (self.codebook_size and most > self.codebook_size):
+                raise DataError(f"{self.path}: codes out of range; see k2distil verify")
+            counts = [_sum(one, other) for one, other in zip(counts, found, strict=True)]
+        size = max(map(len, counts))
+        return [np.pad(each, (0, size - len(each))) for each in counts]
+
+    def moments(self) -> dict[str, str]:
+        """Mean, deviation and largest absolute value of all numbers."""
+        count, total, squares, largest = 0, 0.0, 0.0, 0.0
+        for values in self._sample():
+            wide = values.astype(np.float64)
+            count += wide.size
+            total += float(wide.sum())
+            squares += float(np.square(wide).sum())
+            largest = max(largest, float(np.abs(wide).max(initial=0.0)))
+        mean = total / max(1, count)
+        deviation = max(0.0, squares / max(1, count) - mean**2) ** 0.5
+        facts = {"mean": mean, "standard deviation": deviation, "largest absolute value": largest}
+        return {name: f"{value:.4g}" for name, value in facts.items()}
+
+    def _sample(self) -> Iterator[np.ndarray]:
+        keys = itertools.islice(self.lengths, 0, None, self.sample_step)
+        return (self.reader[key] for key in keys)
+
+
+def perplexity(counts: np.ndarray) -> float:
+    """How many entries are in use, as if all of these came equally often; counts: (K,)."""
+    shares = counts[counts > 0] / max(1, counts.sum())
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes for people: without what is said elsewhere; JSON and lists made short."""
+    told = {"fingerprint", "files"}
+    return {name: _short(value) for name, value in values.items() if name not in told}
+
+
+def _sum(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    longer, shorter = (one, other) if len(one) >= len(other) else (other, one)
+    total = longer.copy()
+    total[: len(shorter)] += shorter
+    return total
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return " ".join(str(_short(each)) for each in value)
+    if isinstance(value, str) and value.startswith("{"):
+        try:
+            return ", ".join(f"{name} {each}" for name, each in json.loads(value).items())
+        except ValueError:
+            return value
+    return value
