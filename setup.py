@@ -10,7 +10,7 @@ VERSION = (HERE / "k2distil" / "__init__.py").read_text().split('__version__ = "
 DEMO = ["espeakng-loader>=0.2.1"]
 LHOTSE = ["lhotse>=1.33"]  # for `k2distil export --to lhotse` only
 PEER = ["multi_quantization>=0.1"]
-BENCH = [*PEER, "faiss-cpu>=1.8", "matplotlib>=3.8"]
+BENCH = [*PEER, "faiss-cpu>=1.8"]
 DEV = [
     "coverage>=7.10",
     "hypothesis>=6.100",
@@ -50,6 +50,7 @@ setup(
         "accelerate>=1.1",  # transformers' Trainer runs on it
         "jiwer>=3.1",
         "tensorboard>=2.14",
+        "matplotlib>=3.8",  # of `k2distil report`
     ],
     extras_require={
         "demo": DEMO,

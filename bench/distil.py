@@ -22,7 +22,8 @@ from typing import Any
 import report
 from digit_codes import CodesSettings, bytes_of, embedding_of_digits, make_codes, script
 from digits import ROOT, SPEEDS, default_data, make_lists
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from k2distil.pipeline.training_curves import training_curves
 
 LABELLED_SECONDS = 20.0  # of a batch: about 8 utterances; as much again without text
 # student: (codes, list, further flags of train_distil.sh)
@@ -124,13 +125,8 @@ def train(
 
 
 def _curve(runs: Path) -> list[tuple[int, float]]:
-    """Steps and WER on both tests together, in percent, as TensorBoard has them."""
-    rates = {}
-    for start in sorted(runs.iterdir(), key=lambda folder: folder.stat().st_mtime):
-        events = EventAccumulator(str(start)).Reload()
-        if "eval/wer" in events.Tags()["scalars"]:
-            rates |= {each.step: 100 * each.value for each in events.Scalars("eval/wer")}
-    return [(step, round(rate, 2)) for step, rate in sorted(rates.items())]
+    """Steps and WER on both tests together, in percent."""
+    return [(step, round(100 * rate, 2)) for step, rate in training_curves(runs)["eval/wer"]]
 
 
 def _evaluate(flags: Sequence[object]) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOOR = {"errors", "atomic", "batch", "device", "process_start", "stages", "torchaudio_guard"}
-PARTS = {"data", "teachers", "quantizer", "storage", "distil"}
+PARTS = {"data", "teachers", "quantizer", "storage", "distil", "report"}
 ALLOWED = {
     **{name: {"errors"} for name in FLOOR},
     "atomic": {"errors", "process_start"},

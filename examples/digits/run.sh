@@ -4,7 +4,7 @@
 #   examples/digits/run.sh --lang cmn            Mandarin
 #   examples/digits/run.sh --stage 2 --stop_stage 3
 # Stages: 0 speech, 1 embeddings, 2 quantizer from them, 3 quantizer straight from audio,
-#         4 codes with both quantizers, 5 a student with and one without codes, 6 table.
+#         4 codes with both quantizers, 5 a student with and one without codes, 6 table and report.
 set -euo pipefail
 
 stage=0
@@ -75,6 +75,8 @@ if run 5 "a student of text alone, and one of text and codes"; then
       --save_path "$exp/student/$name.json"
   done
 fi
-if run 6 "table"; then
+if run 6 "table and report"; then
+  PYTHONPATH=$root "$python" -m k2distil report --save_path "$exp/report.html" \
+    --path "$exp/offline" "$exp/offline/codes.h5" "$exp/student/text" "$exp/student/codes"
   "$python" "$here/table.py" "$exp"
 fi

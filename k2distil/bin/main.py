@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": "a student -> word and character error rates",
     "merge": "finished parts of a run that ended before its merge -> h5",
     "inspect": "what is in a file of codes, embeddings or a quantizer",
+    "report": "codes, quantizers, students -> one HTML page of tables and plots",
     "verify": "whether a file of codes or embeddings is whole, right and complete",
     "export": "a quantizer, or codes -> files for another toolkit",
 }

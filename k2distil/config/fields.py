@@ -244,6 +244,16 @@ class InspectConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """k2distil report: outputs of the scripts -> one HTML page of tables and plots."""
+
+    path: tuple[Path, ...] = option("codes, embeddings, quantizers, folders of students")
+    save_path: Path = option(".html to write")
+
+    required = ("path", "save_path")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportConfig(DataOptions):
     """k2distil export: a quantizer, or codes -> files for another toolkit."""
 

@@ -102,6 +102,14 @@ def succeed(script: str, *flags: object, **more_environment: str) -> str:
     return done.stderr
 
 
+def k2distil(*arguments: object) -> str:
+    """Run `k2distil`, which must leave with status 0; -> its standard output."""
+    words = [sys.executable, "-m", "k2distil", *map(str, arguments)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def interrupt(
     flags: list[str], is_time: Callable[[], bool], signum: signal.Signals, **more_environment: str
 ) -> tuple[int, str]:

@@ -1,31 +1,18 @@
 """--shard_output: several files that every script takes by one name, and never half of them."""
 
 import signal
-import subprocess
-import sys
 
 import h5py
 import numpy as np
 
 from k2distil.quantizer import load_quantizer
 from k2distil.storage import CodebookReader, EmbeddingReader
-from tests.scripts.conftest import WENET_TEACHER, command, interrupt, run, speech, succeed
+from tests.scripts.conftest import WENET_TEACHER, command, interrupt, k2distil, run, speech, succeed
 from tests.scripts.student_material import flags as student_flags
 from tests.scripts.student_material import losses
 
 HOURS = 8 / 3600  # 8 s
 SMALL = ["--quantizer_out_dim", 2, "--quantizer_codebook_size", 16]
-
-
-def k2distil(*arguments: object) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "k2distil", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def assert_same(one, other) -> None:

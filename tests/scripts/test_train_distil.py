@@ -17,6 +17,7 @@ from tests.scripts.conftest import (
     command,
     environment,
     interrupt,
+    k2distil,
     run,
     succeed,
 )
@@ -36,6 +37,14 @@ def test_a_student_trains_and_loads_in_transformers_without_k2distil(material, t
     assert summary["best"]["step"] in {6, 12}
     assert list((tmp_path / "student" / "runs").rglob("events.*"))
     assert "complete already" in succeed("train_distil.sh", *flags(material))
+
+    page = tmp_path / "report.html"
+    outputs = [tmp_path / "codes.h5", tmp_path / "student"]
+    k2distil("report", "--path", *outputs, "--save_path", page)
+    html = page.read_text()
+    assert "<td>steps</td><td>12</td>" in html
+    assert "hardly anything of the codes" in html  # these are random
+    assert html.count("<svg") == 3 + 4
 
     for name in ("best", "last"):
         folder = tmp_path / "student" / name
