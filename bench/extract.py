@@ -56,6 +56,7 @@ HUBERT_LARGE = {
 }
 HUBERTS: dict[str, tuple[dict[str, Any], int]] = {  # random weights: config, layer
     "HuBERT base, last layer": ({}, 12),
+    "HuBERT base, layer 9 of 12": ({}, 9),  # whose units many take
     "HuBERT large, layer 18 of 24": (HUBERT_LARGE, 18),  # MVQ-KD took 36 of extra large's 48
 }
 
