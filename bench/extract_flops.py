@@ -29,6 +29,8 @@ class _Counter(TorchDispatchMode):
         kind = func.overloadpacket
         if kind in WEIGHTED:
             self.total += 2 * result.numel() * args[1][0].numel()
+        elif kind is torch.ops.mkldnn._linear_pointwise:  # of k2distil's packed layers
+            self.total += 2 * result.numel() * args[0].shape[-1]
         elif kind is aten.scaled_dot_product_attention:
             self.total += sdpa_flop_count(*(each.shape for each in args[:3]))
         elif kind is aten.addmm_:
@@ -39,9 +41,12 @@ class _Counter(TorchDispatchMode):
 
 
 def count_flops(run: Callable[[], Any]) -> tuple[int, Any]:
-    """Of the matrix products, convolutions and attention on this thread; and what `run` gives."""
+    """Of the matrix products, convolutions and attention; and what `run` gives."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a counter sees its own thread only
     with _Counter() as counter:
         result = run()
+    torch.set_num_threads(num_threads)
     return counter.total, result
 
 

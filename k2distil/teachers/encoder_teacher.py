@@ -11,6 +11,7 @@ from torch import Tensor
 from k2distil.batch import SAMPLE_RATE, AudioBatch, EmbeddingBatch
 from k2distil.errors import DataError
 from k2distil.stages import stage
+from k2distil.teachers.core_threads import on_all_cores
 from k2distil.teachers.lengths import valid_positions
 from k2distil.teachers.precision import FiniteEncoder
 
@@ -36,7 +37,7 @@ class EncoderTeacher:
     num_frames: Callable[[int], int]
     front_end: FrontEnd
     encoder: FiniteEncoder
-    cpu_lengths: int  # the most that a CPU encodes at once, in what lengths count; about 15 s
+    cpu_lengths: int  # the most that a CPU encodes at once, in what lengths count; about 5 s
 
     @torch.inference_mode()
     def embed(self, batch: AudioBatch) -> EmbeddingBatch:
@@ -57,19 +58,19 @@ class EncoderTeacher:
     def _encode(
         self, features: Tensor, lengths: Sequence[int], num_frames: Sequence[int]
     ) -> Tensor:
-        """The whole batch at once; on a CPU, so much of it as stays in the cache."""
+        """The whole batch at once; on a CPU, parts that stay in the cache, on all cores."""
         if features.device.type != "cpu":
             return self.encoder(features, lengths, num_frames)
-        longest = max(num_frames)
-        frames = features.new_zeros(len(lengths), longest, self.dim, dtype=torch.float32)
-        start = 0
-        while start < len(lengths):
-            end = _end_of_part(lengths, start, self.cpu_lengths)
-            own = lengths[start:end]
-            part = features[start:end, ..., : max(own)]
-            wanted = num_frames[start:end]
-            frames[start:end, : max(wanted)] = self.encoder(part, own, wanted)
-            start = end
+        frames = features.new_zeros(len(lengths), max(num_frames), self.dim, dtype=torch.float32)
+
+        @torch.inference_mode()
+        def encode(part: slice) -> None:
+            own, wanted = lengths[part], num_frames[part]
+            frames[part, : max(wanted)] = self.encoder(features[part, ..., : max(own)], own, wanted)
+
+        parts = _parts(lengths, self.cpu_lengths)
+        parts.sort(key=lambda part: -sum(lengths[part]))  # the longest first: cores end together
+        on_all_cores(encode, parts)
         return frames
 
     def _require_length(self, key: str, length: int) -> None:
@@ -87,18 +88,17 @@ class EncoderTeacher:
             )
 
 
-def _end_of_part(lengths: Sequence[int], start: int, most: int) -> int:
-    """Behind the utterances from `start` on that are best encoded at once on a CPU.
+def _parts(lengths: Sequence[int], most: int) -> list[slice]:
+    """The utterances that a CPU encodes at once, on one core where there are many.
 
     At most `most` lengths with padding, of which little is padding: beyond some seconds a larger
-    matrix is no faster, and padding costs what speech does.
+    matrix is no faster, and padding costs what speech does. An utterance is never divided.
     """
-    longest = total = lengths[start]
-    end = start + 1
-    for length in lengths[end:]:
+    parts: list[slice] = []
+    start = longest = total = 0
+    for end, length in enumerate(lengths):
         longest, total = max(longest, length), total + length
-        padded = longest * (end + 1 - start)
-        if padded > min(most, MAX_PADDED * total):
-            break
-        end += 1
-    return end
+        if end > start and longest * (end + 1 - start) > min(most, MAX_PADDED * total):
+            parts.append(slice(start, end))
+            start, longest, total = end, length, length
+    return [*parts, slice(start, len(lengths))]

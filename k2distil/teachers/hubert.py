@@ -16,13 +16,9 @@ from k2distil.batch import SAMPLE_RATE
 from k2distil.errors import CheckpointError, ConfigError
 from k2distil.teachers.base import Choice, resolve_layer
 from k2distil.teachers.encoder_teacher import EncoderTeacher
+from k2distil.teachers.fourier_convolution import FourierConvolution
 from k2distil.teachers.hf_source import read_config
-from k2distil.teachers.hubert_convolutions import (
-    HOP,
-    WINDOW,
-    FeatureExtractor,
-    products_are_faster,
-)
+from k2distil.teachers.hubert_convolutions import HOP, WINDOW, FeatureExtractor
 from k2distil.teachers.lengths import all_equal, valid_positions
 from k2distil.teachers.precision import FiniteEncoder
 from k2distil.teachers.tensors import digest, fill, load_float32
@@ -58,12 +54,14 @@ class HubertEncoder(nn.Module):
         self.feature_projection = model.feature_projection
         self.encoder = model.encoder
 
-    def speed_up(self, as_products: bool) -> None:
+    def speed_up(self, for_cpu: bool) -> None:
         """Compute what transformers does our way; called once the weights are there."""
-        self.feature_extractor = FeatureExtractor(self.feature_extractor.conv_layers, as_products)
-        conv = self.encoder.pos_conv_embed.conv
-        if parametrize.is_parametrized(conv):  # multiply the weight norm out once, not per batch
-            parametrize.remove_parametrizations(conv, "weight")
+        self.feature_extractor = FeatureExtractor(self.feature_extractor.conv_layers, for_cpu)
+        position = self.encoder.pos_conv_embed
+        if parametrize.is_parametrized(position.conv):  # multiply it out once, not per batch
+            parametrize.remove_parametrizations(position.conv, "weight")
+        if for_cpu:
+            position.conv = FourierConvolution(position.conv)
 
     def forward(self, samples: Tensor, lengths: Sequence[int], wanted: int) -> Tensor:
         """samples: (B, S) -> (B, wanted, dim); what is beyond an utterance is undefined."""
@@ -138,7 +136,7 @@ def hubert_teacher(name: str, weights: HubertWeights, choice: Choice) -> Encoder
     tensors = fill(encoder, weights.tensors, weights.names, name)
     _cut_after(encoder, layer, config, choice)
     load_float32(encoder, tensors)
-    encoder.speed_up(products_are_faster(config.feat_extract_norm == "layer", choice.device))
+    encoder.speed_up(for_cpu=choice.device.type == "cpu" and choice.dtype == torch.float32)
 
     def front_end(samples: Tensor, lengths: Sequence[int]) -> tuple[Tensor, list[int]]:
         if weights.do_normalize:
@@ -160,7 +158,7 @@ def hubert_teacher(name: str, weights: HubertWeights, choice: Choice) -> Encoder
         num_frames=num_hubert_frames,
         front_end=front_end,
         encoder=FiniteEncoder(encoder, choice.device, choice.dtype),
-        cpu_lengths=15 * SAMPLE_RATE,
+        cpu_lengths=5 * SAMPLE_RATE,
     )
 
 

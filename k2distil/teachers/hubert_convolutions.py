@@ -4,35 +4,32 @@ The group norm of the base model's first convolution is multiplied into its weig
 stack can run in pieces, each of a size that stays in a core's cache.
 
 A convolution whose stride is s sees the frames (T, channels) as rows of s frames, (T / s, s *
-channels), without a copy: its first s taps are one product, the rest another that is added. Layer
-norm wants this layout; without one, torch's convolutions are faster where its products are MKL's
-and the CPU is not Intel's (docs/performance.md).
+channels), without a copy: its first s taps are one product, the rest another that is added. On a
+CPU, where products take all the time, kernel 3 and stride 2 do with five for six.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from k2distil.teachers.packed_linear import add_linear
+
 HOP, WINDOW = 320, 400  # samples between frames, and that a frame sees
-CPU_PIECE = 128  # frames computed at once
+CPU_PIECE = 64  # frames computed at once
 PIECE = 1500  # frames elsewhere: 30 s, which bounds the memory
 
 
 class FeatureExtractor(nn.Module):
     """Samples of one utterance -> features."""
 
-    def __init__(self, conv_layers: Any, as_products: bool):
+    def __init__(self, conv_layers: Any, for_cpu: bool):
         """conv_layers: transformers', with weights."""
         super().__init__()
         self.first = conv_layers[0]
-        of_one = _Products if as_products else _Transposed
-        self.others = nn.ModuleList(of_one(layer) for layer in conv_layers[1:])
-        self.as_products = as_products
+        self.others = nn.ModuleList(_Layer(layer, for_cpu) for layer in conv_layers[1:])
 
     def forward(self, samples: Tensor) -> Tensor:
         """(S,) -> (T, channels)."""
@@ -43,7 +40,8 @@ class FeatureExtractor(nn.Module):
         for start in range(0, num_frames, step):
             end = min(start + step, num_frames)
             seen = samples[start * HOP : (end - 1) * HOP + WINDOW]
-            hidden = self._first(seen, weight, bias)
+            rows = self._seen_first(seen)
+            hidden = rows @ weight if bias is None else torch.addmm(bias, rows, weight)
             if isinstance(norm := _norm_of(self.first), nn.LayerNorm):
                 hidden = norm(hidden)
             hidden = self.first.activation(hidden)
@@ -51,12 +49,6 @@ class FeatureExtractor(nn.Module):
                 hidden = layer(hidden)
             pieces.append(hidden)
         return torch.cat(pieces)
-
-    def _first(self, samples: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """(S,), (k, channels), (channels,) -> (T, channels)."""
-        if self.as_products:
-            return _product(self._seen_first(samples), weight, bias)
-        return F.conv1d(samples[None, None], weight.T[:, None], bias, self.first.conv.stride)[0].T
 
     def _seen_first(self, samples: Tensor) -> Tensor:
         """(S,) -> (T, k): what each frame of the first convolution sees."""
@@ -81,60 +73,81 @@ class FeatureExtractor(nn.Module):
         return (scale[:, None] * weight).T.to(samples), bias.to(samples)
 
 
-class _Transposed(nn.Module):
-    """(S, channels) -> (T, channels): transformers' own layer, whose memory is (channels, T)."""
-
-    def __init__(self, layer: Any):
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, frames: Tensor) -> Tensor:
-        return self.layer(frames.T[None])[0].T
-
-
-class _Products(nn.Module):
+class _Layer(nn.Module):
     """(S, channels) -> (T, channels): convolution, norm where there is one, activation."""
 
-    def __init__(self, layer: Any):
+    def __init__(self, layer: Any, for_cpu: bool):
         super().__init__()
         conv = layer.conv
-        self.stride, self.kernel = conv.stride[0], conv.kernel_size[0]
-        self.weights = nn.ParameterList(
-            nn.Parameter(taps.permute(2, 1, 0).flatten(0, 1).contiguous(), requires_grad=False)
-            for taps in conv.weight.data.split(self.stride, dim=2)
-        )  # (taps * channels in, channels out) each
-        self.bias, self.norm, self.activation = conv.bias, _norm_of(layer), layer.activation
+        shared = for_cpu and (conv.kernel_size[0], conv.stride[0]) == (3, 2)
+        self.conv = SharedConvolution(conv) if shared else Convolution(conv)
+        self.norm, self.activation = _norm_of(layer), layer.activation
 
     def forward(self, frames: Tensor) -> Tensor:
-        channels = frames.shape[1]
-        num_frames = (len(frames) - self.kernel) // self.stride + 1
-        hidden = None
-        for place, weight in enumerate(self.weights):
-            rows = frames.as_strided(
-                (num_frames, len(weight)),
-                (self.stride * channels, 1),
-                frames.storage_offset() + place * self.stride * channels,
-            )
-            if hidden is None:
-                hidden = _product(rows, weight, self.bias)
-            else:
-                hidden = hidden.addmm_(rows, weight)
+        hidden = self.conv(frames)
         return self.activation(hidden if self.norm is None else self.norm(hidden))
 
 
-def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.mm(rows, weight) if bias is None else torch.addmm(bias, rows, weight)
+class Convolution(nn.Module):
+    """The products of a convolution."""
+
+    def __init__(self, conv: Any):
+        super().__init__()
+        self.stride, self.kernel = conv.stride[0], conv.kernel_size[0]
+        first, *rest = conv.weight.split(self.stride, dim=2)
+        self.first = _linear(first, conv.bias)
+        self.rest: Any = nn.ModuleList(_linear(taps) for taps in rest)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """(S, channels) -> (T, channels)."""
+        num_frames = (len(frames) - self.kernel) // self.stride + 1
+        step = self.stride * frames.shape[1]
+
+        def seen(place: int) -> Tensor:
+            size = (num_frames, min(step, self.kernel * frames.shape[1] - place * step))
+            return frames.as_strided(size, (step, 1), frames.storage_offset() + place * step)
+
+        hidden = self.first(seen(0))
+        for place, taps in enumerate(self.rest, start=1):
+            hidden = add_linear(hidden, taps, seen(place))
+        return hidden
+
+
+class SharedConvolution(nn.Module):
+    """The products of a convolution of kernel 3 and stride 2; one of them serves two frames.
+
+    Of taps a, b, c, two frames that see x0 to x4 are
+        a x0 + b x1 + c x2 = (a + c) x2 + b x1 + a (x0 - x2)
+        a x2 + b x3 + c x4 = (a + c) x2 + b x3 + c (x4 - x2)
+    """
+
+    def __init__(self, conv: Any):
+        super().__init__()
+        a, b, c = conv.weight.split(1, dim=2)
+        self.first, self.middle, self.last = _linear(a), _linear(b, conv.bias), _linear(c)
+        self.both = _linear((a.double() + c.double()).to(a.dtype))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """(S, channels) -> (T, channels)."""
+        num_frames = (len(frames) - 1) // 2
+        even, odd = frames[: 2 * num_frames + 1 : 2], frames[1 : 2 * num_frames : 2]
+        common = even[1::2]
+        shared = self.both(common)
+        hidden = self.middle(odd)
+        hidden[::2] += add_linear(shared, self.first, even[:num_frames:2] - common)
+        pairs = num_frames // 2
+        hidden[1::2] += add_linear(shared[:pairs], self.last, even[2::2] - common[:pairs])
+        return hidden
+
+
+def _linear(taps: Tensor, bias: nn.Parameter | None = None) -> nn.Linear:
+    """(out, in, k): over k frames as one row."""
+    weight = taps.transpose(1, 2).flatten(1)
+    linear = nn.Linear(weight.shape[1], len(weight), bias=False, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    linear.register_parameter("bias", bias)
+    return linear
 
 
 def _norm_of(layer: Any) -> nn.Module | None:
     return getattr(layer, "layer_norm", None)
-
-
-def products_are_faster(layer_norm: bool, device: torch.device) -> bool:
-    """Whether to compute convolutions as products; the same for all processes of a machine."""
-    if layer_norm or device.type != "cpu":
-        return True
-    try:
-        return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
-    except OSError:  # no Linux
-        return False

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from k2distil.teachers.lengths import valid_positions
+from k2distil.teachers.packed_linear import pack_linears
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ class FiniteEncoder:
         self.num_fallbacks = 0  # utterances
         if dtype != torch.float32:
             self._fast = copy.deepcopy(encoder).to(device, dtype)
+        if device.type == "cpu":
+            pack_linears(encoder)
         self._exact = encoder.to(device) if dtype == torch.float32 else encoder
 
     def __call__(
@@ -63,7 +66,7 @@ class FiniteEncoder:
         return hidden
 
     def _in_float32(self, features: Tensor, lengths: Sequence[int], wanted: int) -> Tensor:
-        with no_tf32():
+        with no_tf32() if self.device.type == "cuda" else nullcontext():
             return self._exact(features, lengths, wanted)
 
 

@@ -98,5 +98,5 @@ def whisper_teacher(
         num_frames=lambda num_samples: dims.num_frames(num_mel_frames(num_samples)),
         front_end=front_end,
         encoder=FiniteEncoder(encoder, choice.device, choice.dtype),
-        cpu_lengths=num_mel_frames(15 * SAMPLE_RATE),
+        cpu_lengths=num_mel_frames(5 * SAMPLE_RATE),
     )

@@ -31,10 +31,12 @@ def run_with_blocks(
     return [*outputs[:-1], final[0]]
 
 
-def openai_blocks(checkpoint: str, wave: Tensor, padded: bool) -> list[Tensor]:
+def openai_blocks(
+    checkpoint: str, wave: Tensor, padded: bool, dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
     """openai-whisper's AudioEncoder; unpadded, its table of positions is cut to the audio."""
     import whisper
-    from whisper.model import AudioEncoder
+    from whisper.model import AudioEncoder, LayerNorm
 
     content = torch.load(checkpoint, weights_only=True)
     names = ("n_mels", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer")
@@ -51,8 +53,12 @@ def openai_blocks(checkpoint: str, wave: Tensor, padded: bool) -> list[Tensor]:
         wave = whisper.pad_or_trim(wave)
     else:
         encoder.positional_embedding = encoder.positional_embedding[:num_frames]
-    mel = whisper.log_mel_spectrogram(wave, n_mels=content["dims"]["n_mels"])
-    return [frames[:num_frames] for frames in run_with_blocks(encoder, encoder.blocks, x=mel[None])]
+    mel = whisper.log_mel_spectrogram(wave, n_mels=content["dims"]["n_mels"])[None].to(dtype)
+    if dtype == torch.float64:
+        for module in encoder.double().modules():
+            if isinstance(module, LayerNorm):
+                module.__class__ = nn.LayerNorm  # theirs is always float32
+    return [frames[:num_frames] for frames in run_with_blocks(encoder, encoder.blocks, x=mel)]
 
 
 def hf_whisper_blocks(folder: str, wave: Tensor) -> list[Tensor]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from k2distil.errors import CheckpointError, ConfigError
-from k2distil.teachers import build_teacher, hubert, hubert_convolutions
+from k2distil.teachers import build_teacher, hubert_convolutions, packed_linear
 from tests.teachers.oracles import difference, embed_alone, hubert_blocks, wave_of
 from tests.teachers.tiny import (
     audio_batch,
@@ -154,12 +154,13 @@ def test_a_fairseq_checkpoint_with_a_missing_tensor_is_refused(folder, lost):
         build_teacher("hubert", str(folder / "lost.pt"))
 
 
-@pytest.mark.parametrize("as_products", [True, False])
+@pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("norm", ["group", "layer"])
-def test_convolutions_in_pieces_equal_transformers(folder, norm, as_products, monkeypatch):
-    monkeypatch.setattr(hubert, "products_are_faster", lambda *_: as_products)
+def test_convolutions_in_pieces_equal_transformers(folder, norm, packed, monkeypatch):
+    if not packed:
+        monkeypatch.setattr(packed_linear, "_can_pack", lambda: False)
     monkeypatch.setattr(hubert_convolutions, "CPU_PIECE", 7)
-    checkpoint = make_hf_hubert(folder / f"pieces{norm}{as_products}", norm)
+    checkpoint = make_hf_hubert(folder / f"pieces{norm}{packed}", norm)
     theirs = hubert_blocks(checkpoint, wave_of(AUDIO, 2))
     ours = embed_alone(build_teacher("hubert", checkpoint), AUDIO, 2)
     assert difference(ours, theirs[-1]) < PARITY
