@@ -61,6 +61,7 @@ def identity(name: str, steps: int, seed: int, options: argparse.Namespace) -> d
         row |= {"num_codebooks": options.num_codebooks, "layer": options.layer}
         row |= {"padding": options.padding, "weight": options.weight}
         row |= {"student_layer": options.student_layer, "quantizer_of": "digits and LibriSpeech"}
+        row["weight_end"] = options.weight_end
     return row
 
 
@@ -99,6 +100,7 @@ def train(
         codes = make_codes(options.data, folder, settings)
         flags += ["--codebook_path", codes, "--codebook_weight", options.weight]
         flags += ["--student_layer", options.student_layer]
+        flags += ["--codebook_weight_end", options.weight_end]
         stored = bytes_of(codes)
         if settings.name == "frames":
             embedding = embedding_of_digits(folder, settings)
@@ -158,6 +160,7 @@ def main() -> None:
     parser.add_argument("--padding", choices=["none", "30s"], default="none")
     parser.add_argument("--student_layer", type=int, default=-1)
     parser.add_argument("--weight", type=float, default=5.0, help="of the codebook loss")
+    parser.add_argument("--weight_end", type=float, default=0.0, help="at the last step")
     parser.add_argument("--mq_seconds", type=float, default=360.0, help="its training, CPU time")
     parser.add_argument("--unseen", default="george", help="speaker that only tests")
     parser.add_argument("--num_labelled", type=int, default=160, help="utterances of 480")

@@ -303,6 +303,9 @@ class StudentOptions:
     codebook_weight: float = option(
         "of the codebook loss beside CTC's; 0: text alone", 5.0, minimum=0
     )
+    codebook_weight_end: float = option(
+        "what it has become behind the last step, in a straight line", 0.0, minimum=0
+    )
     codebook_head: Literal["linear", "autoregressive"] = option(
         "linear: each code alone; autoregressive: from those before it too, slower", "linear"
     )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from k2distil.distil.model import Batch, count_items
+from k2distil.distil.model import Batch, DistilModel, count_items
 from k2distil.errors import DataError
 from k2distil.torchaudio_guard import hide_broken_torchaudio
 
@@ -135,6 +135,19 @@ class Pace(TrainerCallback):
         """Replace what a checkpoint says."""
         state.eval_steps, state.save_steps = args.eval_steps, args.save_steps
         state.logging_steps = args.logging_steps
+
+
+class WeightOverSteps(TrainerCallback):
+    """The weight of the codebook loss goes in a straight line from its value to another one."""
+
+    def __init__(self, model: DistilModel, end: float) -> None:
+        self.model, self.start, self.end = model, model.weight, end
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The first step has the first value, the one behind the last would have the other."""
+        self.model.weight = self.start + (self.end - self.start) * (
+            state.global_step / state.max_steps
+        )
 
 
 class StopOnSignal(TrainerCallback):

@@ -29,7 +29,15 @@ from k2distil.distil.student import (
     switch_off_layerdrop,
 )
 from k2distil.distil.student_config import DEFAULT_STUDENT
-from k2distil.distil.trainer import Bar, DistilTrainer, FiniteLoss, LogLines, Pace, StopOnSignal
+from k2distil.distil.trainer import (
+    Bar,
+    DistilTrainer,
+    FiniteLoss,
+    LogLines,
+    Pace,
+    StopOnSignal,
+    WeightOverSteps,
+)
 from k2distil.distil.vocabulary import characters_of, make_tokenizer, normalize, read_tokenizer
 from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.distil_check import Checked, check_utterances, refuse_unfit
@@ -96,6 +104,7 @@ def train_distil(config: TrainDistilConfig) -> Summary:
 
     batches = _batches(config, train, student, codes, args)
     trainer = DistilTrainer(model, args, batches, test, keep_best)
+    trainer.add_callback(WeightOverSteps(model, config.codebook_weight_end))
     _describe(student, train)
     with explaining(folder.path):
         _train(trainer, folder)
@@ -125,6 +134,11 @@ def _check_options(config: TrainDistilConfig) -> None:
         errors.append(
             "--codebook_path: missing; give the codes of save_codebook.sh, or --codebook_weight 0 "
             "to train on text alone"
+        )
+    if config.codebook_weight == 0 < config.codebook_weight_end:
+        errors.append(
+            f"--codebook_weight_end {config.codebook_weight_end:g}: --codebook_weight 0 trains on "
+            "text alone; leave one of them out"
         )
     if config.student is not None and config.student_checkpoint is not None:
         errors.append("--student_checkpoint: has its own config; leave out `student` in the yaml")

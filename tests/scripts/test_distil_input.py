@@ -56,6 +56,11 @@ CODES = np.zeros((50, 2), np.uint8)
             [],
             ["no codes for 1 of 20", "utt07", "--missing_codes ignore"],
         ),
+        (
+            lambda c, p: None,
+            ["--codebook_weight", 0, "--codebook_weight_end", 5],
+            ["--codebook_weight_end 5", "text alone"],
+        ),
         (lambda c, p: None, ["--num_codebooks", 8], ["--num_codebooks 8", "has 2"]),
         (lambda c, p: None, ["--codebook_size", 256], ["--codebook_size 256", "has 16"]),
         (lambda c, p: None, ["--frames_ratio", 4], ["--frames_ratio 4", "it is 2"]),

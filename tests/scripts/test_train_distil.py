@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -81,6 +82,18 @@ def test_text_alone_is_one_flag_away(material):
     assert "12 utterances" in log
     assert "8 utterances have neither text nor codes and are not used" in log
     assert {codebook for _, codebook in losses(log)} == {0.0}
+
+
+@pytest.mark.parametrize(("begin", "end"), [(6, 0), (3, 3)])
+def test_the_weight_of_the_codes_changes_in_a_straight_line(begin, end, material):
+    more = ["--codebook_weight", begin, "--codebook_weight_end", end]
+    log = succeed("train_distil.sh", *flags(material, *more))
+    lines = re.findall(r"step (\d+) of 12: loss (\S+),.*ctc_loss (\S+), codebook_loss (\S+)", log)
+    assert len(lines) == 12
+    for step, *figures in lines:
+        loss, ctc, codebook = map(float, figures)  # 4 digits each
+        weight = begin + (end - begin) * (int(step) - 1) / 12
+        assert loss == pytest.approx(ctc + weight * codebook, rel=2e-3)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
