@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from threading import Lock
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ class FiniteEncoder:
         self.device = device
         self.dtype = dtype
         self.num_fallbacks = 0  # utterances
+        self._counting = Lock()  # parts of a batch come from several threads on a CPU
         if dtype != torch.float32:
             self._fast = copy.deepcopy(encoder).to(device, dtype)
         if device.type == "cpu":
@@ -48,7 +50,8 @@ class FiniteEncoder:
         is_bad = (wanted & ~hidden.isfinite().all(2)).any(1)
         bad = is_bad.nonzero().flatten().tolist()
         if bad:
-            self.num_fallbacks += len(bad)
+            with self._counting:
+                self.num_fallbacks += len(bad)
             logger.warning(
                 "%s gave NaN or infinity: %d of %d utterances of a batch were computed in float32 "
                 "(%d so far); --dtype bfloat16 or float32 avoids the second pass",
