@@ -60,8 +60,8 @@ def identity(name: str, steps: int, seed: int, options: argparse.Namespace) -> d
     if codes_settings(name, options) is not None:
         row |= {"num_codebooks": options.num_codebooks, "layer": options.layer}
         row |= {"padding": options.padding, "weight": options.weight}
-        row |= {"student_layer": options.student_layer, "quantizer_of": "digits and LibriSpeech"}
         row["weight_end"] = options.weight_end
+        row |= {"student_layer": options.student_layer, "quantizer_of": "digits and LibriSpeech"}
     return row
 
 

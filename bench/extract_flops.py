@@ -33,8 +33,6 @@ class _Counter(TorchDispatchMode):
             self.total += 2 * result.numel() * args[0].shape[-1]
         elif kind is aten.scaled_dot_product_attention:
             self.total += sdpa_flop_count(*(each.shape for each in args[:3]))
-        elif kind is aten.addmm_:
-            self.total += flop_registry[aten.addmm](*args, **(kwargs or {}), out_val=result)
         elif kind in flop_registry:
             self.total += flop_registry[kind](*args, **(kwargs or {}), out_val=result)
         return result

@@ -301,7 +301,7 @@ class StudentOptions:
     )
     student_layer: int = option("encoder layer that predicts the codes; -1: the last", -1)
     codebook_weight: float = option(
-        "of the codebook loss beside CTC's; 0: text alone", 5.0, minimum=0
+        "of the codebook loss beside CTC's, at the first step; 0: text alone", 5.0, minimum=0
     )
     codebook_weight_end: float = option(
         "what it has become behind the last step, in a straight line", 0.0, minimum=0

@@ -62,7 +62,7 @@ def test_a_failure_on_a_thread_is_the_callers(four_threads):
 
 
 @pytest.mark.parametrize("family", ["whisper", "hubert"])
-def test_the_number_of_threads_is_not_in_the_result(tmp_path, monkeypatch, four_threads, family):
+def test_the_number_of_threads_is_not_in_the_result(tmp_path, four_threads, family):
     if family == "whisper":
         teacher = build_teacher("wenet-whisper", make_openai(tmp_path / "o.pt"))
     else:
