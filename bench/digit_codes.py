@@ -12,6 +12,7 @@ import numpy as np
 import soundfile
 import torch
 from digits import ROOT, librispeech_list
+from ideas import codes_of_idea
 from mq import train_mq
 from torch import Tensor
 
@@ -22,22 +23,28 @@ from k2distil.teachers.log_mel import log_mel, mel_filters
 FRAME_SHIFT = 0.02  # seconds
 CODEBOOK_SIZE = 256
 ALL = 100_000  # utterances
+IDEAS = ("whitened", "predictable", "averaged", "flattened", "prior")
 
 
 @dataclass(frozen=True)
 class CodesSettings:
-    """Which codes; name: product, additive, multi_quantization, shuffled, filter_banks, frames."""
+    """Which codes.
+
+    name: product, additive, multi_quantization, shuffled, filter_banks, frames, or of `ideas.py`.
+    """
 
     name: str = "product"
     num_codebooks: int = 8
     layer: int = -1
     padding: str = "none"
     mq_seconds: float = 360.0
+    seed: int = 0  # of the quantizer's training
 
     @property
     def path_name(self) -> str:
         """Of the file."""
-        return f"{self.name}_{self.num_codebooks}_{self.teacher}"
+        name = f"{self.name}_{self.num_codebooks}_{self.teacher}"
+        return f"{name}_seed{self.seed}" if self.seed else name
 
     @property
     def teacher(self) -> str:
@@ -71,6 +78,10 @@ def make_codes(data: Path, folder: Path, settings: CodesSettings) -> Path:
         _shuffle(make_codes(data, folder, CodesSettings()), path)
     elif settings.name == "filter_banks":
         _filter_bank_codes(folder, settings.num_codebooks, path)
+    elif settings.name in IDEAS:
+        embedding = folder / f"embedding_broad_{settings.teacher}.h5"
+        _embed(embedding, teacher, digits, broad)
+        _codes_of_idea(EmbeddingReader(embedding), folder, settings, path)
     elif settings.name == "frames":
         embedding = embedding_of_digits(folder, settings)
         _embed(embedding, teacher, digits)
@@ -86,7 +97,8 @@ def make_codes(data: Path, folder: Path, settings: CodesSettings) -> Path:
                 *("train_quantizer_offline.sh", *teacher, "--train_data", digits, broad),
                 *("--train_quantizer_online", "--num_audio", ALL),
                 *("--quantizer_type", settings.name),
-                *("--quantizer_out_dim", settings.num_codebooks, "--save_path", quantizer),
+                *("--quantizer_out_dim", settings.num_codebooks, "--seed", settings.seed),
+                *("--save_path", quantizer),
             )
         script(
             *("save_codebook.sh", *teacher, "--train_data", digits, "--save_codebook"),
@@ -110,10 +122,10 @@ def _embed(path: Path, teacher: Sequence[object], *lists: Path) -> None:
 def _train_mq(embedding: EmbeddingReader, settings: CodesSettings, path: Path) -> None:
     """The package's own quantizer, as icefall saves it."""
     frames = [torch.from_numpy(embedding[key]).float() for key in embedding]
-    reservoir = FrameReservoir(sum(map(len, frames)), frames[0].shape[1], 0)
+    reservoir = FrameReservoir(sum(map(len, frames)), frames[0].shape[1], settings.seed)
     for each in frames:
         reservoir.add(each)
-    done = train_mq(reservoir, settings.num_codebooks, 0, settings.mq_seconds)
+    done = train_mq(reservoir, settings.num_codebooks, settings.seed, settings.mq_seconds)
     print(f"multi_quantization: {done.iterations} iterations, {done.seconds:.0f} s", flush=True)
     torch.save(done.quantizer.quantizer.state_dict(), path)
 
@@ -128,13 +140,7 @@ def _shuffle(codes: Path, path: Path) -> None:
 
 def _filter_bank_codes(folder: Path, num_codebooks: int, path: Path) -> None:
     """Codes of log-mel frames, pairs of 10 ms, instead of a teacher's."""
-    filters = mel_filters(80)
-    frames: dict[str, Tensor] = {}
-    for wav in sorted((folder / "wav").glob("*_train_*.wav")):
-        samples = torch.from_numpy(soundfile.read(wav, dtype="float32")[0])
-        mel = log_mel(samples[None], [len(samples)], filters)[0].T  # (T, 80), 100 frames/s
-        mel = torch.nn.functional.pad(mel, (0, 0, 0, len(mel) % 2))
-        frames[wav.stem] = mel.reshape(-1, 160)
+    frames = _log_mels(folder)
     reservoir = FrameReservoir(sum(map(len, frames.values())), 160, 0)
     for each in frames.values():
         reservoir.add(each)
@@ -143,6 +149,29 @@ def _filter_bank_codes(folder: Path, num_codebooks: int, path: Path) -> None:
         trainer.step(reservoir.batch(trainer.steps_done, 512))
     encode = trainer.quantizer.encode
     _write(path, {key: encode(each).numpy() for key, each in frames.items()}, CODEBOOK_SIZE)
+
+
+def _log_mels(folder: Path) -> dict[str, Tensor]:
+    """(T, 160) of every training utterance of digits, 50 frames/s."""
+    filters = mel_filters(80)
+    frames: dict[str, Tensor] = {}
+    for wav in sorted((folder / "wav").glob("*_train_*.wav")):
+        samples = torch.from_numpy(soundfile.read(wav, dtype="float32")[0])
+        mel = log_mel(samples[None], [len(samples)], filters)[0].T  # (T, 80), 100 frames/s
+        mel = torch.nn.functional.pad(mel, (0, 0, 0, len(mel) % 2))
+        frames[wav.stem] = mel.reshape(-1, 160)
+    return frames
+
+
+def _codes_of_idea(
+    embedding: EmbeddingReader, folder: Path, settings: CodesSettings, path: Path
+) -> None:
+    frames = {key: torch.from_numpy(embedding[key]).float() for key in embedding}
+    mels = _log_mels(folder)
+    made = codes_of_idea(
+        settings.name, frames, mels, list(mels), settings.num_codebooks, settings.seed
+    )
+    _write(path, {key: each.numpy().astype(np.uint8) for key, each in made.items()}, CODEBOOK_SIZE)
 
 
 def _frame_indexes(embedding: EmbeddingReader, path: Path) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import report
-from digit_codes import CodesSettings, bytes_of, embedding_of_digits, make_codes, script
+from digit_codes import IDEAS, CodesSettings, bytes_of, embedding_of_digits, make_codes, script
 from digits import ROOT, SPEEDS, default_data, make_lists
 
 from k2distil.pipeline.training_curves import training_curves
@@ -37,17 +37,20 @@ STUDENTS: dict[str, tuple[str | None, str, list[str]]] = {
     "codes of filter banks": ("filter_banks", "train", []),
     "L1 to embeddings": ("frames", "train", []),
     "autoregressive head": ("product", "train", ["--codebook_head", "autoregressive"]),
+    **{f"idea: {idea}": (idea, "train", []) for idea in IDEAS},
 }
 
 
-def codes_settings(name: str, options: argparse.Namespace) -> CodesSettings | None:
+def codes_settings(
+    name: str, student_seed: int, options: argparse.Namespace
+) -> CodesSettings | None:
     """The codes that a student learns; None: labels only."""
     codes = STUDENTS[name][0]
     if codes is None:
         return None
-    return CodesSettings(
-        codes, options.num_codebooks, options.layer, options.padding, options.mq_seconds
-    )
+    teacher = (options.num_codebooks, options.layer, options.padding)
+    seed = student_seed if options.quantizer_of_each_seed else 0
+    return CodesSettings(codes, *teacher, options.mq_seconds, seed)
 
 
 def identity(name: str, steps: int, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -57,11 +60,12 @@ def identity(name: str, steps: int, seed: int, options: argparse.Namespace) -> d
     row["device"] = report.environment()["device"]  # rounding decides more than a seed
     if options.curve_points and STUDENTS[name][0] != "frames":  # which have no figures to test
         row["curve_points"] = options.curve_points
-    if codes_settings(name, options) is not None:
+    if (settings := codes_settings(name, seed, options)) is not None:
         row |= {"num_codebooks": options.num_codebooks, "layer": options.layer}
         row |= {"padding": options.padding, "weight": options.weight}
         row["weight_end"] = options.weight_end
         row |= {"student_layer": options.student_layer, "quantizer_of": "digits and LibriSpeech"}
+        row |= {"quantizer_seed": settings.seed}
     return row
 
 
@@ -80,7 +84,7 @@ def train(
 ) -> dict[str, Any]:
     """Train one student and test it."""
     _, list_name, more = STUDENTS[name]
-    settings = codes_settings(name, options)
+    settings = codes_settings(name, seed, options)
     row = identity(name, steps, seed, options)
     student = folder / "students" / "_".join(str(each).replace(" ", "-") for each in row.values())
     seconds = LABELLED_SECONDS * (2 if list_name == "train" else 1)
@@ -138,7 +142,7 @@ def _evaluate(flags: Sequence[object]) -> None:
 
 def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean and deviation over seeds of one student and number of steps."""
-    of_a_run = {"seed", "seen", "unseen", "curve"}
+    of_a_run = {"seed", "quantizer_seed", "seen", "unseen", "curve"}
     row = {key: value for key, value in runs[0].items() if key not in of_a_run}
     for name in ("seen", "unseen"):
         rates = [run[name] for run in runs]
@@ -162,6 +166,9 @@ def main() -> None:
     parser.add_argument("--weight", type=float, default=5.0, help="of the codebook loss")
     parser.add_argument("--weight_end", type=float, default=0.0, help="at the last step")
     parser.add_argument("--mq_seconds", type=float, default=360.0, help="its training, CPU time")
+    parser.add_argument(
+        "--quantizer_of_each_seed", action="store_true", help="else one of seed 0 for all"
+    )
     parser.add_argument("--unseen", default="george", help="speaker that only tests")
     parser.add_argument("--num_labelled", type=int, default=160, help="utterances of 480")
     parser.add_argument(
