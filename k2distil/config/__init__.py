@@ -1,22 +1,19 @@
 """conf/*.yaml and flags -> one frozen dataclass per command. No torch here: --help is instant."""
 
-from k2distil.config.fields import (
-    AudioOptions,
-    DataOptions,
+from k2distil.config.commands import (
     EvaluateConfig,
     ExportConfig,
     InspectConfig,
-    ListOptions,
     MergeConfig,
     ReportConfig,
     SaveCodebookConfig,
     SaveEmbeddingConfig,
-    TeacherOptions,
     TrainDistilConfig,
     TrainQuantizerConfig,
     VerifyConfig,
 )
 from k2distil.config.load import load_config
+from k2distil.config.options import AudioOptions, DataOptions, ListOptions, TeacherOptions
 
 __all__ = [
     "AudioOptions",

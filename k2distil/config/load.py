@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from k2distil.config import fields as all_fields
+from k2distil.config import commands
 from k2distil.config.wenet_yaml import is_wenet_yaml
 from k2distil.errors import ConfigError, nearest
 
 logger = logging.getLogger(__name__)
 
+MERGE_TAG = "tag:yaml.org,2002:merge"
 WENET_KEY = "wenet_yaml"  # of a resolved config: the WeNet yaml it was made with
 
 T = TypeVar("T")
@@ -46,17 +48,19 @@ def load_config(
     wenet = tree.pop(WENET_KEY, None)
     if not isinstance(wenet, dict | None):
         raise ConfigError(f"{path}: {WENET_KEY}: expected the content of a WeNet yaml")
-    values = {key: (value, f"{path}: {key}") for key, value in tree.items()}
+    flag_only = _flag_only(kind)
+    values = {key: (tree[key], f"{path}: {key}") for key in tree if key not in flag_only}
     errors = []
     for text in overrides:
         key, _, value = text.strip().partition(" ")
         try:
             if not value.strip():
                 raise ValueError('expected "key value"')
-            parsed = yaml.safe_load(value)
+            parsed = yaml.load(value, _StrictLoader)
             first, _, rest = key.partition(".")
-            if rest and first in hints and isinstance(tree.get(first), dict):
-                _set_deep(tree[first], rest, parsed)  # checked by who reads it
+            if rest and first in hints and _is_section(hints[first]):
+                section, _ = values.setdefault(first, ({}, f"--override_config {first}"))
+                _set_deep({first: section}, key, parsed)  # checked by who reads it
             elif key in known:
                 values[key] = (parsed, f"--override_config {key}")
             elif wenet is None:
@@ -94,15 +98,24 @@ def load_config(
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that comes twice: yaml would take the last and say nothing."""
+    """Refuses a key that comes twice, which yaml would pass over; and 1e-3 is a number."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        keys = [
+            self.construct_object(key, deep=deep)
+            for key, _ in node.value
+            if key.tag != MERGE_TAG  # `<<: *section`
+        ]
         if twice := [key for key in keys if keys.count(key) > 1]:
             raise yaml.constructor.ConstructorError(
                 None, None, f"key {twice[0]!r} comes twice", node.start_mark
             )
         return super().construct_mapping(node, deep)
+
+
+_StrictLoader.add_implicit_resolver(  # YAML 1.2; PyYAML wants a dot in it
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def option_types(kind: type) -> dict[str, Any]:
@@ -162,6 +175,10 @@ def convert(hint: Any, value: Any) -> Any:
     raise ValueError(f"expected {' or '.join(names)}, got {value!r}")
 
 
+def _flag_only(kind: type) -> set[str]:
+    return {each.name for each in fields(kind) if each.metadata.get("flag_only")}
+
+
 def _check_range(kind: type, key: str, value: Any) -> None:
     (metadata,) = [each.metadata for each in fields(kind) if each.name == key]
     minimum, maximum = metadata["minimum"], metadata["maximum"]
@@ -188,7 +205,7 @@ def _type_name(kind: Any) -> str:
 
 def _keys_of_all_commands() -> set[str]:
     """One yaml may serve the whole chain, so another command's key is no typo."""
-    kinds = [each for each in vars(all_fields).values() if hasattr(each, "required")]
+    kinds = [each for each in vars(commands).values() if hasattr(each, "required")]
     return {key for kind in kinds for key in option_types(kind)}
 
 
@@ -200,6 +217,11 @@ def _set_deep(tree: dict[str, Any], dotted: str, value: Any) -> None:
         if not isinstance(tree, dict):
             raise ValueError(f"{section}: a value, not a section")
     tree[last] = value
+
+
+def _is_section(hint: Any) -> bool:
+    """Whether an option takes a mapping."""
+    return any(get_origin(kind) is dict for kind in get_args(hint))
 
 
 def _set_nested(tree: dict[str, Any], dotted: str, value: Any, known: Iterable[str]) -> None:

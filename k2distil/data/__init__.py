@@ -1,11 +1,12 @@
 """Audio lists and audio: `read_list` -> utterances -> `decode_ahead` -> `batch_by_seconds`."""
 
-from k2distil.data.audio import audio_seconds, load_audio
+from k2distil.data.audio import MAX_OVERSHOOT, audio_seconds, load_audio
 from k2distil.data.batching import batch_by_seconds
 from k2distil.data.decode import decode_ahead, start_worker, unwrapped, worker_remedy
 from k2distil.data.manifest import ListAccess, read_list, sample_utterances
 
 __all__ = [
+    "MAX_OVERSHOOT",
     "ListAccess",
     "audio_seconds",
     "batch_by_seconds",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from k2distil.atomic import flush
 from k2distil.batch import SAMPLE_RATE
-from k2distil.distil.student_config import student_config
+from k2distil.distil.student_config import refusal, student_config
 from k2distil.distil.vocabulary import normalize
 from k2distil.errors import CheckpointError, ConfigError
 from k2distil.torchaudio_guard import hide_broken_torchaudio
@@ -55,6 +55,13 @@ class Student:
     def masks_itself(self) -> bool:
         """Whether the model masks its frames in training, if its config asks for it."""
         return hasattr(self.model.config, "mask_time_prob")
+
+    @property
+    def least_frames(self) -> int:
+        """Output frames that an utterance needs in training: one, or as many as the widest mask."""
+        config = self.model.config
+        masks = getattr(config, "apply_spec_augment", False) and config.mask_time_prob > 0
+        return config.mask_time_length if masks else 1
 
     @property
     def frame_shift(self) -> float:
@@ -144,7 +151,8 @@ def make_student(config: dict[str, Any], tokenizer: Any, seed: int) -> Student:
         seed: of the weights.
 
     Raises:
-        ConfigError: an unknown model_type, one without CTC, or an unknown key.
+        ConfigError: an unknown model_type, one without CTC, an unknown key, or a value that the
+            model does not take.
     """
     hide_broken_torchaudio()
     from transformers import AutoModelForCTC
@@ -164,8 +172,13 @@ def make_student(config: dict[str, Any], tokenizer: Any, seed: int) -> Student:
         extractor.return_attention_mask = True
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCTC.from_config(made, dtype=torch.float32)
+        try:
+            model = AutoModelForCTC.from_config(made, dtype=torch.float32)
+        except Exception as error:  # transformers raises many kinds for a value it does not like
+            raise refusal(made.model_type, error) from error
     student = Student(model, extractor, tokenizer)
+    if student.num_layers < 1:
+        raise ConfigError("student: num_hidden_layers: expected at least 1")
     _try_out(student)
     return student
 

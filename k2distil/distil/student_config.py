@@ -24,6 +24,26 @@ DEFAULT_STUDENT: dict[str, Any] = {  # 20 M parameters; conf/train_distil.yaml h
 FROM_TOKENIZER = ("vocab_size", "pad_token_id")
 
 
+def whole_tree(tree: dict[str, Any] | None) -> dict[str, Any]:
+    """The yaml's `student`; what names no model_type changes keys of the default student.
+
+    >>> whole_tree({"encoder_config": {"hidden_size": 96}})["encoder_config"]["num_hidden_layers"]
+    12
+    """
+    return tree if tree and "model_type" in tree else _merged(DEFAULT_STUDENT, tree or {})
+
+
+def _merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A copy of `tree` with values, and values of its sections, replaced."""
+    result = dict(tree)
+    for key, value in changes.items():
+        inner = tree.get(key)
+        if isinstance(inner, dict) and isinstance(value, dict):
+            value = _merged(inner, value)
+        result[key] = value
+    return result
+
+
 def student_config(tree: dict[str, Any], vocab_size: int, blank: int) -> Any:
     """Make transformers' config of a CTC model.
 
@@ -53,8 +73,16 @@ def student_config(tree: dict[str, Any], vocab_size: int, blank: int) -> Any:
     try:
         return AutoConfig.for_model(kind, **values, vocab_size=vocab_size, pad_token_id=blank)
     except Exception as error:  # transformers raises many kinds for a value it does not like
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"student: {kind} does not take these values ({reason})") from error
+        raise refusal(kind, error) from error
+
+
+def refusal(kind: str, error: Exception) -> ConfigError:
+    """What transformers says of a student's values."""
+    reason = " ".join(str(error).split())
+    return ConfigError(
+        f"student: {kind} does not take these values ({type(error).__name__}: {reason}); see "
+        "transformers' documentation of its config"
+    )
 
 
 def _check_keys(tree: dict[str, Any], defaults: Any, where: str) -> None:
@@ -63,7 +91,7 @@ def _check_keys(tree: dict[str, Any], defaults: Any, where: str) -> None:
         if key not in known:
             raise ConfigError(
                 f"{where}.{key}: unknown key of {defaults.model_type}"
-                f"{nearest(key, known, else_see='')}"
+                f"{nearest(str(key), known, else_see='')}"
             )
         inner = getattr(defaults, key, None)
         if isinstance(value, dict) and hasattr(inner, "model_type"):

@@ -110,6 +110,7 @@ class DistilTrainer(Trainer):
         """Test the student, and keep it if it is the best so far."""
         if self.test is None:
             return {}
+        self.check_weights()
         model = self.accelerator.unwrap_model(self.model)
         training = model.training
         if self.args.world_size > 1:  # BatchNorm's statistics are each process' own
@@ -126,6 +127,21 @@ class DistilTrainer(Trainer):
         self.log(logs)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
         return logs
+
+    def check_weights(self) -> None:
+        """Nothing that is not a number is tested or saved.
+
+        Raises:
+            DataError: naming the step and what helps.
+        """
+        assert self.model is not None
+        finite = [each.detach().isfinite().all() for each in self.model.parameters()]
+        if not torch.stack(finite).all():
+            raise _not_a_number("a weight", self.args, self.state)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.check_weights()
+        super()._save_checkpoint(model, trial)
 
 
 class Pace(TrainerCallback):
@@ -207,11 +223,15 @@ class FiniteLoss(TrainerCallback):
         """
         norm = logs.get("grad_norm", 0.0)
         if not args.fp16 and norm != norm:  # float16's scaler steps over some by itself
-            raise DataError(
-                f"{args.output_dir}: the gradient is not a number at step {state.global_step}; "
-                "train again with a smaller --learning_rate and --force, or into another "
-                "--save_path from best/ as --student_checkpoint"
-            )
+            raise _not_a_number("the gradient", args, state)
+
+
+def _not_a_number(what: str, args: Any, state: Any) -> DataError:
+    return DataError(
+        f"{args.output_dir}: {what} is not a number at step {state.global_step}; train again with "
+        "a smaller --learning_rate and --force, or into another --save_path from best/ as "
+        "--student_checkpoint"
+    )
 
 
 def last_checkpoint(folder: Path) -> Path | None:

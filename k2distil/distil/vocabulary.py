@@ -57,7 +57,8 @@ def read_tokenizer(path: Path) -> Any:
     becomes CTC's blank, `▁` or `<space>` the word boundary.
 
     Raises:
-        DataError: it is neither, ids are missing, there is no blank, or units have many letters.
+        DataError: it is neither, ids are missing, there is no blank, units have many letters, or
+            two are the same token.
     """
     if path.is_dir():
         hide_broken_torchaudio()
@@ -94,6 +95,7 @@ def _check_ctc(tokenizer: Any, path: Path) -> None:
 
 def _read_units(path: Path) -> list[str]:
     by_id: dict[int, str] = {}
+    lines_of: dict[str, int] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -102,7 +104,13 @@ def _read_units(path: Path) -> list[str]:
         token, _, index = line.rstrip().rpartition(" ")
         if not token or not index.isdigit():
             raise DataError(f'{path}: line {number}: expected "token id", got {line!r}')
-        by_id[int(index)] = WENET_NAMES.get(token, token)
+        named = WENET_NAMES.get(token, token)
+        if named in lines_of:
+            raise DataError(
+                f"{path}: line {number}: {token!r} stands for {named!r}, as line {lines_of[named]} "
+                "does; keep one of them"
+            )
+        lines_of[named], by_id[int(index)] = number, named
     if sorted(by_id) != list(range(len(by_id))):
         raise DataError(f"{path}: expected the ids 0 to {len(by_id) - 1}, each once")
     tokens = [by_id[index] for index in range(len(by_id))]

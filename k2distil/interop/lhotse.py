@@ -5,12 +5,14 @@ Nothing is copied: lhotse's storage type numpy_hdf5 is one dataset per key too.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from k2distil.batch import Utterance
+from k2distil.data import MAX_OVERSHOOT
 from k2distil.errors import ConfigError, DataError
 from k2distil.storage import CodebookReader
 from k2distil.torchaudio_guard import hide_broken_torchaudio
@@ -70,8 +72,12 @@ def read_cuts(path: Path) -> Iterator[Any]:
         ) from error
 
 
-def make_cuts(utterances: Iterable[Utterance]) -> Iterator[Any]:
-    """A MonoCut of channel 0 for each utterance, with its text; what cannot be read is `Rejected`.
+def make_cuts(utterances: Iterable[Utterance], channel: int = 0) -> Iterator[Any]:
+    """A MonoCut for each utterance, with its text; what cannot be read is `Rejected`.
+
+    Args:
+        utterances: their audio is named by its whole path.
+        channel: of the audio, 0: the first, where the list names none.
 
     Raises:
         ConfigError: audio lies in a tar.
@@ -85,24 +91,36 @@ def make_cuts(utterances: Iterable[Utterance]) -> Iterator[Any]:
                 "of audio files"
             )
         try:
-            recording = Recording.from_file(each.wav, recording_id=each.key)
+            recording = Recording.from_file(os.path.abspath(each.wav), recording_id=each.key)
         except Exception as error:  # each of lhotse's audio backends has its own
             yield Rejected(each.key, each.wav, f"cannot be read: {' '.join(str(error).split())}")
             continue
         start = each.start or 0.0
-        duration = round((each.end or recording.duration) - start, 8)
-        if start + duration > recording.duration + 1e-3:
-            reason = f"ends at {start + duration} s, the audio at {recording.duration} s"
+        end = recording.duration if each.end is None else each.end
+        if end > recording.duration + MAX_OVERSHOOT or start >= recording.duration:
+            reason = f"from {start} to {end} s, but the audio ends at {recording.duration} s"
             yield Rejected(each.key, each.wav, reason)
             continue
+        channels = recording.channel_ids
+        index = channel if each.channel is None else each.channel
+        if index >= len(channels):
+            reason = f"no channel {index}: it has {len(channels)}, counted from 0"
+            yield Rejected(each.key, each.wav, reason)
+            continue
+        duration = round(min(end, recording.duration) - start, 8)
         text = SupervisionSegment(
-            id=each.key, recording_id=each.key, start=0.0, duration=duration, text=each.text
+            id=each.key,
+            recording_id=each.key,
+            start=0.0,
+            duration=duration,
+            channel=channels[index],
+            text=each.text,
         )
         yield MonoCut(
             id=each.key,
             start=start,
             duration=duration,
-            channel=0,
+            channel=channels[index],
             supervisions=[text] if each.text is not None else [],
             recording=recording,
         )

@@ -20,6 +20,8 @@ from k2distil.pipeline.durations import durations
 
 logger = logging.getLogger(__name__)
 
+LEAST_INPUTS = 2  # frames of features, or samples
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -68,7 +70,7 @@ def check_utterances(
         if isinstance(length, DataError):
             unreadable.append(_row(each, str(length)))
             continue
-        fault = _fault_of_audio(length, student)
+        fault = _fault_of_audio(length, student, student.least_frames if text_fits else 1)
         if fault is None and text_fits and each.text is not None:
             fault = _fault_of_text(each.text, length, student)
         if fault is None and codes is not None and has_codes(each):
@@ -87,21 +89,35 @@ def _row(utterance: Utterance, reason: str) -> dict[str, str]:
     return {"key": utterance.key, "wav": utterance.wav, "reason": reason}
 
 
+def _num_inputs(seconds: float, student: Student) -> torch.Tensor:
+    return student.num_inputs(torch.tensor([round(seconds * SAMPLE_RATE)]))
+
+
 def _num_frames(seconds: float, student: Student) -> int:
-    samples = torch.tensor([round(seconds * SAMPLE_RATE)])
-    return int(student.num_frames(student.num_inputs(samples)))
+    return int(student.num_frames(_num_inputs(seconds, student)))
 
 
-def _fault_of_audio(seconds: float, student: Student) -> str | None:
-    if _num_frames(seconds, student) < 1:
-        return f"{seconds:.3f} s are less than a frame of the student; remove it from the list"
-    return None
+def _fault_of_audio(seconds: float, student: Student, least_frames: int) -> str | None:
+    """Features of a single frame have no deviation to be scaled by."""
+    num_inputs, num_frames = int(_num_inputs(seconds, student)), _num_frames(seconds, student)
+    if num_inputs >= LEAST_INPUTS and num_frames >= max(1, least_frames):
+        return None
+    masks = f", fewer than its mask_time_length of {least_frames}" if num_frames else ""
+    return (
+        f"{seconds:.3f} s are too short for the student: {num_inputs} inputs, {num_frames} "
+        f"frames{masks}; remove it from the list"
+    )
 
 
 def _fault_of_text(text: str, seconds: float, student: Student) -> str | None:
     if not normalize(text):
         return 'its "txt" is empty; write the text, or remove "txt" to train it by codes alone'
     ids = student.encode_text(text)
+    boundary = getattr(student.tokenizer, "word_delimiter_token", None)
+    if boundary and boundary in text:
+        return f"{boundary!r} stands for the blank between words; leave it out of the text"
+    if student.tokenizer.pad_token_id in ids:
+        return f"{student.tokenizer.pad_token!r} is CTC's blank; leave it out of the text"
     if student.tokenizer.unk_token_id in ids or None in ids:  # None: and no <unk> either
         known = student.tokenizer.get_vocab()
         unknown = sorted(set(normalize(text)) - known.keys() - {" "})

@@ -33,12 +33,19 @@ def open_codes(path: Path, config: TrainDistilConfig, student: Student) -> Codes
     if not len(reader):
         raise DataError(f"{path}: no utterances in it; run save_codebook.sh --save_codebook")
     first = next(iter(reader))
-    shape = reader[first].shape
-    if len(shape) != 2:
-        raise DataError(f"{path}[{first}]: expected (num_frames, num_codebooks), got {shape}")
+    shape, dtype = reader[first].shape, reader[first].dtype
+    if len(shape) != 2 or dtype.kind not in "iu":
+        raise DataError(
+            f"{path}[{first}]: expected integers (num_frames, num_codebooks), got {dtype} {shape}; "
+            "give codes, not embeddings"
+        )
     meta: dict[str, Any] = reader.meta
     if not meta:
-        logger.warning("%s: made by another tool, it does not say its sizes and frame shift", path)
+        logger.warning(
+            "%s: made by another tool, it does not say its sizes and frame shift: %d entries and "
+            "a code every %g ms, unless --codebook_size and --frames_ratio say otherwise",
+            *(path, USUAL_SIZE, 1000 * USUAL_SHIFT),
+        )
     num_codebooks = int(meta.get("num_codebooks") or shape[1])
     size = int(meta.get("codebook_size") or config.codebook_size or USUAL_SIZE)
     errors = [
@@ -53,7 +60,7 @@ def open_codes(path: Path, config: TrainDistilConfig, student: Student) -> Codes
         errors.append(
             f"{path}[{first}]: {shape[1]} codes a frame, {num_codebooks} by its attributes"
         )
-    shift = float(meta.get("frame_shift") or USUAL_SHIFT)
+    shift = float(meta.get("frame_shift") or _usual_shift(config, student))
     exact = student.frame_shift / shift
     ratio = max(1, round(exact))
     if abs(exact - ratio) > RATIO_TOLERANCE * ratio:
@@ -74,6 +81,12 @@ def open_codes(path: Path, config: TrainDistilConfig, student: Student) -> Codes
         *(path, len(reader), num_codebooks, size, ratio),
     )
     return Codes(path, reader, num_codebooks, size, shift, ratio, config.codebook_offset)
+
+
+def _usual_shift(config: TrainDistilConfig, student: Student) -> float:
+    """Seconds between the codes of a file that does not say: --frames_ratio knows."""
+    ratio = config.frames_ratio
+    return USUAL_SHIFT if ratio is None else student.frame_shift / ratio
 
 
 def check_coverage(

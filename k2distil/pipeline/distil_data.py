@@ -46,7 +46,15 @@ class Codes:
 
 
 class DistilDataset(Dataset):
-    """Batches by lists of indexes; audio and codes are read when asked for."""
+    """Batches by lists of indexes; audio and codes are read when asked for.
+
+    Args:
+        utterances: all that there are.
+        student: what they are for.
+        codes: of the teacher; None: none are used.
+        channel: of the audio, where the list names none.
+        for_training: a few batches in a row without audio are an error. A test goes on, and tells.
+    """
 
     def __init__(
         self,
@@ -54,9 +62,10 @@ class DistilDataset(Dataset):
         student: Student,
         codes: Codes | None,
         channel: int = 0,
+        for_training: bool = True,
     ) -> None:
         self.utterances, self.student = utterances, student
-        self.codes, self.channel = codes, channel
+        self.codes, self.channel, self.for_training = codes, channel, for_training
         self._failed_in_a_row = 0  # batches, of this process
 
     def __len__(self) -> int:
@@ -77,7 +86,7 @@ class DistilDataset(Dataset):
             except DataError as error:
                 failed.append({"key": each.key, "wav": each.wav, "reason": str(error)})
         self._failed_in_a_row = 0 if kept else self._failed_in_a_row + 1
-        if self._failed_in_a_row >= MAX_FAILED_BATCHES:
+        if self.for_training and self._failed_in_a_row >= MAX_FAILED_BATCHES:
             raise DataError(f"{MAX_FAILED_BATCHES} batches without audio: {failed[0]['reason']}")
         if not kept:
             audio, kept = [np.zeros(SAMPLE_RATE, np.float32)], [SILENCE]

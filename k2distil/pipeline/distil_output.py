@@ -37,7 +37,7 @@ class StudentFolder:
             The summary of a run that is complete already; None: there is something to do.
 
         Raises:
-            ConfigError: a folder of something else, or of other settings and not `force`.
+            ConfigError: a folder of something else, or results of other settings and not `force`.
             DataError: another run is at it.
         """
         make_folder(self.path)
@@ -52,7 +52,7 @@ class StudentFolder:
                     "another folder"
                 )
         elif differences := describe_differences(json.loads(marker.read_text()), fingerprint):
-            if not force:
+            if self._has_results() and not force:
                 raise ConfigError(
                     f"{self.path}: made with other settings ({differences}); use the same ones, "
                     "another --save_path, or --force to start over"
@@ -78,11 +78,25 @@ class StudentFolder:
         except (OSError, json.JSONDecodeError):
             return None
 
-    def offer(self, student: Student, metric: str, step: int, figures: Mapping[str, float]) -> None:
-        """Keep a student that is better in `metric`, less being better, than the best so far."""
+    def offer(
+        self, student: Student, test: str, metric: str, step: int, figures: Mapping[str, float]
+    ) -> None:
+        """Keep a student that is better in `metric`, less being better, than the best so far.
+
+        Args:
+            student: as it is now.
+            test: digest of what it was tested on; the best on anything else does not count.
+            metric: of figures.
+            step: of the training.
+            figures: of the test.
+        """
         best = self.best()
-        if best is None or figures[metric] < best[metric] or step == best["step"]:
-            text = json.dumps({"step": step, **figures}, indent=2) + "\n"
+        if best is None or best.get("test") != test or best["step"] == step:
+            better = True
+        else:
+            better = figures[metric] < best[metric]
+        if better:
+            text = json.dumps({"step": step, "test": test, **figures}, indent=2) + "\n"
             student.save(self.path / "best", {METRICS_FILE: text})
 
     def finish(self, student: Student, figures: Mapping[str, Any], num_failed: int) -> Summary:
@@ -91,9 +105,15 @@ class StudentFolder:
         summary = write_summary(self.stem, {**figures, "failed": num_failed}, num_failed)
         return Summary(self.path, num_failed, summary.figures)
 
+    def _has_results(self) -> bool:
+        """Whether anything would be lost: an earlier run may have ended before its first step."""
+        kept = [self.checkpoint(), self.best()]
+        return (self.path / "last").is_dir() or any(each is not None for each in kept)
+
     def _clear(self) -> None:
         for each in self.path.iterdir():
-            if each.name in {"best", "last", "runs"} or each.name.startswith("checkpoint-"):
+            begins = (".best.", ".last.", "checkpoint-")  # the first two: of a save that was killed
+            if each.name in {"best", "last", "runs"} or each.name.startswith(begins):
                 shutil.rmtree(each)
             elif each.name.startswith(NAME):
                 each.unlink()

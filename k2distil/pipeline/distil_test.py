@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,14 +14,21 @@ from k2distil.distil.batches import by_length
 from k2distil.distil.model import DistilModel
 from k2distil.distil.scoring import error_rates
 from k2distil.distil.student import Student
+from k2distil.distil.vocabulary import normalize
 from k2distil.pipeline.distil_check import Checked
 from k2distil.pipeline.distil_data import Codes, DistilDataset
+from k2distil.pipeline.provenance import digest_of
 from k2distil.pipeline.teacher import num_workers
 from k2distil.pipeline.transcribe import Scored, transcribe
 
+logger = logging.getLogger(__name__)
+
 
 class StudentTest:
-    """Called with the model it gives figures; metric: which of them says what is best."""
+    """Called with the model it gives figures.
+
+    metric: which of them says what is best; digest: of the utterances.
+    """
 
     def __init__(
         self,
@@ -29,14 +38,19 @@ class StudentTest:
         config: TrainDistilConfig,
         args: Any,
     ) -> None:
-        self.dataset = DistilDataset(checked.utterances, student, codes, config.channel)
+        self.dataset = DistilDataset(
+            checked.utterances, student, codes, config.channel, for_training=False
+        )
         batches = list(by_length(checked.seconds, config.batch_seconds))
         self.batches = batches[args.process_index :: args.world_size]
         self.num_workers = num_workers(config)
         self.device, self.world_size = args.device, args.world_size
-        words = any(" " in each.text for each in checked.utterances if each.text)
+        words = any(" " in normalize(each.text) for each in checked.utterances if each.text)
         self.metric = "wer" if words else "cer"  # without blanks a sentence is one word
+        self.digest = digest_of(checked.utterances, with_text=True)
         self.figures: dict[str, float] = {}  # of the last test
+        self.failed = [*checked.unreadable]  # rows of failed.tsv
+        self.unfit = checked.unfit
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """wer, cer and, with codes, how well they are predicted."""
@@ -45,9 +59,18 @@ class StudentTest:
         parts: list[Scored] = [own] * self.world_size
         if self.world_size > 1:
             torch.distributed.all_gather_object(parts, own)
+        self._keep_failed([row for part in parts for row in part.failed])
         self.figures = error_rates([each for part in parts for each in part.transcripts])
         if (scores := parts[0].codes) is not None:
             for part in parts[1:]:
                 scores.add_scores(part.codes)
             self.figures |= scores.figures()
         return self.figures
+
+    def _keep_failed(self, rows: Sequence[dict[str, str]]) -> None:
+        """Every test meets the same; each is told once."""
+        known = {row["key"] for row in self.failed}
+        for row in rows:
+            if row["key"] not in known:
+                logger.warning("left out of the test: %s", row["reason"])
+                self.failed.append(row)

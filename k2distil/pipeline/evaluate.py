@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from pathlib import Path
 
 from k2distil.config import EvaluateConfig
 from k2distil.device import choose_device
@@ -12,7 +13,7 @@ from k2distil.distil.batches import by_length
 from k2distil.distil.model import DistilModel
 from k2distil.distil.scoring import error_rates, worst
 from k2distil.distil.student import load_student
-from k2distil.errors import DataError
+from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.distil_check import check_utterances
 from k2distil.pipeline.distil_data import DistilDataset
 from k2distil.pipeline.lists import names_of, read_lists
@@ -28,6 +29,7 @@ def evaluate(config: EvaluateConfig) -> Summary:
     output = config.save_path or config.student_checkpoint
     if config.save_path is not None:
         prepare_output(config.save_path, [*(config.train_data or ())])
+        _check_replaceable(config.save_path)
     utterances = read_lists(config.train_data, config, output)
     names = names_of(config.train_data)
     labelled = [each for each in utterances if each.text is not None and each.text.strip()]
@@ -42,14 +44,14 @@ def evaluate(config: EvaluateConfig) -> Summary:
     student.model.to(device)
     scored = transcribe(
         DistilModel(student.model, None, -1, 0.0, None),
-        DistilDataset(checked.utterances, student, None, config.channel),
+        DistilDataset(checked.utterances, student, None, config.channel, for_training=False),
         list(by_length(checked.seconds, config.batch_seconds)),
         num_workers(config),
         device,
     )
     rates = error_rates(scored.transcripts)
     failed = len(labelled) - len(scored.transcripts)
-    for row in checked.unreadable + checked.unfit:
+    for row in checked.unreadable + checked.unfit + scored.failed:
         logger.warning("left out: %s", row["reason"])
     if config.save_path is not None:
         rows = [dataclasses.asdict(each) for each in scored.transcripts]
@@ -61,3 +63,19 @@ def evaluate(config: EvaluateConfig) -> Summary:
         f"{len(scored.transcripts)} utterances, {failed} failed"
     )
     return Summary(config.student_checkpoint, failed, rates, report.strip())
+
+
+def _check_replaceable(path: Path) -> None:
+    """A file of rates may be written again, nothing else.
+
+    Raises:
+        ConfigError: it is there and was not written here.
+    """
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if not (isinstance(found, dict) and found.keys() >= {"wer", "cer", "utterances"}):
+        raise ConfigError(f"--save_path {path}: is there, and has no rates of evaluate; move it")

@@ -72,7 +72,10 @@ def export_lhotse(config: ExportConfig) -> Summary:
             return Summary(save_path, 0, found)
     _check_shar(config)
     reader = _in_dtype(config, reader)
-    cuts = make_cuts(utterances) if config.cuts_path is None else read_cuts(config.cuts_path)
+    if config.cuts_path is None:
+        cuts = make_cuts(utterances, config.channel)
+    else:
+        cuts = read_cuts(config.cuts_path)
     folder = config.path_prefix or reader.path.parent.resolve()
     attached = attach_codes(cuts, reader, folder, config.field)
     written, rejected = _write_cuts(save_path, attached)
@@ -107,6 +110,7 @@ def _fingerprint(config: ExportConfig, reader: CodebookReader, source: str) -> d
         "cuts": source,
         "field": config.field,
         "dtype": config.dtype,
+        "channel": config.channel,
         "path_prefix": None if config.path_prefix is None else str(config.path_prefix),
         "shar": None if config.shar is None else str(config.shar.resolve()),
     }

@@ -78,8 +78,12 @@ def read_summary(save_path: Path) -> dict[str, Any]:
 
 
 def write_config(save_path: Path, config: Any) -> None:
-    """Write <save_path>.config.yaml: every option as it was resolved; a valid --config."""
-    tree = {each.name: getattr(config, each.name) for each in fields(config)}
+    """Write <save_path>.config.yaml: every option as it was resolved; a valid --config.
+
+    Not --force: it is meant for one run.
+    """
+    names = [each.name for each in fields(config) if each.name != "force"]
+    tree = {name: getattr(config, name) for name in names}
     tree = {key: _as_plain(value) for key, value in tree.items()}
     write_text(beside(save_path, "config.yaml"), yaml.safe_dump(tree, sort_keys=False))
 

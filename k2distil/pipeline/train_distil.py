@@ -28,7 +28,7 @@ from k2distil.distil.student import (
     make_student,
     switch_off_layerdrop,
 )
-from k2distil.distil.student_config import DEFAULT_STUDENT
+from k2distil.distil.student_config import whole_tree
 from k2distil.distil.trainer import (
     Bar,
     DistilTrainer,
@@ -55,9 +55,12 @@ from k2distil.pipeline.training_errors import explaining
 logger = logging.getLogger(__name__)
 
 NOT_DECISIVE = {  # options that may change between two runs of the same training
-    *("save_path", "gpu", "num_workers", "force", "cache_dir"),
+    *("save_path", "gpu", "num_workers", "force", "cache_dir", "allow_pipes"),
+    *("nnodes", "rdzv_endpoint", "max_restarts"),
     *("cv_data", "eval_steps", "save_steps", "logging_steps"),
-    *("train_data", "codebook_path"),  # their content counts instead
+    *("train_data", "data_type", "codebook_path"),  # what they lead to counts instead
+    *("num_codebooks", "codebook_size", "frames_ratio"),
+    "accumulate_batches",
 }
 
 T = TypeVar("T")
@@ -77,7 +80,7 @@ def train_distil(config: TrainDistilConfig) -> Summary:
         names = names_of(config.train_data)
         check_coverage(names, utterances, codes, config.missing_codes == "ignore")
     folder = StudentFolder(config.save_path)
-    fingerprint = _fingerprint(config, utterances, codes)
+    fingerprint = _fingerprint(config, utterances, codes, args.world_size)
     if (done := _on_first(args, lambda: folder.begin(fingerprint, config.force))) is not None:
         return done
     lists = (config.train_data, utterances)
@@ -87,9 +90,11 @@ def train_distil(config: TrainDistilConfig) -> Summary:
         tested = (config.cv_data, _with_text(config))
         cv = _on_first(args, lambda: _checked(config, *tested, student, codes, text_fits=False))
         test = StudentTest(student, cv, codes, config, args)
+    dropped = train.unfit + ([] if test is None else test.unfit)
     if args.process_index == 0:
         write_config(folder.stem, config)
-        write_rejections(folder.stem, train.unreadable, train.unfit)
+        failed = train.unreadable + ([] if test is None else test.failed)
+        write_rejections(folder.stem, failed, dropped)
     model = DistilModel(
         student.model,
         None if codes is None else _codebook_loss(config, student, codes),
@@ -100,7 +105,7 @@ def train_distil(config: TrainDistilConfig) -> Summary:
 
     def keep_best(step: int, figures: dict[str, float]) -> None:
         assert test is not None
-        folder.offer(student, test.metric, step, figures)
+        folder.offer(student, test.digest, test.metric, step, figures)
 
     batches = _batches(config, train, student, codes, args)
     trainer = DistilTrainer(model, args, batches, test, keep_best)
@@ -110,10 +115,10 @@ def train_distil(config: TrainDistilConfig) -> Summary:
         _train(trainer, folder)
         if test is not None and trainer.tested_step != trainer.state.global_step:
             trainer.evaluate()
-    failed = _failed(trainer, train)
+    failed = _failed(trainer, train, test)
     if args.process_index != 0:
         return Summary(folder.path, len(failed), {})
-    write_rejections(folder.stem, failed, train.unfit)
+    write_rejections(folder.stem, failed, dropped)
     figures = {
         "wall_seconds": time.monotonic() - started,  # of this run; less than all after a resume
         "steps": trainer.state.global_step,
@@ -168,7 +173,7 @@ def _open_student(config: TrainDistilConfig, utterances: Sequence[Utterance]) ->
             tokenizer = read_tokenizer(config.vocabulary)
         else:
             tokenizer = make_tokenizer(characters_of(texts))
-        student = make_student(config.student or DEFAULT_STUDENT, tokenizer, config.seed)
+        student = make_student(whole_tree(config.student), tokenizer, config.seed)
     if switch_off_layerdrop(student):
         logger.info("layerdrop is switched off: every layer is needed in every step")
     return student
@@ -181,7 +186,10 @@ def _with_text(config: TrainDistilConfig) -> list[Utterance]:
 
 
 def _fingerprint(
-    config: TrainDistilConfig, utterances: Sequence[Utterance], codes: Codes | None
+    config: TrainDistilConfig,
+    utterances: Sequence[Utterance],
+    codes: Codes | None,
+    world_size: int,
 ) -> dict[str, Any]:
     """What decides the student; all of it plain values."""
     options = {
@@ -190,10 +198,13 @@ def _fingerprint(
         if each.name not in NOT_DECISIVE
     }
     options = {key: str(each) if isinstance(each, Path) else each for key, each in options.items()}
-    content = None
+    options["batches_per_step"] = world_size * config.accumulate_batches
+    options["list"] = digest_of(utterances, with_text=True)
     if codes is not None:
         content = getattr(codes.reader, "meta", {}).get("content_digest", str(codes.path))
-    return {**options, "list": digest_of(utterances, with_text=True), "codes": content}
+        sizes = (codes.num_codebooks, codes.codebook_size, codes.frames_ratio)
+        options["codes"] = [content, *sizes]
+    return options
 
 
 def _checked(
@@ -206,6 +217,9 @@ def _checked(
 ) -> Checked:
     """The utterances of a list that can be used."""
     checked = check_utterances(utterances, student, codes, text_fits)
+    if not checked.utterances and checked.unreadable:
+        first = checked.unreadable[0]["reason"]
+        raise DataError(f"{names_of(paths)}: none of its audio can be read: {first}")
     if config.bad_utterances == "error":
         refuse_unfit(names_of(paths), checked.unfit)
     if not any(checked.labelled):
@@ -270,14 +284,16 @@ def _describe(student: Student, train: Checked) -> None:
     )
 
 
-def _failed(trainer: DistilTrainer, train: Checked) -> list[dict[str, str]]:
+def _failed(
+    trainer: DistilTrainer, train: Checked, test: StudentTest | None
+) -> list[dict[str, str]]:
     """What could not be read before the training, and what no process could decode in it."""
     found = [trainer.failed]
     if trainer.args.world_size > 1:
         found = [{} for _ in range(trainer.args.world_size)]
         torch.distributed.all_gather_object(found, trainer.failed)
     together = {row["key"]: row for each in found for row in each.values()}
-    return [*train.unreadable, *together.values()]
+    return [*train.unreadable, *together.values(), *([] if test is None else test.failed)]
 
 
 def _train(trainer: DistilTrainer, folder: StudentFolder) -> None:
@@ -295,6 +311,7 @@ def _train(trainer: DistilTrainer, folder: StudentFolder) -> None:
         logger.info("going on from %s", checkpoint)
     with _stopping(trainer):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trainer.check_weights()
 
 
 @contextmanager

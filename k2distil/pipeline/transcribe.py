@@ -17,9 +17,13 @@ from k2distil.pipeline.distil_data import DistilDataset, as_it_is
 
 @dataclass(frozen=True)
 class Scored:
-    """What a student made of utterances; codes: None where it learns none."""
+    """What a student made of utterances.
+
+    failed: rows of failed.tsv, of what could not be decoded; codes: None where it learns none.
+    """
 
     transcripts: list[Transcript]
+    failed: list[dict[str, str]]
     codes: CodeScores | None
 
 
@@ -42,6 +46,7 @@ def transcribe(
     )
     texts = {each.key: each.text for each in dataset.utterances}
     transcripts: list[Transcript] = []
+    failed: list[dict[str, str]] = []
     scores = None
     if model.codebook_loss is not None and dataset.codes is not None:
         codes = dataset.codes
@@ -49,6 +54,7 @@ def transcribe(
         scores = CodeScores(width, codes.codebook_size, codes.num_codebooks)
     model.eval()
     for batch in loader:
+        failed += batch["failed"]
         inputs = {name: value.to(device) for name, value in batch["inputs"].items()}
         logits, hidden = model.encode(inputs)
         found = dataset.student.decode(logits, batch["num_frames"])
@@ -61,4 +67,4 @@ def transcribe(
             frames, wanted = hidden[:, : wanted.shape[1]][valid], wanted[valid]
             assert model.codebook_loss is not None
             scores.add(model.codebook_loss.logits(frames, wanted), wanted)
-    return Scored(transcripts, scores)
+    return Scored(transcripts, failed, scores)

@@ -2,7 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from k2distil.config import SaveCodebookConfig, SaveEmbeddingConfig, load_config
+from k2distil.config import (
+    ExportConfig,
+    SaveCodebookConfig,
+    SaveEmbeddingConfig,
+    TrainDistilConfig,
+    load_config,
+)
 from k2distil.errors import ConfigError
 
 GOOD = """
@@ -78,6 +84,41 @@ def test_one_yaml_may_hold_the_keys_of_every_command(conf):
     assert not hasattr(config, "quantizer_out_dim")
     config = load_config(SaveCodebookConfig, conf(GOOD + "quantizer_out_dim: 4\n"))
     assert config.quantizer_out_dim == 4
+
+
+def test_the_dtype_of_an_export_is_a_flag_since_a_yaml_has_the_teachers(conf):
+    path = conf("dtype: auto\nto: lhotse\nsave_path: cuts.jsonl\n")
+    assert load_config(ExportConfig, path).dtype is None
+    assert load_config(ExportConfig, path, (), {"dtype": "int16"}).dtype == "int16"
+
+
+def test_a_number_may_have_an_exponent_and_no_dot(conf):
+    text = GOOD + "lease_seconds: 1e1\n"
+    config = load_config(SaveEmbeddingConfig, conf(text), ["decode_timeout 5e+2"])
+    assert (config.lease_seconds, config.decode_timeout) == (10.0, 500.0)
+    text = "train_data: a\nsave_path: b\nstudent: {initializer_range: 5e-2, note: 1e}\n"
+    assert load_config(TrainDistilConfig, conf(text)).student == {
+        "initializer_range": 0.05,
+        "note": "1e",
+    }
+
+
+def test_a_yaml_may_merge_sections(conf):
+    assert load_config(SaveEmbeddingConfig, conf(GOOD + "<<: {seed: 3, channel: 1}\n")).seed == 3
+
+
+def test_an_override_reaches_into_a_section_wherever_it_comes_from(conf):
+    path = conf("train_data: a\nsave_path: b\n")
+    deep = "student.encoder_config.hidden_size 96"
+    config = load_config(TrainDistilConfig, path, [deep])
+    assert config.student == {"encoder_config": {"hidden_size": 96}}
+    config = load_config(TrainDistilConfig, path, ["student {model_type: parakeet_ctc}", deep])
+    assert config.student == {
+        "model_type": "parakeet_ctc",
+        "encoder_config": {"hidden_size": 96},
+    }
+    with pytest.raises(ConfigError, match="student: a value, not a section"):
+        load_config(TrainDistilConfig, path, ["student 3", deep])
 
 
 def test_a_wenet_yaml_describes_the_teacher_and_sets_no_option_of_ours(conf):

@@ -15,7 +15,7 @@ from k2distil.distil.student import (
     restore_replaced,
     switch_off_layerdrop,
 )
-from k2distil.distil.student_config import DEFAULT_STUDENT
+from k2distil.distil.student_config import DEFAULT_STUDENT, whole_tree
 from k2distil.distil.vocabulary import characters_of, make_tokenizer
 from k2distil.errors import CheckpointError, ConfigError
 
@@ -106,6 +106,16 @@ def test_the_seed_decides_the_weights():
         ({**PARAKEET, "vocab_size": 9}, "vocab_size: the tokenizer decides"),
         ({"model_type": "hubert", "hiden_size": 3}, "student.hiden_size: unknown key of hubert"),
         ({"model_type": "parakeet_ctc", "encoder_config": {"hidden_size": "x"}}, "hidden_size"),
+        ({"model_type": "parakeet_ctc", 1: 2}, "student.1: unknown key"),
+        (
+            {"model_type": "wav2vec2", **WIDTHS, "hidden_size": 100, "num_attention_heads": 12},
+            "wav2vec2 does not take these values",
+        ),
+        ({"model_type": "wav2vec2", **WIDTHS, "hidden_act": "foo"}, "not take these values"),
+        (
+            {"model_type": "wav2vec2", **WIDTHS, **CONVOLUTIONS, "num_hidden_layers": 0},
+            "num_hidden_layers",
+        ),
     ],
 )
 def test_a_wrong_config_is_named(config, words):
@@ -205,3 +215,10 @@ def test_the_ctc_part_is_torchs_own_on_what_has_text():
 def test_the_default_student_is_the_one_of_conf():
     conf = yaml.safe_load((Path(__file__).parents[2] / "conf" / "train_distil.yaml").read_text())
     assert conf["student"] == DEFAULT_STUDENT
+
+
+def test_a_student_without_a_model_type_changes_the_default_one():
+    changed = whole_tree({"encoder_config": {"hidden_size": 96}})
+    assert changed["encoder_config"] == {**DEFAULT_STUDENT["encoder_config"], "hidden_size": 96}
+    assert whole_tree(None) == DEFAULT_STUDENT
+    assert whole_tree(PARAKEET) == PARAKEET

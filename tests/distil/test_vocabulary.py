@@ -43,6 +43,8 @@ def test_a_folder_of_transformers_is_read_as_it_is(tmp_path):
         ("三 0\n", "no <blank>"),
         ("<blank> 0\n▁two 1\n", "units of several characters (▁two"),
         ("<blank> zero\n", "line 1"),
+        ("<blank> 0\n三 1\n三 2\n", "line 3: '三' stands for '三', as line 2 does"),
+        ("<blank> 0\n<space> 1\n▁ 2\n", "line 3: '▁' stands for '|', as line 2 does"),
     ],
 )
 def test_units_that_cannot_be_used_are_named(text, words, tmp_path):

@@ -58,3 +58,25 @@ def test_cuts_without_recordings_can_have_codes(reader):
     found, passed = attach_codes([cut, Rejected("a", "b", "c")], reader, reader.path.parent)
     assert np.array_equal(found.load_codebook_indexes(), reader["utt2"])
     assert passed == Rejected("a", "b", "c")
+
+
+def test_cuts_are_of_the_channel_that_the_codes_are_of(reader, tmp_path, monkeypatch):
+    samples = np.zeros((16_000, 2), np.float32)
+    samples[:, 1] = 0.5
+    soundfile.write(tmp_path / "stereo.wav", samples, 16_000)
+    monkeypatch.chdir(tmp_path)
+    utterances = [
+        Utterance("utt0", "stereo.wav", 0.0, 1.05, channel=1),  # lists round their times
+        Utterance("utt1", "stereo.wav", 0.0, 1.2, channel=1),
+        Utterance("utt2", "stereo.wav"),
+        Utterance("utt3", "stereo.wav", channel=2),
+    ]
+    one, late, first, none = make_cuts(utterances)
+    assert (one.channel, one.supervisions, one.duration) == (1, [], 1.0)
+    assert one.load_audio().min() == 0.5
+    assert one.recording.sources[0].source == str(tmp_path / "stereo.wav")
+    assert "to 1.2 s, but the audio ends at 1.0 s" in late.reason
+    assert first.load_audio().max() == 0
+    assert "no channel 2: it has 2" in none.reason
+    (given,) = make_cuts([Utterance("utt2", "stereo.wav", text="a")], channel=1)
+    assert (given.channel, given.supervisions[0].channel) == (1, 1)

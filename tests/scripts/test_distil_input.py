@@ -10,8 +10,9 @@ from k2distil.bin.train_distil import main
 from tests.scripts.conftest import (
     Corpus,
     run,
+    speech,
 )
-from tests.scripts.student_material import YAML, flags
+from tests.scripts.student_material import WAV2VEC2, YAML, flags
 
 
 def change(corpus: Corpus, index: int, **fields: str) -> None:
@@ -92,6 +93,28 @@ CODES = np.zeros((50, 2), np.uint8)
             ["--student_checkpoint", "in --save_path"],
         ),
         (lambda c, p: None, ["--learning_rate", 1e30], ["not a number at step", "--learning_rate"]),
+        (  # no line of the log before the end
+            lambda c, p: None,
+            ["--learning_rate", 1e30, "--logging_steps", 50, "--save_steps", 50],
+            ["not a number at step", "--learning_rate"],
+        ),
+        (
+            lambda c, p: c.add("short", speech(0.0125)),
+            ["--missing_codes", "ignore"],
+            ["short", "0.013 s are too short for the student: 1 inputs", "--bad_utterances skip"],
+        ),
+        (lambda c, p: change(c, 3, txt="a <pad>"), [], ["utt03", "'<pad>' is CTC's blank"]),
+        (lambda c, p: change(c, 3, txt="a | b"), [], ["utt03", "'|' stands for the blank"]),
+        (
+            lambda c, p: [change(c, i, wav="no.wav") for i in range(20)],
+            [],
+            ["data.list: none of its audio can be read", "no.wav", "No such file"],
+        ),
+        (
+            lambda c, p: rewrite(p / "codes.h5", "utt00", CODES.astype(np.float32)),
+            [],
+            ["codes.h5[utt00]: expected integers", "float32 (50, 2)", "not embeddings"],
+        ),
         (lambda c, p: None, ["--student_layer", 3], ["--student_layer 3", "2 layers"]),
         (
             lambda c, p: (p / "conf.yaml").write_text(YAML.format(dropout="hiden_size: 3")),
@@ -124,3 +147,46 @@ def test_bad_utterances_can_be_left_out_and_are_listed(material, tmp_path):
     assert "utt04" in table
     assert "utt03" in (tmp_path / "student" / "train_distil.dropped.tsv").read_text()
     assert (tmp_path / "student" / "last" / "model.safetensors").exists()
+
+
+def test_test_audio_that_cannot_be_used_is_listed_and_the_rest_is_tested(material, tmp_path):
+    (material.folder / "torn.wav").write_bytes((material.folder / "utt00.wav").read_bytes()[:9000])
+    lines = (tmp_path / "cv.list").read_text().splitlines()
+    bad = [{"key": f"torn{n}", "wav": "data/torn.wav", "txt": "one"} for n in range(4)]
+    bad.append({"key": "absent", "wav": "data/absent.wav", "txt": "one"})
+    (tmp_path / "cv.list").write_text("\n".join([*lines, *map(json.dumps, bad)]))
+    done = run("train_distil.sh", *flags(material, "--batch_seconds", 2))
+    assert done.returncode == 1, done.stderr
+    table = (tmp_path / "student" / "train_distil.failed.tsv").read_text()
+    assert [line.split("\t")[0] for line in table.splitlines()] == [
+        "key",
+        "absent",
+        *(f"torn{n}" for n in range(4)),
+    ]
+    summary = json.loads((tmp_path / "student" / "train_distil.summary.json").read_text())
+    assert summary["failed"] == 5
+    assert summary["last"]["wer"] > 0
+
+
+def test_a_student_that_masks_itself_needs_audio_as_long_as_a_mask(material, tmp_path):
+    masks = WAV2VEC2.replace("mask_time_prob: 0.0", "mask_time_prob: 0.5\n  mask_time_length: 10")
+    (tmp_path / "conf.yaml").write_text(masks + YAML[YAML.index("max_steps") :])
+    material.add("short", speech(0.15))
+    done = run("train_distil.sh", *flags(material, "--missing_codes", "ignore"))
+    assert done.returncode == 2, done.stderr
+    assert "7 frames, fewer than its mask_time_length of 10" in done.stderr
+
+
+def test_codes_of_others_are_laid_out_by_frames_ratio(material, tmp_path):
+    with h5py.File(tmp_path / "codes.h5", "a") as file:
+        file.attrs.clear()
+        for key in list(file):
+            codes = file[key][::2]  # one for each of the student's 40 ms
+            del file[key]
+            file[key] = codes
+    done = run("train_distil.sh", *flags(material, "--codebook_size", 16))
+    assert "speed perturbation" in done.stderr
+    more = ["--codebook_size", 16, "--frames_ratio", 1]
+    log = run("train_distil.sh", *flags(material, *more)).stderr
+    assert "2 codebooks of 16, 1 teacher frames per student frame" in log
+    assert (tmp_path / "student" / "last").is_dir()

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from k2distil.bin.evaluate import main as evaluate
 from tests.scripts.conftest import (
     ROOT,
     command,
@@ -106,7 +107,7 @@ def test_a_stopped_training_goes_on_to_the_same_student(signum, material, tmp_pa
     assert "Traceback" not in log, log
     assert not (tmp_path / "two" / "last").exists()
     before = len(losses(log))
-    resumed = succeed("train_distil.sh", *stopped)
+    resumed = succeed("train_distil.sh", *stopped, "--num_codebooks", 2, "--data_type", "raw")
     assert "going on from" in resumed
     assert losses(resumed) == losses(undisturbed)[12 - len(losses(resumed)) :]
     assert 0 < len(losses(resumed)) <= 12 - min(before, 4)
@@ -134,6 +135,8 @@ def test_two_processes_train_as_one_with_twice_the_batch(material, tmp_path):
     )
     assert two.returncode == 0, two.stderr
     np.testing.assert_allclose(losses(two.stderr), losses(one), rtol=2e-3)
+    begun = [(tmp_path / name / "train_distil.json").read_text() for name in ("one", "two")]
+    assert begun[0] == begun[1]  # so that one may go on where two have stopped
     summaries = [
         json.loads((tmp_path / name / "train_distil.summary.json").read_text())["last"]
         for name in ("one", "two")
@@ -182,6 +185,12 @@ def test_evaluate_says_what_is_wrong_with_a_student(material, tmp_path):
     ]
     assert "REF: " in done.stdout
     assert f"WER {100 * rates['wer']:.2f} %" in done.stdout
+    more = ["--gpu", "cpu", "--num_workers", "0", "--train_data", str(tmp_path / "cv.list")]
+    more += ["--student_checkpoint", str(tmp_path / "student" / "last"), "--save_path"]
+    assert evaluate([*more, str(tmp_path / "rates.json")]) == 0
+    before = (tmp_path / "codes.h5").read_bytes()
+    assert evaluate([*more, str(tmp_path / "codes.h5")]) == 2
+    assert (tmp_path / "codes.h5").read_bytes() == before
 
 
 def test_a_full_disk_is_named_and_the_training_goes_on_afterwards(material, small_disk, resize):
@@ -218,6 +227,7 @@ def test_other_settings_are_refused_and_force_starts_over(material, tmp_path):
     assert done.returncode == 2
     assert "learning_rate: 0.001 there, 0.01 now" in done.stderr
     succeed("train_distil.sh", *flags(material, "--learning_rate", "0.01", "--force"))
+    assert "force" not in (tmp_path / "student" / "train_distil.config.yaml").read_text()
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("mine")
     done = run("train_distil.sh", *flags(material, "--save_path", tmp_path / "thesis", "--force"))

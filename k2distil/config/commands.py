@@ -1,0 +1,202 @@
+"""Every command's options: yaml key = --flag = field, its type, default and help."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from k2distil.config.options import (
+    AudioOptions,
+    DataOptions,
+    DeviceOptions,
+    ExtractOptions,
+    LaunchOptions,
+    ListOptions,
+    OptimizerOptions,
+    RunOptions,
+    StudentOptions,
+    TeacherOptions,
+    option,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveEmbeddingConfig(TeacherOptions, AudioOptions, ExtractOptions, LaunchOptions, RunOptions):
+    """save_embedding.sh: the teacher's embeddings of num_audio utterances -> h5."""
+
+    save_path: Path = option("h5 file to write")
+    num_audio: int | None = option("number of utterances", 1000, minimum=1)
+    embedding_dtype: Literal["float16", "float32"] = option("dtype in the h5", "float16")
+    shard_output: float | None = option(
+        "hours of audio per h5, numbered beside save_path, which lists them; not given: one h5",
+        None,
+        minimum=1e-6,
+    )
+
+    required = ("encoder_type", "checkpoint", "train_data", "save_path")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainQuantizerConfig(TeacherOptions, AudioOptions, LaunchOptions, RunOptions):
+    """train_quantizer_offline.sh: embeddings (or audio) -> a quantizer."""
+
+    save_path: Path = option("quantizer file, or a folder to get quantizer.pt")
+    embedding_path: Path | None = option("embeddings from save_embedding.sh", None)
+    train_quantizer_online: bool = option(
+        "take the frames from audio and teacher, with nothing on disk between", False
+    )
+    num_audio: int | None = option("number of utterances when online", 1000, minimum=1)
+    quantizer_type: Literal["product", "additive"] = option(
+        "product: predictable codes, fast; additive: less error, slower", "product"
+    )
+    quantizer_in_dim: int | None = option(
+        "the embedding's dimension (1280 for whisper-large); not given: taken from the data", None
+    )
+    quantizer_out_dim: int = option("number of codebooks: bytes per frame", 8, minimum=1)
+    quantizer_codebook_size: int = option("entries per codebook", 256, minimum=2)
+    quantizer_batch_size: int = option("frames per training step", 512, minimum=1)
+    reservoir_frames: int = option(
+        "frames kept in memory to train on, a uniform sample if there are more", 500_000, minimum=1
+    )
+    checkpoint_seconds: float = option(
+        "seconds of training between two checkpoints: what a stop can lose", 30.0, minimum=0
+    )
+
+    required = ("save_path",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveCodebookConfig(TeacherOptions, AudioOptions, ExtractOptions, LaunchOptions, RunOptions):
+    """save_codebook.sh: the codes (or embeddings) of all utterances -> h5."""
+
+    save_path: Path = option("h5 file to write")
+    save_codebook: bool = option("write codes; without it, embeddings", False)
+    quantizer_path: Path | None = option(
+        "quantizer from train_quantizer_offline.sh, or a state dict of multi_quantization", None
+    )
+    num_codebooks_used: int | None = option(
+        "codes of the first so many codebooks only; not given: all", None, minimum=1
+    )
+    quantizer_in_dim: int | None = option("must be the quantizer's, if given", None)
+    quantizer_out_dim: int | None = option("must be the quantizer's, if given", None)
+    quantizer_codebook_size: int | None = option("must be the quantizer's, if given", None)
+    embedding_dtype: Literal["float16", "float32"] = option(
+        "dtype of embeddings in the h5", "float16"
+    )
+    shard_output: float | None = option(
+        "hours of audio per h5, numbered beside save_path, which lists them; not given: one h5",
+        None,
+        minimum=1e-6,
+    )
+
+    required = ("encoder_type", "checkpoint", "train_data", "save_path")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeConfig:
+    """k2distil merge: the finished parts of a run that ended before its merge -> the h5."""
+
+    save_path: Path = option("--save_path of the run")
+    lease_seconds: float = option("as in the run", 60.0, minimum=1)
+
+    required = ("save_path",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyConfig(DataOptions):
+    """k2distil verify: whether a file of codes or embeddings is whole, right and complete."""
+
+    codebook_path: Path | None = option("codes to look at", None)
+    embedding_path: Path | None = option("or embeddings", None)
+
+    required = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig:
+    """k2distil inspect: what is in a file."""
+
+    path: Path = option("codes, embeddings or a quantizer")
+
+    required = ("path",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """k2distil report: outputs of the scripts -> one HTML page of tables and plots."""
+
+    path: tuple[Path, ...] = option("codes, embeddings, quantizers, folders of students")
+    save_path: Path = option(".html to write")
+
+    required = ("path", "save_path")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(DataOptions):
+    """k2distil export: a quantizer, or codes -> files for another toolkit."""
+
+    to: Literal["multi_quantization", "lhotse"] = option(
+        "multi_quantization: icefall's, a state dict; lhotse: cuts that have the codes"
+    )
+    save_path: Path = option("file to write; lhotse: .jsonl.gz")
+    quantizer_path: Path | None = option("multi_quantization: quantizer file, or its folder", None)
+    codebook_path: Path | None = option("lhotse: codes from save_codebook.sh", None)
+    cuts_path: Path | None = option("lhotse: cuts whose ids are the keys of the codes", None)
+    train_data: tuple[Path, ...] | None = option(
+        "lhotse: audio lists to make cuts of, without cuts_path", None
+    )
+    channel: int = option("lhotse: of train_data's audio, 0: the first", 0, minimum=0)
+    field: str = option("lhotse: name of the codes in a cut", "codebook_indexes")
+    dtype: Literal["uint8", "int16"] | None = option(
+        "lhotse: of the codes; int16, which cut.pad() can fill with -100, makes a copy of the h5; "
+        "not given: as they are. Not read from a yaml, where it is the teacher's",
+        None,
+        flag_only=True,
+    )
+    path_prefix: Path | None = option(
+        "lhotse: folder where the training will find the h5; not given: where it lies now", None
+    )
+    shar: Path | None = option(
+        "lhotse: folder to write shards of cuts, audio and codes to, too", None
+    )
+    force: bool = option("replace an export of other settings", False)
+
+    required = ("to", "save_path")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainDistilConfig(StudentOptions, OptimizerOptions, ListOptions, LaunchOptions, RunOptions):
+    """train_distil.sh: transcripts and codes -> a student."""
+
+    save_path: Path = option("folder for the student, checkpoints and logs")
+    cv_data: tuple[Path, ...] | None = option(
+        "lists to test on; not given: no tests, no best student", None
+    )
+    codebook_path: Path | None = option("codes from save_codebook.sh", None)
+    num_codebooks: int | None = option("must be the codes', if given", None, minimum=1)
+    codebook_size: int | None = option(
+        "must be the codes', if given; 256 where their file does not say", None, minimum=2
+    )
+    missing_codes: Literal["error", "ignore"] = option(
+        "utterances without codes: an error, or trained on their text alone", "error"
+    )
+    bad_utterances: Literal["error", "skip"] = option(
+        "empty text, unknown characters, text or codes that do not fit the audio: an error, or "
+        "left out and listed",
+        "error",
+    )
+
+    required = ("train_data", "save_path")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(ListOptions, DeviceOptions):
+    """k2distil evaluate: a student -> word and character error rates on a list."""
+
+    student_checkpoint: Path = option("folder of a student, such as <save_path>/best")
+    save_path: Path | None = option("JSON file for the rates and every text; not given: none", None)
+    batch_seconds: float = option(
+        "seconds of audio per batch, padding included", 120.0, minimum=0.1
+    )
+    num_worst: int = option("utterances whose alignment is shown", 5, minimum=0)
+
+    required = ("student_checkpoint", "train_data")

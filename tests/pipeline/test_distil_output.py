@@ -1,0 +1,64 @@
+"""The folder of a student: what is the best in it, and what may be replaced."""
+
+import json
+
+import pytest
+
+from k2distil.errors import ConfigError
+from k2distil.pipeline.distil_output import StudentFolder
+
+
+class Saved:
+    """In the place of a student: its folder has a mark of it."""
+
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
+
+    def save(self, folder, extra):
+        folder.mkdir(exist_ok=True)
+        (folder / "mark").write_text(self.mark)
+        for name, text in extra.items():
+            (folder / name).write_text(text)
+
+
+def begun(path, fingerprint, force=False) -> StudentFolder:
+    folder = StudentFolder(path)
+    assert folder.begin(fingerprint, force) is None
+    folder._lock.close()
+    return folder
+
+
+def test_the_best_is_the_best_on_the_same_test(tmp_path):
+    folder = begun(tmp_path, {"learning_rate": 1})
+    for mark, test, step, rate in [
+        ("first", "easy", 1, 0.5),
+        ("worse", "easy", 2, 0.6),
+        ("again", "easy", 1, 0.55),  # the step of the best, done again
+        ("other", "hard", 3, 0.9),
+        ("tie", "hard", 4, 0.9),
+    ]:
+        folder.offer(Saved(mark), test, "wer", step, {"wer": rate})
+        best = json.loads((tmp_path / "best" / "metrics.json").read_text())
+        assert (tmp_path / "best" / "mark").read_text() == {
+            "worse": "first",
+            "tie": "other",
+        }.get(mark, mark)
+        assert best["test"] == test
+    assert folder.best()["step"] == 3
+
+
+def test_a_run_that_ended_before_its_first_step_holds_no_folder(tmp_path):
+    begun(tmp_path, {"learning_rate": 1})
+    folder = begun(tmp_path, {"learning_rate": 2})
+    folder.offer(Saved("one"), "test", "wer", 1, {"wer": 0.5})
+    with pytest.raises(ConfigError, match="learning_rate: 2 there, 3 now"):
+        StudentFolder(tmp_path).begin({"learning_rate": 3}, force=False)
+
+
+def test_force_leaves_nothing_of_the_old_student(tmp_path):
+    folder = begun(tmp_path, {"learning_rate": 1})
+    folder.offer(Saved("old"), "test", "wer", 1, {"wer": 0.5})
+    (tmp_path / "best").rename(tmp_path / ".best.old")  # killed while it was replaced
+    (tmp_path / "last").mkdir()
+    begun(tmp_path, {"learning_rate": 2}, force=True)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["train_distil.json"]
