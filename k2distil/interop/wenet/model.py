@@ -24,7 +24,8 @@ HEAD = "codebook_loss"  # the attribute, and so the first part of its keys in a 
 class WithCodebookLoss(nn.Module):
     """What `with_codebook_loss` adds to the class of a model.
 
-    Attributes, not annotated for TorchScript's sake: `codebook_loss`, `codebook_options`.
+    Attributes, not annotated for TorchScript's sake: `codebook_loss`, `codebook_options`, and
+    `codebook_weight`, which a training loop may change from step to step.
     """
 
     @torch.jit.unused
@@ -82,7 +83,7 @@ class WithCodebookLoss(nn.Module):
         )
         loss = cast(CodebookLoss, self.codebook_loss)(frames, codes.to(frames.device))
         result["loss_codebook"] = loss
-        result["loss"] = result["loss"] + options.codebook_weight * loss
+        result["loss"] = result["loss"] + self.codebook_weight * loss
         return result
 
 
@@ -137,6 +138,7 @@ def with_codebook_loss(
     kind, extended = type(model), cast(Any, model)
     model.__class__ = type(f"{kind.__name__}WithCodebookLoss", (WithCodebookLoss, kind), {})
     extended.codebook_options = options
+    extended.codebook_weight = options.codebook_weight
     extended.codebook_loss = head.to(next(model.parameters()).device)
     return model
 

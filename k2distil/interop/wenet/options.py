@@ -48,7 +48,7 @@ def read_options(configs: Mapping[str, Any]) -> CodebookOptions:
         if type(value) not in kinds:
             raise ConfigError(f"{name}: {value!r} in the yaml; expected {words}")
     for name in MISALIGNING:
-        if configs.get("dataset_conf", {}).get(name):
+        if (configs.get("dataset_conf") or {}).get(name):
             raise ConfigError(
                 f"dataset_conf.{name}: true, but the codes are of the audio as it is; set it to "
                 "false (spec_aug and spec_sub may stay)"

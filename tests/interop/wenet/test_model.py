@@ -68,6 +68,9 @@ def test_the_loss_of_the_chosen_layer_is_added_with_its_weight(layer):
     torch.testing.assert_close(result["loss_ctc"], alone["loss_ctc"])
     torch.testing.assert_close(result["loss"], alone["loss"] + 0.5 * result["loss_codebook"])
     assert result.keys() == alone.keys() | {"loss_codebook"}
+    model.codebook_weight = 0.25
+    lighter = model(found, CPU)
+    torch.testing.assert_close(lighter["loss"], alone["loss"] + 0.25 * result["loss_codebook"])
 
 
 def test_the_encoder_runs_once_and_no_hook_stays():
@@ -207,3 +210,4 @@ def test_options_that_cannot_be_are_refused_by_name(configs, message):
 def test_the_number_of_codebooks_must_be_given():
     with pytest.raises(ConfigError, match="num_codebooks: missing in the yaml"):
         read_options({"codebook_weight": 5.0})
+    assert read_options({"num_codebooks": 8, "dataset_conf": None}).num_codebooks == 8
