@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
+from collections.abc import Iterator
 
 import numpy as np
 import soundfile
@@ -20,6 +22,7 @@ MAX_OGG_PAGE = 65_307  # bytes (RFC 3533, section 6)
 # Pipes cannot go back to write the length, so streaming writers leave about 2**31 or 2**32 there.
 UNKNOWN_WAV_SIZE = 0x7FFF_0000  # bytes
 UNKNOWN_FRAMES = 1 << 62
+BLOCK = 1 << 22  # frames read at a time: a damaged header may announce more than memory holds
 
 _WAV_DATA_LOG = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
 
@@ -37,17 +40,15 @@ def load_audio(utterance: Utterance, channel: int = 0) -> np.ndarray:
 
     Raises:
         DataError: the file is missing, unreadable, empty, truncated, not audio, has NaN or
-            infinite samples, ends before the segment does, or lacks the channel; or the command
-            that should write it failed. An mp3 without a Xing or Info header does not tell its
-            length, so truncation goes unseen there.
+            infinite samples, ends before the segment does, or lacks the channel; the command that
+            should write it failed; or a decoder raised anything else. An mp3 without a Xing or
+            Info header does not tell its length, so truncation goes unseen there.
     """
-    try:
+    with _named(utterance):
         samples, rate = _decode(utterance)
         return _prepare(
             samples, rate, utterance, channel if utterance.channel is None else utterance.channel
         )
-    except DataError as error:
-        raise DataError(f"{utterance.wav}: utterance {utterance.key}: {error}") from error
 
 
 def audio_seconds(utterance: Utterance) -> float:
@@ -58,18 +59,30 @@ def audio_seconds(utterance: Utterance) -> float:
     Raises:
         DataError: as `load_audio`, but for what only decoding finds.
     """
-    try:
-        with soundfile.SoundFile(_open_source(utterance)) as file:
-            num_frames, rate = file.frames, file.samplerate
-    except DataError as error:
-        raise DataError(f"{utterance.wav}: utterance {utterance.key}: {error}") from error
-    except (soundfile.LibsndfileError, TypeError):  # TypeError: a name ending in .raw
-        num_frames, rate = UNKNOWN_FRAMES, 0
+    with _named(utterance):
+        source = _open_source(utterance)
+        try:
+            with soundfile.SoundFile(source) as file:
+                num_frames, rate = file.frames, file.samplerate
+        except (soundfile.LibsndfileError, TypeError):  # TypeError: a name ending in .raw
+            num_frames, rate = UNKNOWN_FRAMES, 0
     if num_frames >= UNKNOWN_FRAMES:
         return len(load_audio(utterance, utterance.channel or 0)) / SAMPLE_RATE
     seconds = num_frames / rate
     end = seconds if utterance.end is None else min(seconds, utterance.end)
     return max(0.0, end - (utterance.start or 0.0))
+
+
+@contextlib.contextmanager
+def _named(utterance: Utterance) -> Iterator[None]:
+    """Any fault of one utterance's audio becomes its DataError, with path and key."""
+    try:
+        yield
+    except Exception as error:  # one bad file never ends a run, whatever a decoder makes of it
+        reason = str(error)
+        if not isinstance(error, DataError):
+            reason = f"{type(error).__name__}: {error}; make the file anew or remove it"
+        raise DataError(f"{utterance.wav}: utterance {utterance.key}: {reason}") from error
 
 
 def _prepare(samples: np.ndarray, rate: int, utterance: Utterance, channel: int) -> np.ndarray:
@@ -103,15 +116,15 @@ def _decode(utterance: Utterance) -> tuple[np.ndarray, int]:
         if cut := _sign_of_truncation(file, source):
             raise DataError(f"truncated: {cut}; copy the file again or remove it from the list")
         first = round((utterance.start or 0.0) * file.samplerate)
-        if first >= file.frames:
-            return np.zeros((0, file.channels), np.float32), file.samplerate
         last = file.frames
         if utterance.end is not None:
             last = min(last, round(utterance.end * file.samplerate))
+        if first >= last:
+            return np.zeros((0, file.channels), np.float32), file.samplerate
         try:
             if first:
                 file.seek(first)
-            samples = file.read(last - first, dtype="float32", always_2d=True)
+            samples = _read(file, last - first)
         except soundfile.LibsndfileError as error:
             raise DataError(f"damaged or truncated ({error}); make the file anew") from error
         if len(samples) < last - first:
@@ -120,6 +133,18 @@ def _decode(utterance: Utterance) -> tuple[np.ndarray, int]:
                 "make the file anew"
             )
         return samples, file.samplerate
+
+
+def _read(file: soundfile.SoundFile, num_frames: int) -> np.ndarray:
+    """So many frames, or all that there are: (num_frames, num_channels) float32."""
+    blocks = []
+    while num_frames > 0:
+        wanted = min(BLOCK, num_frames)
+        blocks.append(file.read(wanted, dtype="float32", always_2d=True))
+        num_frames -= wanted
+        if len(blocks[-1]) < wanted:
+            break
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
 def _open_source(utterance: Utterance) -> str | io.BytesIO:

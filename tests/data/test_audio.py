@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from k2distil.batch import Utterance
-from k2distil.data import audio_seconds, load_audio, read_list
+from k2distil.data import audio, audio_seconds, decode_ahead, load_audio, read_list
 from k2distil.errors import DataError
 from tests.data.tones import load, tone
 
@@ -199,6 +199,43 @@ def test_a_flac_whose_length_was_never_written_is_refused(tmp_path: Path) -> Non
     path.write_bytes(data)
     with pytest.raises(DataError, match="does not say how long"):
         load(path)
+
+
+def test_a_flac_that_announces_more_than_memory_holds_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    soundfile.write(path, tone(16000, 2), 16000)
+    data = bytearray(path.read_bytes())
+    data[21] |= 0x0F  # the upper 4 of the 36 bits of STREAMINFO that count the samples
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.flac: utterance utt1: damaged or truncated"):
+        load(path)
+
+
+def test_audio_of_several_blocks_is_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    soundfile.write(tmp_path / "a.flac", tone(16000), 16000)
+    whole = load(tmp_path / "a.flac")
+    for block in (16000, 5000):
+        monkeypatch.setattr(audio, "BLOCK", block)
+        assert np.array_equal(load(tmp_path / "a.flac"), whole)
+        assert np.array_equal(load(tmp_path / "a.flac", start=0.2, end=0.9), whole[3200:14400])
+
+
+@pytest.mark.parametrize("error", [MemoryError("240 GiB"), RuntimeError("odd")])
+def test_whatever_a_decoder_raises_is_the_fault_of_one_utterance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    soundfile.write(tmp_path / "a.wav", tone(16000), 16000)
+    monkeypatch.setattr(soundfile.SoundFile, "__init__", fail)
+    utterance = Utterance("utt1", str(tmp_path / "a.wav"))
+    words = rf"a\.wav: utterance utt1: {type(error).__name__}: {error}; make the file anew"
+    for decode in (load_audio, audio_seconds):
+        with pytest.raises(DataError, match=words):
+            decode(utterance)
+    [(_, failed)] = decode_ahead([utterance], num_workers=0)
+    assert isinstance(failed, DataError)
 
 
 def test_a_member_of_a_tar_is_read_in_place(tmp_path: Path) -> None:
