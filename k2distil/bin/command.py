@@ -78,7 +78,7 @@ def run(
         print("interrupted; run the same command again to resume", file=sys.stderr)
         return EXIT_SIGINT
     if report := getattr(result, "report", ""):
-        print(report)
+        print(report.encode(errors="backslashreplace").decode())  # names that are not UTF-8
     return tell_launcher(EXIT_SOME_FAILED) if result.num_failed else EXIT_OK
 
 

@@ -62,7 +62,7 @@ def audio_seconds(utterance: Utterance) -> float:
     with _named(utterance):
         source = _open_source(utterance)
         try:
-            with soundfile.SoundFile(source) as file:
+            with _open(source) as file:
                 num_frames, rate = file.frames, file.samplerate
         except (soundfile.LibsndfileError, TypeError):  # TypeError: a name ending in .raw
             num_frames, rate = UNKNOWN_FRAMES, 0
@@ -109,9 +109,9 @@ def _decode(utterance: Utterance) -> tuple[np.ndarray, int]:
     """The segment's (num_frames, num_channels) float32 and its sample rate."""
     source = _open_source(utterance)
     try:
-        file = soundfile.SoundFile(source)
+        file = _open(source)
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name ending in .raw
-        return decode_other_format(utterance, source, reason=str(error))
+        return decode_other_format(utterance, source, getattr(error, "error_string", str(error)))
     with file:
         if cut := _sign_of_truncation(file, source):
             raise DataError(f"truncated: {cut}; copy the file again or remove it from the list")
@@ -133,6 +133,11 @@ def _decode(utterance: Utterance) -> tuple[np.ndarray, int]:
                 "make the file anew"
             )
         return samples, file.samplerate
+
+
+def _open(source: str | io.BytesIO) -> soundfile.SoundFile:
+    # As bytes: soundfile refuses a str with the bytes of another encoding (GBK, say) in it.
+    return soundfile.SoundFile(os.fsencode(source) if isinstance(source, str) else source)
 
 
 def _read(file: soundfile.SoundFile, num_frames: int) -> np.ndarray:
@@ -159,6 +164,8 @@ def _open_source(utterance: Utterance) -> str | io.BytesIO:
                 return utterance.wav
             file.seek(utterance.tar_offset)
             data = file.read(utterance.tar_size)
+    except UnicodeEncodeError as error:
+        raise DataError(f"no file can have that name ({error.reason}); correct the list") from error
     except OSError as error:
         raise DataError(
             f"cannot be read ({error.strerror}); correct the path in the list"

@@ -127,6 +127,9 @@ def read_rejections(save_path: Path, name: str) -> list[dict[str, str]]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file so that it is whole or not there."""
+    r"""Write a small file so that it is whole or not there.
+
+    What is not UTF-8 in a name, such as "\udcd6", becomes its escape, as in JSON.
+    """
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -231,7 +231,8 @@ class PartFolder:
             for key, values in arrays.items():
                 write_dataset(file, key, values)
         with replacing(self._report_path(index)) as temporary:
-            temporary.write_text(_sealed(complete), encoding="utf-8")
+            # What is not UTF-8 in a path becomes its escape, which JSON reads as the same again.
+            temporary.write_text(_sealed(complete), "utf-8", "backslashreplace")
         return complete
 
     def reports(self) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Real files in every format soundfile writes; broken ones; a stand-in for the ffmpeg program."""
 
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -143,6 +144,20 @@ def test_files_that_cannot_be_read_name_path_key_and_remedy(tmp_path: Path) -> N
     ]:
         with pytest.raises(DataError, match=f"{path}: utterance utt1: .*{words}"):
             load(path)
+
+
+@pytest.mark.parametrize("suffix", ["flac", "ogg"])
+def test_a_name_that_is_not_utf_8_is_opened(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / os.fsdecode(b"\xd6\xd0." + suffix.encode())  # GBK, as os.listdir() gives it
+    with path.open("wb") as file:
+        soundfile.write(file, tone(16000), 16000, format=suffix)
+    assert len(load(path)) == 16000
+    assert audio_seconds(Utterance("utt1", str(path))) == 1.0
+    path.write_text("words")
+    with pytest.raises(DataError, match="nothing here can decode it"):
+        load(path)
+    with pytest.raises(DataError, match=r"utterance utt1: no file can have that name"):
+        load(tmp_path / "\ud800.flac")
 
 
 @pytest.mark.parametrize(

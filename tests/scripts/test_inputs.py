@@ -1,6 +1,9 @@
 """save_embedding.sh on lists of every kind: the same audio, the same embeddings."""
 
 import csv
+import os
+import subprocess
+import sys
 import tarfile
 import threading
 from functools import partial
@@ -11,7 +14,8 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.scripts.conftest import WENET_TEACHER, run, speech, succeed
+from k2distil.pipeline.summary import read_rejections
+from tests.scripts.conftest import WENET_TEACHER, environment, run, speech, succeed
 
 
 @pytest.fixture
@@ -57,6 +61,37 @@ def test_every_kind_of_list_gives_the_same_embeddings(corpus, tmp_path):
     assert yaml.safe_load(resolved.read_text())["train_data"] == [str(first), str(scp), str(shards)]
     log = succeed("save_embedding.sh", "--config", resolved)  # the server is gone, the cache is not
     assert "complete already" in log
+
+
+def test_names_that_are_not_utf_8_are_read_and_told(corpus, tmp_path):
+    names = [os.fsdecode(name) for name in (b"\xd6\xd0.wav", b"\xb9\xfa.wav")]  # GBK
+    (corpus.folder / "utt1.wav").rename(corpus.folder / names[0])
+    (corpus.folder / names[1]).write_bytes(b"words")
+    corpus.list("gbk", names[0])
+    corpus.list("words", names[1])
+    corpus.list("half", "\ud800.wav")
+    save_path = tmp_path / "e.h5"
+    done = run(
+        *("save_embedding.sh", *WENET_TEACHER, "--train_data", corpus.path),
+        *("--save_path", save_path),
+    )
+    assert done.returncode == 1, done.stderr
+    assert len(embeddings(save_path)["gbk"]) == 30
+    failed = {row["key"]: row for row in read_rejections(save_path, "failed")}
+    assert failed.keys() == {"utt1", "words", "half"}
+    assert failed["words"]["wav"].endswith(r"\udcb9\udcfa.wav")
+    assert r"\udcb9\udcfa.wav: utterance words: nothing here" in failed["words"]["reason"]
+    assert r"\ud800.wav: utterance half: no file can have that name" in failed["half"]["reason"]
+    (corpus.folder / names[0]).unlink()
+    verify = [sys.executable, "-m", "k2distil", "verify", "--embedding_path", str(save_path)]
+    told = subprocess.run(
+        [*verify, "--train_data", str(corpus.path)],
+        capture_output=True,
+        text=True,
+        env=environment(PYTHONIOENCODING="utf-8:strict"),
+    )
+    assert told.returncode == 1, told.stderr
+    assert r"\udcd6\udcd0.wav: utterance gbk: cannot be read" in told.stdout
 
 
 def test_a_command_that_fails_is_a_failed_utterance(corpus, tmp_path):
