@@ -21,7 +21,7 @@ MAX_OVERSHOOT = 0.1  # seconds a segment may end past the audio: lists round the
 MAX_OGG_PAGE = 65_307  # bytes (RFC 3533, section 6)
 # Pipes cannot go back to write the length, so streaming writers leave about 2**31 or 2**32 there.
 UNKNOWN_WAV_SIZE = 0x7FFF_0000  # bytes
-UNKNOWN_FRAMES = 1 << 62
+UNKNOWN_FRAMES = 1 << 50  # libsndfile's count where the header of a flac does not tell it: 2**63
 BLOCK = 1 << 22  # frames read at a time: a damaged header may announce more than memory holds
 
 _WAV_DATA_LOG = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
@@ -117,6 +117,7 @@ def _decode(utterance: Utterance) -> tuple[np.ndarray, int]:
             raise DataError(f"truncated: {cut}; copy the file again or remove it from the list")
         first = round((utterance.start or 0.0) * file.samplerate)
         last = file.frames
+        is_known = last < UNKNOWN_FRAMES
         if utterance.end is not None:
             last = min(last, round(utterance.end * file.samplerate))
         if first >= last:
@@ -126,8 +127,11 @@ def _decode(utterance: Utterance) -> tuple[np.ndarray, int]:
                 file.seek(first)
             samples = _read(file, last - first)
         except soundfile.LibsndfileError as error:
-            raise DataError(f"damaged or truncated ({error}); make the file anew") from error
-        if len(samples) < last - first:
+            shorter = "" if is_known or not first else f", or it ends before {utterance.start} s"
+            raise DataError(
+                f"damaged or truncated{shorter} ({error}); make the file anew"
+            ) from error
+        if is_known and len(samples) < last - first:
             raise DataError(
                 f"damaged or truncated: {last - first} frames announced, {len(samples)} found; "
                 "make the file anew"
@@ -135,9 +139,20 @@ def _decode(utterance: Utterance) -> tuple[np.ndarray, int]:
         return samples, file.samplerate
 
 
-def _open(source: str | io.BytesIO) -> soundfile.SoundFile:
+class _SoundFile(soundfile.SoundFile):
+    """Without soundfile's seek after every read to where it is already.
+
+    libFLAC fails in that one at the end of a file that does not tell its length.
+    """
+
+    def seekable(self) -> bool:
+        """For `read` only: `seek` works."""
+        return False
+
+
+def _open(source: str | io.BytesIO) -> _SoundFile:
     # As bytes: soundfile refuses a str with the bytes of another encoding (GBK, say) in it.
-    return soundfile.SoundFile(os.fsencode(source) if isinstance(source, str) else source)
+    return _SoundFile(os.fsencode(source) if isinstance(source, str) else source)
 
 
 def _read(file: soundfile.SoundFile, num_frames: int) -> np.ndarray:
@@ -180,8 +195,6 @@ def _open_source(utterance: Utterance) -> str | io.BytesIO:
 
 def _sign_of_truncation(file: soundfile.SoundFile, source: str | io.BytesIO) -> str | None:
     """What libsndfile lets pass: it shortens a cut wav or ogg to what is left of it."""
-    if file.frames >= UNKNOWN_FRAMES:
-        return "the header does not say how long it is"
     if file.format in {"WAV", "WAVEX"} and (log := _WAV_DATA_LOG.search(file.extra_info)):
         announced, found = map(int, log.groups())
         if found < announced < UNKNOWN_WAV_SIZE:
