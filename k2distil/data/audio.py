@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
-import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,17 +12,18 @@ import soxr
 
 from k2distil.batch import SAMPLE_RATE, Utterance
 from k2distil.data.command import run_command
-from k2distil.data.other_formats import decode_other_format
+from k2distil.data.other_formats import decode_other_format, segment_of
+from k2distil.data.sound_file import (
+    UNKNOWN_FRAMES,
+    SoundFile,
+    ogg_links,
+    open_audio,
+    sign_of_truncation,
+)
 from k2distil.errors import DataError
 
 MAX_OVERSHOOT = 0.1  # seconds a segment may end past the audio: lists round their times
-MAX_OGG_PAGE = 65_307  # bytes (RFC 3533, section 6)
-# Pipes cannot go back to write the length, so streaming writers leave about 2**31 or 2**32 there.
-UNKNOWN_WAV_SIZE = 0x7FFF_0000  # bytes
-UNKNOWN_FRAMES = 1 << 50  # libsndfile's count where the header of a flac does not tell it: 2**63
 BLOCK = 1 << 22  # frames read at a time: a damaged header may announce more than memory holds
-
-_WAV_DATA_LOG = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
 
 
 def load_audio(utterance: Utterance, channel: int = 0) -> np.ndarray:
@@ -42,7 +41,7 @@ def load_audio(utterance: Utterance, channel: int = 0) -> np.ndarray:
         DataError: the file is missing, unreadable, empty, truncated, not audio, has NaN or
             infinite samples, ends before the segment does, or lacks the channel; the command that
             should write it failed; or a decoder raised anything else. An mp3 without a Xing or
-            Info header does not tell its length, so truncation goes unseen there.
+            Info header does not tell its length: it is read to its end, and truncation goes unseen.
     """
     with _named(utterance):
         samples, rate = _decode(utterance)
@@ -54,7 +53,8 @@ def load_audio(utterance: Utterance, channel: int = 0) -> np.ndarray:
 def audio_seconds(utterance: Utterance) -> float:
     """Seconds that `load_audio` gives; from the header where soundfile knows the format.
 
-    The audio in other formats, and what a command writes, is decoded for it.
+    The audio in other formats, that whose header does not tell its length (see `open_audio`), and
+    what a command writes, is decoded for it.
 
     Raises:
         DataError: as `load_audio`, but for what only decoding finds.
@@ -62,8 +62,10 @@ def audio_seconds(utterance: Utterance) -> float:
     with _named(utterance):
         source = _open_source(utterance)
         try:
-            with _open(source) as file:
+            with open_audio(source) as file:
                 num_frames, rate = file.frames, file.samplerate
+                if ogg_links(file, source, utterance.end):
+                    num_frames = UNKNOWN_FRAMES
         except (soundfile.LibsndfileError, TypeError):  # TypeError: a name ending in .raw
             num_frames, rate = UNKNOWN_FRAMES, 0
     if num_frames >= UNKNOWN_FRAMES:
@@ -109,53 +111,61 @@ def _decode(utterance: Utterance) -> tuple[np.ndarray, int]:
     """The segment's (num_frames, num_channels) float32 and its sample rate."""
     source = _open_source(utterance)
     try:
-        file = _open(source)
+        file = open_audio(source)
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name ending in .raw
         return decode_other_format(utterance, source, getattr(error, "error_string", str(error)))
     with file:
-        if cut := _sign_of_truncation(file, source):
-            raise DataError(f"truncated: {cut}; copy the file again or remove it from the list")
-        first = round((utterance.start or 0.0) * file.samplerate)
-        last = file.frames
-        is_known = last < UNKNOWN_FRAMES
-        if utterance.end is not None:
-            last = min(last, round(utterance.end * file.samplerate))
-        if first >= last:
-            return np.zeros((0, file.channels), np.float32), file.samplerate
-        try:
-            if first:
-                file.seek(first)
-            samples = _read(file, last - first)
-        except soundfile.LibsndfileError as error:
-            shorter = "" if is_known or not first else f", or it ends before {utterance.start} s"
-            raise DataError(
-                f"damaged or truncated{shorter} ({error}); make the file anew"
-            ) from error
-        if is_known and len(samples) < last - first:
-            raise DataError(
-                f"damaged or truncated: {last - first} frames announced, {len(samples)} found; "
-                "make the file anew"
-            )
-        return samples, file.samplerate
+        if links := ogg_links(file, source, utterance.end):
+            return segment_of(_joined(links), file.samplerate, utterance), file.samplerate
+        return _segment(file, source, utterance.start, utterance.end), file.samplerate
 
 
-class _SoundFile(soundfile.SoundFile):
-    """Without soundfile's seek after every read to where it is already.
-
-    libFLAC fails in that one at the end of a file that does not tell its length.
-    """
-
-    def seekable(self) -> bool:
-        """For `read` only: `seek` works."""
-        return False
-
-
-def _open(source: str | io.BytesIO) -> _SoundFile:
-    # As bytes: soundfile refuses a str with the bytes of another encoding (GBK, say) in it.
-    return _SoundFile(os.fsencode(source) if isinstance(source, str) else source)
+def _joined(links: list[io.BytesIO]) -> np.ndarray:
+    """The streams of a chained Ogg, one after another: (num_frames, num_channels) float32."""
+    parts, kinds = [], set()
+    for link in links:
+        with open_audio(link) as file:
+            parts.append(_segment(file, link))
+            kinds.add((file.samplerate, file.channels))
+    if len(kinds) > 1:
+        raise DataError("Ogg streams of several sample rates or channels; convert it to flac")
+    return np.concatenate(parts)
 
 
-def _read(file: soundfile.SoundFile, num_frames: int) -> np.ndarray:
+def _segment(
+    file: SoundFile, source: str | io.BytesIO, start: float | None = None, end: float | None = None
+) -> np.ndarray:
+    """(num_frames, num_channels) float32 of the seconds start..end, or of all."""
+    if cut := sign_of_truncation(file, source):
+        raise DataError(f"truncated: {cut}; copy the file again or remove it from the list")
+    first = round((start or 0.0) * file.samplerate)
+    last = file.frames
+    is_known = last < UNKNOWN_FRAMES
+    if end is not None:
+        last = min(last, round(end * file.samplerate))
+    if first >= last:
+        return np.zeros((0, file.channels), np.float32)
+    try:
+        if first:
+            file.seek(first)
+        samples = _read(file, last - first)
+    except soundfile.LibsndfileError as error:
+        shorter = "" if is_known or not first else f", or it ends before {start} s"
+        raise DataError(f"damaged or truncated{shorter} ({error}); make the file anew") from error
+    if is_known and len(samples) < last - first:
+        raise DataError(
+            f"damaged or truncated: {last - first} frames announced, {len(samples)} found; "
+            "make the file anew"
+        )
+    if len(samples) < last - first and file.endless is not None and not file.endless.is_read:
+        raise DataError(
+            "an MP3 that goes on with another sample rate or number of channels, or with what is "
+            "no audio; convert it to flac"
+        )
+    return samples
+
+
+def _read(file: SoundFile, num_frames: int) -> np.ndarray:
     """So many frames, or all that there are: (num_frames, num_channels) float32."""
     blocks = []
     while num_frames > 0:
@@ -191,28 +201,3 @@ def _open_source(utterance: Utterance) -> str | io.BytesIO:
             "copy the tar again"
         )
     return io.BytesIO(data)
-
-
-def _sign_of_truncation(file: soundfile.SoundFile, source: str | io.BytesIO) -> str | None:
-    """What libsndfile lets pass: it shortens a cut wav or ogg to what is left of it."""
-    if file.format in {"WAV", "WAVEX"} and (log := _WAV_DATA_LOG.search(file.extra_info)):
-        announced, found = map(int, log.groups())
-        if found < announced < UNKNOWN_WAV_SIZE:
-            return f"{announced} bytes of samples announced, {found} found"
-    if file.format == "OGG" and _last_ogg_page_is_cut(source):
-        return "its last Ogg page is not whole"
-    return None
-
-
-def _last_ogg_page_is_cut(source: str | io.BytesIO) -> bool:
-    # The page header: 27 bytes, the last of which counts the lengths that follow (RFC 3533).
-    if isinstance(source, str):
-        with open(source, "rb") as file:
-            file.seek(max(0, os.path.getsize(source) - MAX_OGG_PAGE))
-            tail = file.read()
-    else:
-        tail = bytes(source.getbuffer()[-MAX_OGG_PAGE:])
-    page = tail[tail.rfind(b"OggS") :]
-    if len(page) < 27 or len(page) < 27 + page[26]:
-        return True
-    return len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])

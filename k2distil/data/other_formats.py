@@ -44,14 +44,19 @@ def decode_other_format(
         except DataError as error:
             reasons.append(f"{name}: {error}")
             continue
-        first = round((utterance.start or 0.0) * rate)
-        last = None if utterance.end is None else round(utterance.end * rate)
-        return samples[first:last], rate
+        return segment_of(samples, rate, utterance), rate
     raise DataError(
         f"nothing here can decode it (it begins with {_first_bytes(source)!r}); "
         f"{'; '.join(reasons)}. If it is audio, install the ffmpeg program or a torchaudio that "
         "loads, or convert it to flac; else correct the list"
     )
+
+
+def segment_of(samples: np.ndarray, rate: int, utterance: Utterance) -> np.ndarray:
+    """The frames from start to end of the whole file's (num_frames, num_channels), a view."""
+    first = round((utterance.start or 0.0) * rate)
+    last = None if utterance.end is None else round(utterance.end * rate)
+    return samples[first:last]
 
 
 def _first_bytes(source: str | io.BytesIO, num_bytes: int = 12) -> bytes:

@@ -1,0 +1,172 @@
+"""Files opened by libsndfile, and what it gets wrong of where they end: cut, joined, unknown."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import struct
+from typing import Any, BinaryIO
+
+import soundfile
+
+# Pipes cannot go back to write the length, so streaming writers leave about 2**31 or 2**32 there.
+UNKNOWN_WAV_SIZE = 0x7FFF_0000  # bytes
+UNKNOWN_FRAMES = 1 << 50  # `frames` are this or more where the header does not tell them
+FAR = 1 << 54  # bytes, where an MP3 of unknown length seems to end
+MAX_OGG_PAGE = 65_307  # bytes (RFC 3533, section 6)
+
+_WAV_DATA_LOG = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
+_FIRST_OGG_PAGE = re.compile(rb"OggS\0\x02")
+_MP3_FRAME = re.compile(rb"\xff[\xe2-\xe7\xf2-\xff]")  # how one begins
+_TAG = 128  # bytes of an ID3v1 tag
+
+
+class SoundFile(soundfile.SoundFile):
+    """Without soundfile's seek after every read to where it is already.
+
+    libFLAC fails in that one at the end of a file that does not tell its length.
+    """
+
+    endless: _Endless | None = None  # what is read in the place of an MP3 of unknown length
+
+    def seekable(self) -> bool:
+        """For `read` only: `seek` works."""
+        return False
+
+
+def open_audio(source: str | io.BytesIO) -> SoundFile:
+    """Open a path or the bytes of a file.
+
+    `frames` of it are `UNKNOWN_FRAMES` or more where only reading to the end shows how many there
+    are: of a flac from a pipe, and of an MP3 without a Xing or Info header or with more audio than
+    that tells of.
+
+    Raises:
+        soundfile.LibsndfileError: not a format of libsndfile.
+        TypeError: a name ending in .raw.
+    """
+    # As bytes: soundfile refuses a str with the bytes of another encoding (GBK, say) in it.
+    file = SoundFile(os.fsencode(source) if isinstance(source, str) else source)
+    if file.format != "MP3":
+        return file
+    with _opened(source) as opened:
+        whole = _endless_mp3(opened)
+    if whole is not None:
+        file.close()
+        file = SoundFile(whole)
+        file.endless = whole
+    return file
+
+
+def sign_of_truncation(file: SoundFile, source: str | io.BytesIO) -> str | None:
+    """What libsndfile lets pass: it shortens a cut wav or ogg to what is left of it."""
+    if file.format in {"WAV", "WAVEX"} and (log := _WAV_DATA_LOG.search(file.extra_info)):
+        announced, found = map(int, log.groups())
+        if found < announced < UNKNOWN_WAV_SIZE:
+            return f"{announced} bytes of samples announced, {found} found"
+    if file.format == "OGG" and _last_ogg_page_is_cut(source):
+        return "its last Ogg page is not whole"
+    return None
+
+
+def ogg_links(file: SoundFile, source: str | io.BytesIO, end: float | None) -> list[io.BytesIO]:
+    """The streams of a chained Ogg (RFC 3533, section 4), of which libsndfile reads the first.
+
+    Args:
+        file: opened from `source`.
+        source: path or bytes.
+        end: seconds of audio that are wanted; None: all.
+
+    Returns:
+        A file for each; none where it is no chain, or the first stream has all that is wanted.
+    """
+    if file.format != "OGG" or (end is not None and end * file.samplerate <= file.frames):
+        return []
+    with _opened(source) as opened:
+        data = opened.read()
+    starts: list[int] = []
+    behind = 0
+    for start in (found.start() for found in _FIRST_OGG_PAGE.finditer(data)):
+        if start != behind or not starts:  # else side by side with the one before, not after it
+            starts.append(start)
+        behind = start + _ogg_page_size(data[start : start + MAX_OGG_PAGE])
+    stops = [*starts[1:], len(data)]
+    links = zip(starts, stops, strict=True) if len(starts) > 1 else ()
+    return [io.BytesIO(data[start:stop]) for start, stop in links]
+
+
+def _opened(source: str | io.BytesIO) -> BinaryIO:
+    """At its beginning; the place where libsndfile reads is another."""
+    return open(source, "rb") if isinstance(source, str) else io.BytesIO(source.getvalue())
+
+
+def _last_ogg_page_is_cut(source: str | io.BytesIO) -> bool:
+    with _opened(source) as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - MAX_OGG_PAGE))
+        tail = file.read()
+    page = tail[tail.rfind(b"OggS") :]
+    return len(page) < _ogg_page_size(page)
+
+
+def _ogg_page_size(page: bytes) -> int:
+    """By its header: 27 bytes, the last of which counts the lengths that follow."""
+    if len(page) < 27:
+        return 27
+    return 27 + page[26] + sum(page[27 : 27 + page[26]])
+
+
+def _endless_mp3(file: BinaryIO) -> _Endless | None:
+    """What libsndfile shall read of an MP3 so that it comes to the end; None: the file itself.
+
+    It guesses the length from the first frame's bit rate where there is no Xing or Info header,
+    and stops where that header says, even if another MP3 was appended (`cat a.mp3 b.mp3`). Without
+    the header, and with its end out of sight, it reads frame by frame as long as there are any.
+    """
+    while (tag := file.read(10))[:3] == b"ID3":
+        a, b, c, d = tag[6:]
+        has_footer = bool(tag[5] & 0x10)
+        file.seek((a << 21 | b << 14 | c << 7 | d) + 10 * has_footer, os.SEEK_CUR)
+    start = file.tell() - len(tag)
+    file.seek(start)
+    frame = file.read(64)
+    place = max(frame.find(b"Xing"), frame.find(b"Info"))
+    if place >= 0:
+        flags, num_frames, num_bytes = struct.unpack_from(">III", frame, place + 4)
+        if flags & 3 == 3 and num_frames:  # it has both numbers
+            file.seek(start + num_bytes)
+            behind = file.read()
+            if not _MP3_FRAME.search(behind, _TAG if behind.startswith(b"TAG") else 0):
+                return None
+    file.seek(0)
+    data = bytearray(file.read())
+    if place >= 0:
+        data[start + place : start + place + 4] = bytes(4)
+    return _Endless(data)
+
+
+class _Endless(io.RawIOBase):
+    """Bytes that seem to end at `FAR`, with an empty ID3v1 tag, and nothing before."""
+
+    def __init__(self, data: bytearray) -> None:
+        self._file = io.BytesIO(data)
+        self.is_read = False  # to the end
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As of a file that long."""
+        if whence == os.SEEK_END:
+            return self._file.seek(FAR + offset)
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """As of any file."""
+        return self._file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        """As of any file."""
+        if self.tell() >= FAR - _TAG:
+            buffer[:] = bytes(len(buffer))
+            return len(buffer)
+        size = self._file.readinto(buffer)
+        self.is_read = size == 0
+        return size
