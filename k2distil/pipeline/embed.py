@@ -138,7 +138,9 @@ def _compute(
     try:
         yield _values(teacher.embed(batch), values_of)
         return
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
         reason = str(error).partition("\n")[0]
     if torch.cuda.is_initialized():  # the error is gone, and with it what held the memory
         torch.cuda.empty_cache()
@@ -152,6 +154,13 @@ def _compute(
     )
     for half in batch.halves():
         yield from _compute(half, teacher, values_of)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """A CPU's torch raises a plain RuntimeError, of its allocator's or of C++'s words."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(words in str(error) for words in ("DefaultCPUAllocator", "bad_alloc"))
 
 
 def _values(batch: EmbeddingBatch, values_of: ValuesOf) -> _Computed:

@@ -116,22 +116,31 @@ def test_what_cannot_be_done_is_named_and_its_neighbours_are_done(run, tmp_path)
         assert "gone.wav" in reasons["gone"]
 
 
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 MiB\nmore"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+    RuntimeError("std::bad_alloc"),
+    MemoryError(),
+]
+
+
 class SmallDevice(StubTeacher):
     """Has memory for so many samples at once."""
 
-    def __init__(self, room):
+    def __init__(self, room, error=OUT_OF_MEMORY[0]):
         super().__init__()
-        self.room = room
+        self.room, self.error = room, error
 
     def embed(self, batch):
         if batch.samples.numel() > self.room:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 MiB\nmore")
+            raise self.error
         return super().embed(batch)
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on(run, caplog):
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+def test_out_of_memory_halves_the_batch_and_goes_on(run, caplog, error):
     audio = sines(500, 600, 700, 800, 900)
-    teacher = SmallDevice(1500)
+    teacher = SmallDevice(1500, error)
     result = run(audio, teacher)
     assert not result.failed
     for key, values in result.values.items():
@@ -146,6 +155,18 @@ def test_an_utterance_too_big_for_the_memory_fails_alone(run):
     assert list(result.values) == ["u0", "u2"]
     [failed] = result.failed
     assert "utterance u1: out of memory even alone" in failed.reason
+
+
+def test_more_than_a_cpu_has_fails_alone(run):
+    class Greedy(StubTeacher):
+        def embed(self, batch):
+            if batch.samples.shape[1] >= 2000:
+                torch.empty(1 << 50)  # by torch's own allocator, whatever its words are
+            return super().embed(batch)
+
+    result = run(sines(500, 2000, 600), Greedy())
+    assert list(result.values) == ["u0", "u2"]
+    assert "utterance u1: out of memory even alone" in result.failed[0].reason
 
 
 def test_pieces_of_long_audio_are_joined_and_an_end_too_short_is_left_out(run):
