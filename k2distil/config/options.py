@@ -92,7 +92,7 @@ class AudioOptions(ListOptions):
         "num_audio are a seeded random sample, or the first of the list", "random"
     )
     long_audio: Literal["error", "skip", "chunk"] = option(
-        "audio longer than the teacher takes: fail the utterance, drop it, or embed pieces", "error"
+        "audio longer than 30 s, for Whisper: fail the utterance, drop it, or embed pieces", "error"
     )
     batch_seconds: float = option(
         "seconds of audio per batch, padding included", 120.0, minimum=0.1

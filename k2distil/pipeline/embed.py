@@ -36,7 +36,7 @@ ValuesOf = Callable[[Tensor], Tensor]
 
 NOT_FINITE = "NaN or inf in the embedding; check the audio and the checkpoint"
 BEYOND_DTYPE = "embedding beyond float16's range; use --embedding_dtype float32"
-NO_MEMORY = "out of memory even alone; cut the audio, or use --long_audio chunk"
+NO_MEMORY = "out of memory even alone; split the audio into segments"
 
 
 @dataclass

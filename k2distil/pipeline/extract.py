@@ -83,7 +83,7 @@ def extract(
     Raises:
         DataError: the output cannot be written, or was made with other settings.
     """
-    options = embed_options(config, config.wenet_yaml)
+    options = embed_options(config, config.wenet_yaml, teacher)
     fingerprint = {name: attributes[name] for name in attributes.keys() - NO_CONTENT}
     fingerprint |= request(config, utterances, options.limits)
     attributes = {**attributes, "list": fingerprint["list"], "versions": json.dumps(versions())}

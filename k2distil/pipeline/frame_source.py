@@ -123,7 +123,7 @@ def _from_audio(config: TrainQuantizerConfig, processes: Processes) -> FrameSour
     """Each process embeds its parts of the list; the frames come in the order of the list."""
     utterances = read_utterances(config, config.seed, config.save_path)
     teacher, provenance = open_teacher(config, processes.device)
-    options = embed_options(config, config.wenet_yaml)
+    options = embed_options(config, config.wenet_yaml, teacher)
     outcome = Embedded()
     chunks = chunks_of(utterances, config.part_utterances)
     own = chunks[processes.rank :: processes.size]

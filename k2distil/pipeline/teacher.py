@@ -70,8 +70,16 @@ def num_workers(config: ListOptions) -> int:
     return max(1, min(MAX_WORKERS, len(os.sched_getaffinity(0)) // processes - 1))
 
 
-def embed_options(config: AudioOptions, wenet_yaml: dict[str, Any] | None) -> EmbedOptions:
+def embed_options(
+    config: AudioOptions, wenet_yaml: dict[str, Any] | None, teacher: Teacher
+) -> EmbedOptions:
     """How audio reaches the teacher; filter_conf counts only in a yaml the user gave."""
+    if config.long_audio != "error" and teacher.max_samples is None:
+        logger.warning(
+            "--long_audio %s: nothing is too long for the teacher %s, so it is neither cut nor "
+            "skipped; split long audio into segments",
+            *(config.long_audio, teacher.name),
+        )
     limits = duration_limits(wenet_yaml)
     if config.long_audio == "chunk":  # asked for: filter_conf then drops nothing for its length
         limits = dataclasses.replace(limits, longest=float("inf"))

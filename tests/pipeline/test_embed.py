@@ -1,14 +1,17 @@
 """Audio through a stub teacher whose output is known."""
 
 import multiprocessing
+from pathlib import Path
 
 import pytest
 import soundfile
 import torch
 
 from k2distil.batch import SAMPLE_RATE, EmbeddingBatch, Utterance
+from k2distil.config import SaveEmbeddingConfig
 from k2distil.pipeline import windows
 from k2distil.pipeline.embed import Embedded, as_dtype, embed
+from k2distil.pipeline.teacher import embed_options
 from k2distil.pipeline.windows import Chunk, EmbedOptions
 
 
@@ -154,7 +157,7 @@ def test_an_utterance_too_big_for_the_memory_fails_alone(run):
     result = run(sines(500, 2000, 600), SmallDevice(1500))
     assert list(result.values) == ["u0", "u2"]
     [failed] = result.failed
-    assert "utterance u1: out of memory even alone" in failed.reason
+    assert "utterance u1: out of memory even alone; split the audio" in failed.reason
 
 
 def test_more_than_a_cpu_has_fails_alone(run):
@@ -175,6 +178,21 @@ def test_pieces_of_long_audio_are_joined_and_an_end_too_short_is_left_out(run):
     result = run(audio, StubTeacher(), long_audio="chunk")
     assert len(result.values["u0"]) == 2 * most // 100
     assert len(result.values["u1"]) == 3
+
+
+@pytest.mark.parametrize("long_audio", ["error", "skip", "chunk"])
+def test_a_teacher_without_a_limit_never_cuts_which_a_warning_says(run, caplog, long_audio):
+    teacher = StubTeacher()
+    config = SaveEmbeddingConfig(save_path=Path("e.h5"), long_audio=long_audio)
+    embed_options(config, None, teacher)
+    assert not caplog.text
+    teacher.max_samples = None
+    embed_options(config, None, teacher)
+    warning = f"--long_audio {long_audio}: nothing is too long for the teacher stub"
+    assert (warning in caplog.text) == (long_audio != "error")
+    result = run(sines(31 * SAMPLE_RATE), teacher, long_audio=long_audio)
+    assert len(result.values["u0"]) == 31 * SAMPLE_RATE // 100
+    assert teacher.batches == [[31 * SAMPLE_RATE]]
 
 
 def test_an_error_in_the_teacher_ends_the_workers(run):
