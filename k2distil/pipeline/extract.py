@@ -6,33 +6,33 @@ import json
 import logging
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from k2distil.batch import Utterance
 from k2distil.config import SaveCodebookConfig, SaveEmbeddingConfig
 from k2distil.errors import DataError
+from k2distil.pipeline.earlier import Earlier, find_earlier
 from k2distil.pipeline.embed import Embedding, ValuesOf, embed
 from k2distil.pipeline.make_parts import EmbedAll, make_parts
 from k2distil.pipeline.outcome import (
-    Earlier,
     complete_already,
     log_outcome,
     made_by_others,
     summarise,
 )
 from k2distil.pipeline.profiling import profiled
-from k2distil.pipeline.provenance import request
+from k2distil.pipeline.provenance import reading, request
 from k2distil.pipeline.summary import Summary, versions, write_config
-from k2distil.pipeline.teacher import embed_options
+from k2distil.pipeline.teacher import embed_options, limits_of
 from k2distil.pipeline.windows import Chunk, chunks_of
 from k2distil.stages import stage
 from k2distil.storage import (
     DamagedPartError,
     Leases,
     PartFolder,
-    finished,
+    merged_already,
     note_for_merge,
     output_lease,
     refuse_foreign,
@@ -71,7 +71,8 @@ def extract(
 
     Any number of processes may do this at the same time, on any hosts that share the folder: each
     makes the parts that no other is making, and the last one merges them. Where the output is
-    there already, only the utterances that had failed are tried again.
+    there already, only the utterances that had failed are tried again, and those that are new in
+    the list are added.
 
     Args:
         config: what the user asked for.
@@ -120,18 +121,17 @@ def _agree(
             is at work on it.
     """
     save_path = config.save_path
-    earlier = _earlier(config, fingerprint)
+    earlier = _earlier(config, fingerprint, utterances)
     done = set() if earlier is None else earlier.keys()
     todo = [each for each in utterances if each.key not in done]
-    if earlier is not None and not todo:
+    if earlier is not None and earlier.is_same and not todo:
         remove_parts(save_path)
         return None
     settings = (save_path, fingerprint, len(todo), config.part_utterances)
     try:
         parts = PartFolder(*settings)
     except DataError as error:
-        # What was not removed behind the merge is of no use to those who try again.
-        if not config.force and earlier is None:
+        if not config.force and (earlier is None or not merged_already(save_path)):
             raise
         refuse_others(save_path, leases)
         logger.warning("starting over: %s", error)
@@ -145,14 +145,19 @@ def _agree(
     return Plan(parts, chunks, keys, attributes, fingerprint, earlier)
 
 
-def _earlier(config: ExtractConfig, fingerprint: dict[str, Any]) -> Earlier | None:
-    """What an earlier run of the same settings finished; None: nothing.
+def _earlier(
+    config: ExtractConfig, fingerprint: dict[str, Any], utterances: Sequence[Utterance]
+) -> Earlier | None:
+    """What an earlier run finished that can be gone on with; None: nothing.
 
     Raises:
         DataError: an output of other settings is in the way, and there is no --force.
     """
+    # Audio that the teacher takes whole comes out the same, whatever is done with longer audio.
+    ways = [replace(config, long_audio=way) for way in ("error", "skip")]
+    equivalent = [reading(each, limits_of(each, each.wenet_yaml)) for each in ways]
     try:
-        return Earlier.of(config.save_path) if finished(config.save_path, fingerprint) else None
+        return find_earlier(config.save_path, fingerprint, equivalent, utterances)
     except DataError as error:
         if not config.force:
             raise
@@ -188,12 +193,17 @@ def _carry_out(plan: Plan, embed_all: EmbedAll, leases: Leases) -> Summary:
 
 def _merge(plan: Plan) -> Summary:
     """All parts -> the output, and what stands beside it."""
-    parts = plan.parts
+    parts, earlier = plan.parts, plan.earlier
     # Before the merge, which removes the parts and with them what they say of themselves.
-    summary = summarise(parts.save_path, parts.reports(), plan.fingerprint, plan.earlier)
-    if plan.earlier is None or summary.figures["written"] > len(plan.earlier.written):
-        parts.merge(plan.keys, plan.attributes, onto=plan.earlier is not None)
-    else:  # they failed again: the h5 stays as it is
-        remove_parts(parts.save_path)
+    outcome = summarise(parts.save_path, parts.reports(), plan.fingerprint, earlier)
+    num_before = None if earlier is None or not earlier.is_same else len(earlier.written)
+
+    def merge(more: dict[str, Any]) -> None:
+        if outcome.figures["written"] == num_before:  # they failed again: the h5 stays as it is
+            remove_parts(parts.save_path)
+        else:
+            parts.merge(plan.keys, {**plan.attributes, **more}, onto=earlier is not None)
+
+    summary = outcome.write_around(merge, earlier)
     log_outcome(parts.save_path, summary.figures)
     return summary

@@ -13,6 +13,7 @@ from k2distil.errors import DataError
 from k2distil.pipeline.ahead import behind
 from k2distil.pipeline.embed import Embedded, Embedding
 from k2distil.pipeline.progress import Progress
+from k2distil.pipeline.provenance import digest_of_entries
 from k2distil.pipeline.windows import Chunk
 from k2distil.stages import stage
 from k2distil.storage import Leases, PartFolder
@@ -89,7 +90,7 @@ def _write(parts: PartFolder, leases: Leases, embedding: Embedding, seconds: flo
             logger.warning("failed: %s", rejection.reason)
         index = embedding.chunk.index
         try:
-            parts.write(index, embedded.values, _report(embedded, seconds))
+            parts.write(index, embedded.values, _report(embedding.chunk, embedded, seconds))
         except DataError:
             if parts.exist():
                 raise
@@ -98,8 +99,10 @@ def _write(parts: PartFolder, leases: Leases, embedding: Embedding, seconds: flo
     return embedded.audio_seconds / seconds
 
 
-def _report(embedded: Embedded, wall_seconds: float) -> dict[str, Any]:
+def _report(chunk: Chunk, embedded: Embedded, wall_seconds: float) -> dict[str, Any]:
+    written = (each for each in chunk.utterances if each.key in embedded.values)
     return {
+        "entries": digest_of_entries(written),
         "failed": [each.row() for each in embedded.failed],
         "dropped": [each.row() for each in embedded.dropped],
         "audio_seconds": embedded.audio_seconds,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from k2distil.config import MergeConfig
 from k2distil.errors import DataError
+from k2distil.pipeline.earlier import Earlier
 from k2distil.pipeline.outcome import log_outcome, summarise
 from k2distil.pipeline.summary import Summary, read_summary
 from k2distil.storage import Leases, find_unmerged, output_lease, refuse_foreign, remove_parts
@@ -35,9 +36,10 @@ def _merge(save_path: Path) -> Summary:
         remove_parts(save_path)
         return _outcome(save_path, "merged already")
     left.parts.refuse_missing()
-    if not left.onto:  # else the run wrote it, and a second time would count twice
-        summarise(save_path, left.parts.reports(), left.parts.fingerprint, None)
-    left.merge()
+    parts = left.parts
+    earlier = Earlier.of(save_path, parts.fingerprint) if left.onto else None
+    outcome = summarise(save_path, parts.reports(), parts.fingerprint, earlier)
+    outcome.write_around(left.merge, earlier)
     return _outcome(save_path, "merged")
 
 

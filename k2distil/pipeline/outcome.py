@@ -3,45 +3,59 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from k2distil.errors import DataError
+from k2distil.pipeline.earlier import ENTRIES, Earlier
+from k2distil.pipeline.provenance import ENTRIES_MODULUS
 from k2distil.pipeline.summary import (
     Summary,
     beside,
-    read_rejections,
     read_summary,
     write_rejections,
     write_summary,
 )
-from k2distil.storage import UtteranceReader
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """What an earlier run left of an output in which only failed utterances are missing."""
+class Outcome:
+    """What stands beside an output, and what of it is among its root attributes."""
 
-    written: set[str]  # keys
-    num_frames: int
+    save_path: Path
+    figures: dict[str, Any]
+    failed: list[dict[str, str]]  # rows of failed.tsv
     dropped: list[dict[str, str]]  # rows of dropped.tsv
-    figures: dict[str, Any]  # of its summary
+    attributes: dict[str, Any]
 
-    @classmethod
-    def of(cls, save_path: Path) -> Earlier:
-        """Read it."""
-        reader = UtteranceReader(save_path)
-        num_frames = sum(map(reader.num_frames, reader))
-        dropped = read_rejections(save_path, "dropped")
-        return cls(set(reader), num_frames, dropped, read_summary(save_path))
+    def write_around(
+        self, merge: Callable[[dict[str, Any]], None], earlier: Earlier | None
+    ) -> Summary:
+        """Write it, and merge the parts.
 
-    def keys(self) -> set[str]:
-        """Of the utterances that need no second try."""
-        return self.written | {row["key"] for row in self.dropped}
+        Before the first merge, which may be killed. Behind one onto an earlier output, whose
+        rejections and figures a second try starts from.
+
+        Args:
+            merge: given the attributes.
+            earlier: what is merged onto; None: nothing.
+        """
+        if earlier is None:
+            summary = self._write()
+            merge(self.attributes)
+            return summary
+        if not earlier.is_same:  # what another list had dropped is not to be taken for this one's
+            write_rejections(self.save_path, [], [])
+        merge(self.attributes)
+        return self._write()
+
+    def _write(self) -> Summary:
+        write_rejections(self.save_path, self.failed, self.dropped)
+        return write_summary(self.save_path, self.figures, len(self.failed))
 
 
 def summarise(
@@ -49,8 +63,8 @@ def summarise(
     reports: Iterable[dict[str, Any]],
     fingerprint: dict[str, Any],
     earlier: Earlier | None,
-) -> Summary:
-    """Write what stands beside the output.
+) -> Outcome:
+    """What is to stand beside the output.
 
     Args:
         save_path: of the output.
@@ -65,6 +79,7 @@ def summarise(
     dropped: list[dict[str, str]] = []
     audio_seconds = wall_seconds = 0.0
     num_written = num_frames = 0
+    entries: list[int | None] = []  # None: made by an older k2distil, which did not say
     for report in reports:  # one at a time: together they are as large as the list
         failed += report["failed"]
         dropped += report["dropped"]
@@ -72,19 +87,20 @@ def summarise(
         wall_seconds += report["wall_seconds"]
         num_written += len(report["written"])
         num_frames += sum(count for count, _ in report["written"].values())
+        entries.append(report.get(ENTRIES))
     if earlier is not None:  # a run that tried again what had failed
         dropped = [*earlier.dropped, *dropped]
         audio_seconds += earlier.figures.get("audio_seconds", 0.0)
         wall_seconds += earlier.figures.get("wall_seconds", 0.0)
         num_written += len(earlier.written)
         num_frames += earlier.num_frames
+        entries.append(earlier.entries)
     found, wanted = num_written + len(failed) + len(dropped), fingerprint["utterances"]
     if found != wanted:
         raise DataError(
             f"{save_path}: its parts tell of {found} utterances, not {wanted}; run the same "
             "command again"
         )
-    write_rejections(save_path, failed, dropped)
     figures = {
         "written": num_written,
         "failed": len(failed),
@@ -96,7 +112,10 @@ def summarise(
         "dim": fingerprint["dim"],
         "fingerprint": fingerprint,
     }
-    return write_summary(save_path, figures, len(failed))
+    known = [each for each in entries if each is not None]
+    text = f"{sum(known) % ENTRIES_MODULUS:032x}"
+    attributes = {ENTRIES: text} if len(known) == len(entries) else {}
+    return Outcome(save_path, figures, failed, dropped, attributes)
 
 
 def complete_already(save_path: Path) -> Summary:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from k2distil.batch import Utterance
@@ -15,6 +15,7 @@ from k2distil.teachers import Teacher
 
 logger = logging.getLogger(__name__)
 
+ENTRIES_MODULUS = 2**128  # of digests that add up
 SAME_TEACHER = ("dim", "teacher_digest")  # other ones never fit
 SAME_OUTPUT = {  # and the flags that decide it; --force overrides
     "middle_layer": "--middle_layer",
@@ -71,9 +72,13 @@ def request(
     config: AudioOptions, utterances: Sequence[Utterance], limits: object
 ) -> dict[str, Any]:
     """What decides the embeddings beside the teacher: which audio, and how it is read."""
+    which = {"list": digest_of(utterances), "utterances": len(utterances)}
+    return which | reading(config, limits)
+
+
+def reading(config: AudioOptions, limits: object) -> dict[str, Any]:
+    """How audio is read, and which is left out."""
     return {
-        "list": digest_of(utterances),
-        "utterances": len(utterances),
         "channel": config.channel,
         "long_audio": config.long_audio,
         "filter_conf": str(limits),
@@ -84,10 +89,29 @@ def digest_of(utterances: Sequence[Utterance], with_text: bool = False) -> str:
     """Of keys, audio and segments in their order, and of the text where it counts."""
     digest = hashlib.sha256()
     for each in utterances:
-        wav = each.wav if each.is_command else each.tar_url or os.path.abspath(each.wav)
-        digest.update(repr((each.key, wav, each.start, each.end, each.tar_offset)).encode())
+        fields = (each.key, _source(each), each.start, each.end, each.tar_offset)
+        digest.update(repr(fields).encode())
         if each.channel is not None:
             digest.update(repr(each.channel).encode())
         if with_text:
             digest.update(repr(each.text).encode())
     return digest.hexdigest()[:16]
+
+
+def digest_of_entries(utterances: Iterable[Utterance]) -> int:
+    """Of keys, audio and segments in any order; those of two sets add up to that of both.
+
+    The place in a tar does not count: a tar that is made anew for one of its members moves others.
+    """
+    total = 0
+    for each in utterances:
+        fields = (each.key, _source(each), each.start, each.end, each.channel)
+        total += int.from_bytes(hashlib.sha256(repr(fields).encode()).digest()[:16], "big")
+    return total % ENTRIES_MODULUS
+
+
+def _source(utterance: Utterance) -> str:
+    """The audio file, or the tar or the URL of the tar it lies in, or a command."""
+    if utterance.is_command:
+        return utterance.wav
+    return utterance.tar_url or os.path.abspath(utterance.wav)

@@ -12,7 +12,7 @@ import torch
 
 from k2distil.batch import Utterance
 from k2distil.config import AudioOptions, ListOptions, TeacherOptions
-from k2distil.config.wenet_yaml import duration_limits
+from k2distil.config.wenet_yaml import DurationLimits, duration_limits
 from k2distil.data import sample_utterances
 from k2distil.device import choose_dtype
 from k2distil.errors import ConfigError
@@ -70,23 +70,28 @@ def num_workers(config: ListOptions) -> int:
     return max(1, min(MAX_WORKERS, len(os.sched_getaffinity(0)) // processes - 1))
 
 
+def limits_of(config: AudioOptions, wenet_yaml: dict[str, Any] | None) -> DurationLimits:
+    """Which audio is dropped for its length; filter_conf counts only in a yaml the user gave."""
+    limits = duration_limits(wenet_yaml)
+    if config.long_audio == "chunk":  # asked for: filter_conf then drops nothing for its length
+        return dataclasses.replace(limits, longest=float("inf"))
+    return limits
+
+
 def embed_options(
     config: AudioOptions, wenet_yaml: dict[str, Any] | None, teacher: Teacher
 ) -> EmbedOptions:
-    """How audio reaches the teacher; filter_conf counts only in a yaml the user gave."""
+    """How audio reaches the teacher."""
     if config.long_audio != "error" and teacher.max_samples is None:
         logger.warning(
             "--long_audio %s: nothing is too long for the teacher %s, so it is neither cut nor "
             "skipped; split long audio into segments",
             *(config.long_audio, teacher.name),
         )
-    limits = duration_limits(wenet_yaml)
-    if config.long_audio == "chunk":  # asked for: filter_conf then drops nothing for its length
-        limits = dataclasses.replace(limits, longest=float("inf"))
     return EmbedOptions(
         config.batch_seconds,
         config.long_audio,
-        limits,
+        limits_of(config, wenet_yaml),
         num_workers(config),
         config.channel,
         config.decode_timeout,

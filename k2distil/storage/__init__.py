@@ -19,7 +19,8 @@ from k2distil.storage.reader import (
     EmbeddingReader,
     UtteranceReader,
 )
-from k2distil.storage.unmerged import find_unmerged, note_for_merge
+from k2distil.storage.unmerged import find_unmerged, merged_already, note_for_merge
+from k2distil.storage.utterance_h5 import attributes_of
 
 __all__ = [
     "FORMAT_VERSION",
@@ -31,10 +32,12 @@ __all__ = [
     "PartFolder",
     "Problems",
     "UtteranceReader",
+    "attributes_of",
     "check_h5",
     "describe_differences",
     "find_unmerged",
     "finished",
+    "merged_already",
     "note_for_merge",
     "output_lease",
     "refuse_foreign",

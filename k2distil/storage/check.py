@@ -86,8 +86,8 @@ def check_h5(path: Path, kind: str, problems: Problems) -> Content:
 
     Looked at are the root attributes, the shape, dtype and range of every array, the digest of
     all of them, and the index where there is one. A flipped bit is in one of these, unless it is
-    in the words of `teacher`, `versions` or what the `fingerprint` alone says. Where the h5 lists
-    files, every one of them is looked at so, and the list beside them.
+    in the words of `teacher`, `versions`, `entries` or what the `fingerprint` alone says. Where the
+    h5 lists files, every one of them is looked at so, and the list beside them.
 
     Args:
         kind: codes or embedding.

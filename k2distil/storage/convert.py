@@ -13,7 +13,7 @@ from k2distil.storage.reader import CodebookReader
 from k2distil.storage.utterance_h5 import create_h5, write_attributes, write_dataset
 
 # Attributes that a copy does not share.
-OF_THESE_BYTES = ("content_digest", "fingerprint", FILES, SHARD_HOURS)
+OF_THESE_BYTES = ("content_digest", "entries", "fingerprint", FILES, SHARD_HOURS)
 
 
 def write_as(reader: CodebookReader, path: Path, dtype: np.dtype) -> None:

@@ -36,6 +36,10 @@ from k2distil.storage.written import Written, WrittenArrays
 
 logger = logging.getLogger(__name__)
 
+UNFINISHED = (  # the remedy of parts
+    "give the same settings and list until the output is complete (then what failed may change in "
+    "the list)"
+)
 _REPORT = re.compile(r"part-\d{6,}\.json")
 
 
@@ -56,7 +60,8 @@ def finished(save_path: Path, fingerprint: Mapping[str, Any]) -> bool:
     if not save_path.exists():
         return False
     attributes = attributes_of(save_path)
-    _refuse_other(save_path, json.loads(attributes.get("fingerprint", "{}")), fingerprint)
+    found = json.loads(attributes.get("fingerprint", "{}"))
+    _refuse_other(save_path, found, fingerprint, "give the same settings")
     check_output(save_path)
     return True
 
@@ -126,7 +131,7 @@ class PartFolder:
         self._plan_path = self.folder / "plan.json"
         if self._plan_path.exists():
             found = _read_plan(self._plan_path)
-            _refuse_other(self.folder, found, json.loads(self._plan))
+            _refuse_other(self.folder, found, json.loads(self._plan), UNFINISHED)
             return
         make_folder(self.folder)
         with replacing(self._plan_path) as temporary:
@@ -347,11 +352,13 @@ def _unsealed(text: str) -> dict[str, Any]:
     return report
 
 
-def _refuse_other(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def _refuse_other(
+    path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], remedy: str
+) -> None:
     if differences := describe_differences(found, wanted):
         raise DataError(
-            f"{path}: made with other settings ({differences}); give the same settings, another "
-            "--save_path, or --force to start over"
+            f"{path}: made with other settings ({differences}); {remedy}, another --save_path, or "
+            "--force to start over"
         )
 
 

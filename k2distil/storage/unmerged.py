@@ -41,9 +41,9 @@ class Unmerged:
         reader = UtteranceReader(path)
         return all(key in reader for report in self.parts.reports() for key in report["written"])
 
-    def merge(self) -> None:
-        """See `PartFolder.merge`."""
-        self.parts.merge(self.keys, self.attributes, onto=self.onto)
+    def merge(self, attributes: Mapping[str, Any]) -> None:
+        """See `PartFolder.merge`; `attributes` are added to those that were noted."""
+        self.parts.merge(self.keys, {**self.attributes, **attributes}, onto=self.onto)
 
 
 def note_for_merge(
@@ -80,3 +80,13 @@ def find_unmerged(save_path: Path) -> Unmerged | None:
         raise DataError(
             f"{folder}: cannot be merged alone ({error}); run the command again that made it"
         ) from error
+
+
+def merged_already(save_path: Path) -> bool:
+    """Whether there are parts that a run left which was killed behind their merge.
+
+    Raises:
+        DataError: see `find_unmerged`.
+    """
+    left = find_unmerged(save_path)
+    return left is not None and left.is_merged()

@@ -136,7 +136,7 @@ def test_what_was_noted_for_a_merge_is_merged_into_files(tmp_path: Path) -> None
     unmerged = find_unmerged(path)
     assert unmerged is not None
     assert not unmerged.is_merged()
-    unmerged.merge()
+    unmerged.merge({})
     assert_holds(path, NEW)
     assert names(tmp_path) == sorted(["codes.h5", *(each.name for each in files_of(path))])
 
@@ -151,5 +151,5 @@ def test_a_broken_output_of_other_settings_is_no_merged_one(tmp_path: Path) -> N
     unmerged = find_unmerged(path)
     assert unmerged is not None
     assert not unmerged.is_merged()
-    unmerged.merge()
+    unmerged.merge({})
     assert_holds(path, NEW)

@@ -1,0 +1,102 @@
+"""What an earlier run left of an output, and whether it holds for a list that has changed since.
+
+An output of a changed list is gone on with where the entries of what is in it are as they were:
+those that failed may be corrected or removed, and new ones come. The root attribute `entries`, a
+digest of these entries, tells.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from k2distil.batch import Utterance
+from k2distil.errors import DataError
+from k2distil.pipeline.provenance import digest_of_entries
+from k2distil.pipeline.summary import read_rejections, read_summary
+from k2distil.storage import UtteranceReader, attributes_of, describe_differences, finished
+
+ENTRIES = "entries"  # the root attribute
+OF_THE_LIST = ("list", "utterances")  # what a list decides of a fingerprint
+REMEDY = "give their entries as they were, another --save_path, or --force to start over"
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """An output in which only utterances are missing that failed, or are new in the list."""
+
+    is_same: bool  # whether it is of the same list and settings
+    written: set[str]  # keys
+    entries: int | None  # their `digest_of_entries`; None: made by an older k2distil
+    num_frames: int
+    dropped: list[dict[str, str]]  # rows of dropped.tsv that hold
+    figures: dict[str, Any]  # of its summary
+
+    @classmethod
+    def of(cls, save_path: Path, fingerprint: Mapping[str, Any]) -> Earlier:
+        """Read it; `fingerprint` is that of the output it is to become."""
+        reader = UtteranceReader(save_path)
+        found = json.loads(reader.meta.get("fingerprint", "{}"))
+        is_same = not describe_differences(found, fingerprint)
+        entries = int(reader.meta[ENTRIES], 16) if ENTRIES in reader.meta else None
+        num_frames = sum(map(reader.num_frames, reader))
+        dropped = read_rejections(save_path, "dropped") if is_same else []
+        return cls(is_same, set(reader), entries, num_frames, dropped, read_summary(save_path))
+
+    def keys(self) -> set[str]:
+        """Of the utterances that need no second try."""
+        return self.written | {row["key"] for row in self.dropped}
+
+
+def find_earlier(
+    save_path: Path,
+    fingerprint: Mapping[str, Any],
+    equivalent: Iterable[dict[str, Any]],
+    utterances: Sequence[Utterance],
+) -> Earlier | None:
+    """What is to be gone on with; None: there is no output.
+
+    Args:
+        save_path: of the output.
+        fingerprint: of what it is to become.
+        equivalent: other values of its fields, with which each array would be the same.
+        utterances: of the list.
+
+    Raises:
+        DataError: it was made with other settings, or by something else, or its files are not
+            whole, or the list has other entries for what is in it.
+    """
+    if not save_path.exists():
+        return None
+    meta = attributes_of(save_path)
+    expected = dict(fingerprint)
+    if ENTRIES in meta:
+        found = json.loads(meta["fingerprint"])
+        expected |= {name: found[name] for name in OF_THE_LIST}
+        for each in equivalent:
+            if not describe_differences(found, expected | each):
+                expected |= each
+    finished(save_path, expected)
+    earlier = Earlier.of(save_path, fingerprint)
+    if not earlier.is_same:
+        _refuse_other_entries(save_path, earlier, utterances)
+    return earlier
+
+
+def _refuse_other_entries(
+    save_path: Path, earlier: Earlier, utterances: Sequence[Utterance]
+) -> None:
+    listed = [each for each in utterances if each.key in earlier.written]
+    if len(listed) < len(earlier.written):
+        gone = earlier.written.difference(each.key for each in listed)
+        raise DataError(
+            f"{save_path}: {len(gone)} utterances in it are no longer in the list, such as "
+            f"{min(gone)}; {REMEDY}"
+        )
+    if digest_of_entries(listed) != earlier.entries:
+        raise DataError(
+            f"{save_path}: the list has other audio or segments for utterances in it; {REMEDY}"
+        )
