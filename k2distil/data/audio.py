@@ -16,6 +16,7 @@ from k2distil.data.other_formats import decode_other_format, segment_of
 from k2distil.data.sound_file import (
     UNKNOWN_FRAMES,
     SoundFile,
+    Window,
     ogg_links,
     open_audio,
     sign_of_truncation,
@@ -23,6 +24,7 @@ from k2distil.data.sound_file import (
 from k2distil.errors import DataError
 
 MAX_OVERSHOOT = 0.1  # seconds a segment may end past the audio: lists round their times
+TRUSTED = {"WAV", "WAVEX", "FLAC"}  # formats whose header tells the length
 BLOCK = 1 << 22  # frames read at a time: a damaged header may announce more than memory holds
 
 
@@ -54,25 +56,42 @@ def audio_seconds(utterance: Utterance) -> float:
     """Seconds that `load_audio` gives; from the header where soundfile knows the format.
 
     The audio in other formats, that whose header does not tell its length (see `open_audio`), and
-    what a command writes, is decoded for it.
+    what a command writes, is decoded for it. Of a wav or flac in a tar the header alone is read.
 
     Raises:
         DataError: as `load_audio`, but for what only decoding finds.
     """
     with _named(utterance):
-        source = _open_source(utterance)
-        try:
-            with open_audio(source) as file:
-                num_frames, rate = file.frames, file.samplerate
-                if ogg_links(file, source, utterance.end):
-                    num_frames = UNKNOWN_FRAMES
-        except (soundfile.LibsndfileError, TypeError):  # TypeError: a name ending in .raw
-            num_frames, rate = UNKNOWN_FRAMES, 0
+        num_frames, rate = _length_in_tar(utterance) or _length(utterance)
     if num_frames >= UNKNOWN_FRAMES:
         return len(load_audio(utterance, utterance.channel or 0)) / SAMPLE_RATE
     seconds = num_frames / rate
     end = seconds if utterance.end is None else min(seconds, utterance.end)
     return max(0.0, end - (utterance.start or 0.0))
+
+
+def _length(utterance: Utterance) -> tuple[int, int]:
+    """Frames, which may be `UNKNOWN_FRAMES`, and the sample rate."""
+    source = _open_source(utterance)
+    try:
+        with open_audio(source) as file:
+            is_chain = ogg_links(file, source, utterance.end)
+            return UNKNOWN_FRAMES if is_chain else file.frames, file.samplerate
+    except (soundfile.LibsndfileError, TypeError):  # TypeError: a name ending in .raw
+        return UNKNOWN_FRAMES, 0
+
+
+def _length_in_tar(utterance: Utterance) -> tuple[int, int] | None:
+    """The same of a tar's member whose header can be trusted; None: it has to be looked at."""
+    if utterance.tar_offset is None or utterance.tar_size is None:
+        return None
+    try:
+        with open(utterance.wav, "rb") as tar:
+            member = Window(tar, utterance.tar_offset, utterance.tar_size)
+            with soundfile.SoundFile(member) as file:
+                return (file.frames, file.samplerate) if file.format in TRUSTED else None
+    except (OSError, soundfile.LibsndfileError):
+        return None
 
 
 @contextlib.contextmanager

@@ -145,6 +145,29 @@ def _endless_mp3(file: BinaryIO) -> _Endless | None:
     return _Endless(data)
 
 
+class Window(io.RawIOBase):
+    """Some bytes of an open file, such as a member of a tar, as a file of their own."""
+
+    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
+        self._file, self._start, self._end = file, start, start + size
+        file.seek(start)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As of any file."""
+        origin = {os.SEEK_SET: self._start, os.SEEK_CUR: self._file.tell(), os.SEEK_END: self._end}
+        return self._file.seek(origin[whence] + offset) - self._start
+
+    def tell(self) -> int:
+        """As of any file."""
+        return self._file.tell() - self._start
+
+    def readinto(self, buffer: Any) -> int:
+        """As of any file."""
+        data = self._file.read(max(0, min(len(buffer), self._end - self._file.tell())))
+        buffer[: len(data)] = data
+        return len(data)
+
+
 class _Endless(io.RawIOBase):
     """Bytes that seem to end at `FAR`, with an empty ID3v1 tag, and nothing before."""
 

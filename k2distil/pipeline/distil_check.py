@@ -55,18 +55,12 @@ def check_utterances(
     def has_codes(utterance: Utterance) -> bool:
         return codes is not None and utterance.key in codes.reader
 
-    def seconds_of(utterance: Utterance) -> float:
-        if codes is not None and utterance.tar_offset is not None and has_codes(utterance):
-            # A tar's member would be read whole for its header.
-            return codes.num_frames(utterance.key) * codes.frame_shift
-        return audio_seconds(utterance)
-
     kept, seconds = [], []
     unreadable: list[dict[str, str]] = []
     unfit: list[dict[str, str]] = []
     of_use = [each for each in utterances if each.text is not None or has_codes(each)]
     num_idle = len(utterances) - len(of_use)
-    for each, length in durations(of_use, seconds_of, "check"):
+    for each, length in durations(of_use, audio_seconds, "check"):
         if isinstance(length, DataError):
             unreadable.append(_row(each, str(length)))
             continue

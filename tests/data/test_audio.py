@@ -321,3 +321,20 @@ def test_real_speech_of_a_corpus_decodes(shared_data: Path) -> None:
     with io.BytesIO(path.read_bytes()) as file:
         seconds = soundfile.info(file).duration
     assert len(load(path)) == pytest.approx(seconds * 16000, abs=1)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg"])
+def test_seconds_of_a_tars_member_are_those_of_its_header(tmp_path: Path, name: str) -> None:
+    soundfile.write(tmp_path / name, tone(8000, 1.25), 8000)
+    data, path = (tmp_path / name).read_bytes(), tmp_path / "s.tar"
+    path.write_bytes(bytes(512) + data + bytes(512))
+    member = Utterance("utt1", str(path), tar_offset=512, tar_size=len(data))
+    assert abs(audio_seconds(member) - 1.25) < 1e-3
+    path.write_bytes(
+        bytes(512) + data[: len(data) // 2]
+    )  # only the header of a wav or flac is looked at
+    if name == "a.ogg":
+        with pytest.raises(DataError, match="copy the tar again"):
+            audio_seconds(member)
+    else:
+        assert abs(audio_seconds(member) - 1.25) < 1e-3

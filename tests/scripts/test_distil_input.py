@@ -1,6 +1,7 @@
 """What train_distil.sh cannot use is named, before the training where that can be."""
 
 import json
+import tarfile
 
 import h5py
 import numpy as np
@@ -190,3 +191,22 @@ def test_codes_of_others_are_laid_out_by_frames_ratio(material, tmp_path):
     log = run("train_distil.sh", *flags(material, *more)).stderr
     assert "2 codebooks of 16, 1 teacher frames per student frame" in log
     assert (tmp_path / "student" / "last").is_dir()
+
+
+def test_codes_of_other_audio_are_found_in_a_tar_too(material, tmp_path):
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        for entry in map(json.loads, material.lines[:12]):
+            text = material.folder / f"{entry['key']}.txt"
+            text.write_text(entry["txt"])
+            tar.add(material.folder / entry["wav"], entry["wav"])
+            tar.add(text, text.name)
+    (tmp_path / "shards.list").write_text("shard.tar\n")
+    rewrite(tmp_path / "codes.h5", "utt05", CODES[:30])
+    more = ["--train_data", tmp_path / "shards.list"]
+    done = run("train_distil.sh", *flags(material, *more))
+    assert done.returncode == 2
+    for word in ("utt05", "30 teacher frames", "--bad_utterances skip"):
+        assert word in done.stderr, done.stderr
+    log = run("train_distil.sh", *flags(material, *more, "--bad_utterances", "skip")).stderr
+    assert "11 utterances" in log
+    assert "step 12 of 12" in log
