@@ -158,8 +158,15 @@ def about(utterance: Utterance, reason: str) -> str:
 
 
 def _pieces(audio: Tensor, teacher: Teacher) -> tuple[Tensor, ...]:
-    """The audio in pieces the teacher takes; an end too short for a frame is left out."""
-    if teacher.max_samples is None:
+    """The audio in pieces the teacher takes; an end too short for a frame is left out.
+
+    Each begins where its first frame does in the whole: what the convolutions of conv2d need beyond
+    their last frame is in the next piece too.
+    """
+    if teacher.max_samples is None or len(audio) <= teacher.max_samples:
         return (audio,)
-    pieces = audio.split(teacher.max_samples)
+    per_frame = round(teacher.frame_shift * SAMPLE_RATE)
+    overlap = max(0, teacher.min_samples - per_frame)
+    step = (teacher.max_samples - overlap) // per_frame * per_frame
+    pieces = (audio[start : start + step + overlap] for start in range(0, len(audio), step))
     return tuple(piece for piece in pieces if len(piece) >= teacher.min_samples)

@@ -1,8 +1,10 @@
 """Audio through a stub teacher whose output is known."""
 
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -13,6 +15,9 @@ from k2distil.pipeline import windows
 from k2distil.pipeline.embed import Embedded, as_dtype, embed
 from k2distil.pipeline.teacher import embed_options
 from k2distil.pipeline.windows import Chunk, EmbedOptions
+from k2distil.teachers import build_teacher
+from k2distil.teachers.whisper_encoder import CONV1D2, CONV2D
+from tests.teachers.tiny import DIMS, make_wenet
 
 
 class StubTeacher:
@@ -178,6 +183,26 @@ def test_pieces_of_long_audio_are_joined_and_an_end_too_short_is_left_out(run):
     result = run(audio, StubTeacher(), long_audio="chunk")
     assert len(result.values["u0"]) == 2 * most // 100
     assert len(result.values["u1"]) == 3
+
+
+@pytest.mark.parametrize(("subsampling", "most"), [(CONV1D2, 100), (CONV2D, 49)])
+def test_pieces_have_the_frames_of_one_long_audio(run, tmp_path, subsampling, most):
+    dims = replace(DIMS, subsampling=subsampling, num_positions=100)  # 2 s
+    teacher = build_teacher("wenet-whisper", make_wenet(tmp_path, dims))
+    per_frame = round(teacher.frame_shift * SAMPLE_RATE)
+    audio = {
+        f"u{n}": torch.randn(n, generator=torch.Generator().manual_seed(n))
+        for n in (32_000, 32_001, 336_000, 340_000)
+    }
+    found = run(audio, teacher, long_audio="chunk").values
+    for key, samples in audio.items():
+        assert abs(len(found[key]) - teacher.num_frames(len(samples))) <= 1
+        starts = range(0, len(found[key]), most)
+        pieces = {f"{n}": samples[n * per_frame :][:32_000] for n in starts}
+        for start, frames in run(pieces, teacher).values.items():
+            part = found[key][int(start) :][:most]
+            assert len(part) == len(frames)
+            assert np.abs(part - frames).max() < 0.05
 
 
 @pytest.mark.parametrize("long_audio", ["error", "skip", "chunk"])

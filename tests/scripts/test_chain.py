@@ -10,7 +10,7 @@ import yaml
 
 from k2distil.quantizer import load_quantizer
 from k2distil.storage import CodebookReader
-from tests.scripts.conftest import GOLDEN, ROOT, WENET_TEACHER, run, speech, succeed
+from tests.scripts.conftest import GOLDEN, ROOT, WENET_TEACHER, k2distil, run, speech, succeed
 from tests.teachers.tiny import make_hf_hubert, make_hf_whisper, make_openai
 
 SMALL = ["--quantizer_out_dim", 4, "--quantizer_codebook_size", 16]
@@ -167,6 +167,18 @@ def test_another_batch_size_gives_the_same_codes(corpus, tmp_path):
     one, other = CodebookReader(tmp_path / "a.h5"), CodebookReader(tmp_path / "b.h5")
     differing = sum((one[key] != other[key]).sum() for key in one)
     assert differing <= 2  # of 5,000: rounding at a boundary between two entries
+
+
+def test_long_audio_of_conv2d_is_as_long_as_verify_expects(empty_corpus, tmp_path):
+    empty_corpus.add("long", speech(151.0))
+    checkpoint = GOLDEN / "wenet_conv2d" / "final.pt"
+    teacher = ["--encoder_type", "wenet-whisper", "--checkpoint", checkpoint]
+    flags = ["--train_data", empty_corpus.path]
+    path = tmp_path / "e.h5"
+    succeed("save_embedding.sh", *teacher, *flags, "--long_audio", "chunk", "--save_path", path)
+    with h5py.File(path) as file:
+        assert len(file["long"]) == ((15100 - 1) // 2 - 1) // 2
+    assert "all right" in k2distil("verify", "--embedding_path", path, *flags)
 
 
 def test_long_audio_is_cut_in_pieces_or_left_out_as_asked(empty_corpus, tmp_path):
