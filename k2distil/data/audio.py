@@ -43,7 +43,8 @@ def load_audio(utterance: Utterance, channel: int = 0) -> np.ndarray:
         DataError: the file is missing, unreadable, empty, truncated, not audio, has NaN or
             infinite samples, ends before the segment does, or lacks the channel; the command that
             should write it failed; or a decoder raised anything else. An mp3 without a Xing or
-            Info header does not tell its length: it is read to its end, and truncation goes unseen.
+            Info header does not tell its length: it is read to its end, and truncation goes unseen;
+            so it does in a flac from a pipe where libsndfile is older than 1.2.2.
     """
     with _named(utterance):
         samples, rate = _decode(utterance)

