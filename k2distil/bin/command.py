@@ -150,8 +150,8 @@ def _kind_of(hint: Any) -> Any:
 def _argument(hint: Any) -> dict[str, Any]:
     """How argparse reads a field of this type."""
     kind = _kind_of(hint)
-    if get_origin(kind) is tuple:  # several after one flag; of two flags the last one counts
-        return {**_argument(get_args(kind)[0]), "nargs": "+"}
+    if get_origin(kind) is tuple:  # several after one flag, or after several
+        return {**_argument(get_args(kind)[0]), "nargs": "+", "action": "extend"}
     if get_origin(kind) is Literal:
         return {"type": str, "metavar": "{" + ",".join(get_args(kind)) + "}"}  # load_config checks
     if kind is bool:

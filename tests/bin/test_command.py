@@ -31,13 +31,19 @@ def test_a_switch_is_bare_or_true_or_false():
     assert parse(TrainQuantizerConfig, argv).train_quantizer_online is False
 
 
-def test_several_lists_follow_one_flag_and_the_last_flag_counts():
-    rest = [*NEEDED[:4], "--save_path", "s", "--num_audio", "7"]
-    for before in ([], ["--train_data", "c"]):
-        config = parse(SaveEmbeddingConfig, [*before, *rest, "--train_data", "a", "b"])
-        assert config.train_data == (Path("a"), Path("b"))
+def test_several_lists_follow_one_flag_or_several_and_replace_those_of_the_yaml(tmp_path):
+    (tmp_path / "a.yaml").write_text("train_data: of_the_yaml\n")
+    rest = [*NEEDED[:4], "--save_path", "s", "--num_audio", "7", "--config", tmp_path / "a.yaml"]
+    for before, more in ([], []), (["--train_data", "c"], [Path("c")]):
+        argv = [*before, *rest, "--train_data", "a", "b"]
+        config = parse(SaveEmbeddingConfig, list(map(str, argv)))
+        assert config.train_data == (*more, Path("a"), Path("b"))
         assert config.num_audio == 7
     assert parse(SaveEmbeddingConfig, NEEDED).train_data == (Path("d"),)
+
+
+def test_of_another_flag_that_is_given_twice_the_last_counts():
+    assert parse(SaveEmbeddingConfig, [*NEEDED, "--seed", "1", "--seed", "2"]).seed == 2
 
 
 @pytest.mark.parametrize(
