@@ -34,21 +34,21 @@ def launch(
 
     Returns:
         The exit status; None: this process is to do the work itself, since torchrun has started
-        it already or there is one device on one node.
+        it already or there is one device on one node and it is not to be started again.
 
     Raises:
         ConfigError: a device this machine lacks, or nodes without the place where they meet.
     """
     if "LOCAL_RANK" in os.environ:
         return None
-    indexes = device_indexes("0" if gpu is None else gpu)
-    if len(indexes) < 2 and nnodes is None:
-        return None
     if (nnodes is None) != (rdzv_endpoint is None):
         raise ConfigError(
             "--nnodes and --rdzv_endpoint: give both, the same on every node, e.g. --nnodes 2 "
             "--rdzv_endpoint node0:29500"
         )
+    indexes = device_indexes("0" if gpu is None else gpu)
+    if len(indexes) < 2 and nnodes is None and not max_restarts:
+        return None
     flags = [f"--nproc_per_node={max(1, len(indexes))}", f"--max-restarts={max_restarts}"]
     if nnodes is None:
         flags += ["--standalone"]
@@ -78,12 +78,16 @@ def tell_launcher(status: int) -> int:
 def _show_only(indexes: Sequence[int], gpu: str | None) -> None:
     """Let the processes see these devices alone; each takes the one of its LOCAL_RANK.
 
+    Without a device, and none asked for, they take the CPU.
+
     Raises:
         ConfigError: this machine lacks one.
     """
     import torch
 
     number = torch.cuda.device_count()
+    if number == 0 and gpu is None:
+        return
     if max(indexes) >= number:
         raise ConfigError(
             f"--gpu {gpu}: this machine has {number} CUDA devices; use indexes below that"

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from k2distil.bin.launch import launch
+from k2distil.errors import ConfigError
+
 ROOT = Path(__file__).parents[2]
 CHILD = """\
 import os, pathlib, sys, time
@@ -57,3 +60,52 @@ def test_a_signal_stops_all_and_is_told_as_one(tmp_path):
     _, log = process.communicate(timeout=120)
     assert process.returncode == 143, log
     assert "run the same command again to resume" in log
+
+
+WITHOUT = """\
+import sys, torch
+torch.cuda.device_count = lambda: 0
+from k2distil.bin.launch import launch
+print(launch("child", sys.argv[1:3], None, **eval(sys.argv[3])))
+"""
+ONCE = """\
+import os, pathlib, sys
+pathlib.Path(sys.argv[1], "rank " + os.environ["RANK"]).touch()
+started = pathlib.Path(sys.argv[1], "started")
+if not started.exists():
+    started.touch()
+    sys.exit(7)
+"""
+
+
+def launch_without_gpu(folder: Path, **options: object) -> str:
+    (folder / "child.py").write_text(ONCE)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, str(folder), "x", repr(options)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_one_node_of_several_takes_the_cpu_where_there_is_no_gpu(tmp_path):
+    (tmp_path / "started").touch()
+    assert launch_without_gpu(tmp_path, nnodes="1", rdzv_endpoint="localhost:0") == "0\n"
+    assert (tmp_path / "rank 0").exists()
+
+
+def test_one_process_is_started_again_too(tmp_path):
+    assert launch_without_gpu(tmp_path) == "None\n"
+    assert launch_without_gpu(tmp_path, max_restarts=1) == "0\n"
+    assert (tmp_path / "rank 0").exists()
+
+
+@pytest.mark.parametrize("gpu", [None, "cpu", "0", "0,1"])
+@pytest.mark.parametrize("nodes", [("2", None), (None, "node0:29500")])
+def test_nodes_without_their_meeting_place_are_refused_on_any_device(gpu, nodes, monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(ConfigError, match="--nnodes and --rdzv_endpoint: give both"):
+        launch("child", [], gpu, *nodes)
