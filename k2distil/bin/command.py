@@ -64,9 +64,10 @@ def run(
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return EXIT_USER_ERROR
     except ModuleNotFoundError as error:
+        what = f"has no {error.name}" if error.name else str(error)
         print(
-            f"error: {sys.executable}: has no {error.name}; run `make venv` beside the scripts, or "
-            "set PYTHON to a Python that has k2distil installed",
+            f"error: {sys.executable}: {what}; run `make venv` beside the scripts, or set PYTHON "
+            "to a Python that has k2distil installed",
             file=sys.stderr,
         )
         return EXIT_USER_ERROR

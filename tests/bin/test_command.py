@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from k2distil.bin.command import parse
+from k2distil.bin.command import parse, run
 from k2distil.config import SaveEmbeddingConfig, TrainQuantizerConfig
 
 ROOT = Path(__file__).parents[2]
@@ -90,10 +90,24 @@ def test_a_script_works_from_another_directory_and_through_a_symlink(tmp_path):
 
 
 def test_k2distil_lists_its_commands_and_refuses_others():
-    run = [sys.executable, "-m", "k2distil.bin.main"]
-    listed = subprocess.run(run, capture_output=True, text=True, cwd=ROOT)
+    main = [sys.executable, "-m", "k2distil.bin.main"]
+    listed = subprocess.run(main, capture_output=True, text=True, cwd=ROOT)
     assert listed.returncode == 0
     assert "save_codebook" in listed.stdout
-    refused = subprocess.run([*run, "save_codes"], capture_output=True, text=True, cwd=ROOT)
+    refused = subprocess.run([*main, "save_codes"], capture_output=True, text=True, cwd=ROOT)
     assert refused.returncode == 2
     assert "save_codes: unknown command; known: save_embedding" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [("'No module named x', name='x'", "has no x;"), ("'torch is broken'", "torch is broken;")],
+)
+def test_a_module_that_is_missing_is_named_or_its_error_told(
+    arguments, words, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "lacking.py").write_text(f"raise ModuleNotFoundError({arguments})\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "lacking", raising=False)
+    assert run(SaveEmbeddingConfig, "lacking:main", NEEDED) == 2
+    assert f"{sys.executable}: {words} run `make venv`" in capsys.readouterr().err
