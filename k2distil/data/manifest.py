@@ -57,25 +57,27 @@ def read_list(
         raise ConfigError(f"--data_type {data_type}: expected auto, {', '.join(DATA_TYPES)}")
     access = access or ListAccess()
     utterances: list[Utterance] = []
-    lines_by_key: dict[Path, dict[str, int]] = {}  # of each list
+    lines: dict[str, int] = {}  # of keys, counted through all lists
+    before: dict[Path, int] = {}  # lines before each list
+    num_lines = 0
     complaints = []
     for path in [paths] if isinstance(paths, Path) else paths:
         kind = _guess_type(path) if data_type == "auto" else data_type
         named = utterance_file(path) if kind == "kaldi" else path
-        if named in lines_by_key:
+        if named in before:
             raise DataError(f"{named}: given twice; give every list once")
-        own = lines_by_key[named] = {}
-        problems = []
+        first = before[named] = num_lines
+        num_others, problems = len(utterances), []
         for number, found in _entries(path, kind, access):
-            fault = found if isinstance(found, str) else _fault(found.key, named, lines_by_key)
+            fault = found if isinstance(found, str) else _fault(found.key, named, lines, before)
             if fault is not None:
                 problems.append(f"line {number}: {fault}")
             elif isinstance(found, Utterance):
-                own[found.key] = number
+                lines[found.key] = num_lines = first + number
                 utterances.append(found if access.with_text else replace(found, text=None))
         if problems:
             complaints.append(describe_problems(named, problems))
-        elif not own:
+        elif len(utterances) == num_others:
             complaints.append(f"{named}: no utterances in it; expected one entry per line")
     if complaints:
         raise DataError("\n".join(complaints))
@@ -93,15 +95,15 @@ def _entries(path: Path, kind: str, access: ListAccess) -> Iterator[tuple[int, U
     return read_raw_lines(lines_of(path), path.parent)
 
 
-def _fault(key: str, path: Path, lines_by_key: dict[Path, dict[str, int]]) -> str | None:
-    """What is wrong with a key of the list `path`; None: nothing."""
+def _fault(key: str, path: Path, lines: dict[str, int], before: dict[Path, int]) -> str | None:
+    """What is wrong with a key of the list `path`, the last one so far; None: nothing."""
     if (fault := fault_of_key(key)) is not None:
         return f"key {key!r} {fault}"
-    for other, lines in lines_by_key.items():
-        if key in lines:
-            where = f"line {lines[key]}" + ("" if other == path else f" of {other}")
-            return f"key {key!r} is on {where} too; keys must be unique"
-    return None
+    if (line := lines.get(key)) is None:
+        return None
+    other, first = next(each for each in reversed(before.items()) if each[1] < line)
+    where = f"line {line - first}" + ("" if other == path else f" of {other}")
+    return f"key {key!r} is on {where} too; keys must be unique"
 
 
 def fault_of_key(key: str) -> str | None:

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,34 @@ def test_bad_shards_are_named_with_their_lines_and_remedies(tmp_path: Path) -> N
         assert "1 bad entries" in message
         assert f"line {number}: " in message
         assert words in message
+
+
+def test_a_key_of_an_earlier_list_is_told_with_its_line(tmp_path: Path) -> None:
+    one, two, three = (
+        write_lines(tmp_path / f"{name}.list", *({"key": key, "wav": "w"} for key in keys))
+        for name, keys in [("one", "ab"), ("two", "cd"), ("three", "ec")]
+    )
+    with pytest.raises(
+        DataError, match=r"(?s)three\.list: 1 bad .*line 2: key 'c' is on line 1 of .*two"
+    ):
+        read_list([one, two, three])
+
+
+def test_many_lists_are_read_as_fast_as_one(tmp_path: Path) -> None:
+    """Their keys are looked up once, not in each list."""
+    lines = [{"key": f"utt{number}", "wav": "w"} for number in range(20_000)]
+    paths = [
+        write_lines(tmp_path / f"{index}.list", *lines[10 * index : 10 * index + 10])
+        for index in range(2000)
+    ]
+    whole = write_lines(tmp_path / "whole.list", *lines)
+
+    def seconds(given: list[Path]) -> float:
+        started = time.process_time()
+        assert len(read_list(given)) == len(lines)
+        return time.process_time() - started
+
+    assert min(seconds(paths) for _ in range(3)) < 4 * min(seconds([whole]) for _ in range(3))
 
 
 def test_the_same_key_twice_in_one_tar_is_a_duplicate(tmp_path: Path) -> None:
