@@ -91,7 +91,7 @@ def _entries(path: Path, kind: str, access: ListAccess) -> Iterator[tuple[int, U
     if kind == "lhotse":
         return read_cuts(lines_of(path), path.parent)
     if kind == "shard":
-        return read_shard_lines(lines_of(path), path.parent, access.cache_dir)
+        return read_shard_lines(lines_of(path), path.parent, access.cache_dir, access.with_text)
     return read_raw_lines(lines_of(path), path.parent)
 
 

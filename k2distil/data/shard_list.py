@@ -17,7 +17,7 @@ COMPRESSED_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gz
 
 
 def read_shard_lines(
-    lines: Iterator[tuple[int, str]], folder: Path, cache_dir: Path | None
+    lines: Iterator[tuple[int, str]], folder: Path, cache_dir: Path | None, with_text: bool = True
 ) -> Iterator[tuple[int, Utterance | str]]:
     """Scan the tars' headers; yield (line number, utterance or what is wrong and what helps).
 
@@ -31,6 +31,7 @@ def read_shard_lines(
     Args:
         folder: where the list lies.
         cache_dir: where tars of http and https URLs are copied to; None: they are refused.
+        with_text: else no `.txt` is read.
     """
     resolve = path_resolver(folder)
     for number, line in lines:
@@ -49,15 +50,17 @@ def read_shard_lines(
                     yield number, f"{path}: a compressed tar; decompress it (audio hardly shrinks)"
                     continue
             with tarfile.open(path, "r:") as tar:
-                for entry in _utterances(tar, path, line if is_url else None):
+                for entry in _utterances(tar, path, line if is_url else None, with_text):
                     yield number, entry
         except OSError as error:
             yield number, f"{path}: cannot be read ({error.strerror}); correct the path"
-        except (tarfile.TarError, UnicodeDecodeError) as error:
+        except tarfile.TarError as error:
             yield number, f"{path}: not a whole tar ({error}); make it anew"
 
 
-def _utterances(tar: tarfile.TarFile, path: str, url: str | None) -> Iterator[Utterance | str]:
+def _utterances(
+    tar: tarfile.TarFile, path: str, url: str | None, with_text: bool
+) -> Iterator[Utterance | str]:
     files = (member for member in tar if not member.isdir())
     num_utterances = 0
     for name, group in groupby(files, key=lambda member: member.name.rpartition(".")[0]):
@@ -72,8 +75,12 @@ def _utterances(tar: tarfile.TarFile, path: str, url: str | None) -> Iterator[Ut
             yield f"{path}: expected one audio file and at most one .txt of one name, got {found}"
             continue
         transcript = None
-        if text and (content := tar.extractfile(text[0])) is not None:
-            transcript = content.read().decode("utf-8").strip()
+        if with_text and text and (content := tar.extractfile(text[0])) is not None:
+            try:
+                transcript = content.read().decode("utf-8").strip()
+            except UnicodeDecodeError as error:
+                yield f"{path}: {text[0].name}: not UTF-8 text ({error}); write it in UTF-8"
+                continue
         yield Utterance(
             key=name.removeprefix("./"),
             wav=path,

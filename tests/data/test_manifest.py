@@ -191,7 +191,7 @@ def test_bad_shards_are_named_with_their_lines_and_remedies(tmp_path: Path) -> N
         ("two.tar", "got f.wav, f.flac"),
         ("text.tar", "expected one audio file"),
         ("none.tar", "no audio in it"),
-        ("latin.tar", "not a whole tar"),
+        ("latin.tar", "latin.tar: i.txt: not UTF-8 text"),
         ("zip.tar", "compressed"),
         ("cut.tar", "not a whole tar"),
         ("junk.tar", "not a whole tar"),
@@ -207,6 +207,19 @@ def test_bad_shards_are_named_with_their_lines_and_remedies(tmp_path: Path) -> N
         assert "1 bad entries" in message
         assert f"line {number}: " in message
         assert words in message
+
+
+def test_text_that_is_not_utf8_is_of_one_utterance_and_not_read_where_none_is_wanted(
+    tmp_path: Path,
+) -> None:
+    members = {"a.wav": b"A", "a.txt": b"\xd6\xd0", "b.wav": b"B", "b.txt": b"b"}
+    write_tar(tmp_path / "gbk.tar", members)
+    path = write_lines(tmp_path / "shards.list", "gbk.tar")
+    utterances = read_list(path, access=ListAccess(with_text=False))
+    assert [(each.key, each.text) for each in utterances] == [("a", None), ("b", None)]
+    message = problems_of(path)
+    assert "1 bad entries" in message
+    assert "gbk.tar: a.txt: not UTF-8 text ('utf-8' codec can't decode" in message
 
 
 def test_a_key_of_an_earlier_list_is_told_with_its_line(tmp_path: Path) -> None:
