@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import pickletools
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from k2distil.errors import CheckpointError
 
 # fairseq pickles its own settings and dictionaries beside the weights. We read the settings.
 SETTINGS_MODULES = ("fairseq", "argparse")
+PICKLES_BEFORE_STORAGES = 4  # torch's magic number, its version, the machine, the content
 
 
 class Inert:
@@ -30,13 +33,14 @@ def load_pickle(path: Path) -> Any:
     """
     is_zip = zipfile.is_zipfile(path)  # else torch before 1.6 wrote it, which cannot be mapped
     try:
-        with torch.serialization.safe_globals(_stand_ins(path) if is_zip else []):
+        with torch.serialization.safe_globals(_stand_ins(path, is_zip)):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         reason = str(error).split("WeightsUnpickler error: ")[-1].split(". ")[0].splitlines()[0]
         raise CheckpointError(
             f"{path}: refused, as it is no checkpoint or holds more than tensors and plain values, "
-            f"which could run code ({reason}); save its state_dict alone with torch.save"
+            f"which could run code ({reason}); save its state_dict, and its settings as dicts of "
+            "plain values, alone with torch.save"
         ) from None
     except Exception as error:  # a damaged file: struct.error, IndexError, BadZipFile and more
         raise CheckpointError(
@@ -52,11 +56,26 @@ def unreadable(path: Path, error: OSError) -> CheckpointError:
     )
 
 
-def _stand_ins(path: Path) -> list[Any]:
+def _stand_ins(path: Path, is_zip: bool) -> list[Any]:
     """An `Inert` class under the name of each settings class in the file."""
-    names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    unsafe_globals = torch.serialization.get_unsafe_globals_in_checkpoint if is_zip else _globals
+    names = unsafe_globals(path)
     return [
         type(name.rpartition(".")[2], (Inert,), {"__module__": name.rpartition(".")[0]})
         for name in names
         if name.split(".")[0] in SETTINGS_MODULES
     ]
+
+
+def _globals(path: Path) -> set[str]:
+    """All that the pickles name which torch before 1.6 wrote in a row; nothing is executed.
+
+    Of a file that is something else, as far as it looks like them: loading it says what is wrong.
+    """
+    names = set()
+    with path.open("rb") as file, suppress(ValueError):
+        for _ in range(PICKLES_BEFORE_STORAGES):
+            for opcode, argument, _place in pickletools.genops(file):
+                if opcode.name == "GLOBAL":
+                    names.add(str(argument).replace(" ", "."))
+    return names

@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import pickle
@@ -189,10 +190,13 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path):
             return os.mkdir, (str(tmp_path / "owned"),)
 
     torch.save({"dims": {}, "model_state_dict": Evil()}, tmp_path / "evil.pt")
+    old = functools.partial(torch.save, _use_new_zipfile_serialization=False)
+    old({"dims": {}, "model_state_dict": Evil()}, tmp_path / "old.pt")
     (tmp_path / "raw.pt").write_bytes(pickle.dumps(Evil(), protocol=2))
     folder = to_bin(make_hf_whisper(tmp_path / "hf"))
     torch.save({"model.encoder.conv1.weight": Evil()}, Path(folder, "pytorch_model.bin"))
-    for checkpoint in (str(tmp_path / "evil.pt"), str(tmp_path / "raw.pt"), folder):
+    files = [str(tmp_path / name) for name in ("evil.pt", "old.pt", "raw.pt")]
+    for checkpoint in (*files, folder):
         with pytest.raises(CheckpointError, match=r"refused.*state_dict"):
             build_teacher(HF, checkpoint)
     assert not (tmp_path / "owned").exists()

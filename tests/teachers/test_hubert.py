@@ -1,5 +1,7 @@
 import argparse
+import functools
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,16 @@ def test_every_layer_equals_transformers(folder, norm, do_normalize):
         ours = dict(teacher.embed(AUDIO).unpadded())
         for row, key in enumerate(AUDIO.keys):
             assert difference(ours[key], theirs[row][teacher.layer - 1]) < PARITY
+
+
+@pytest.mark.parametrize("fine_tuned", [False, True])
+def test_a_fairseq_checkpoint_of_before_torch_1_6_is_the_same(folder, fine_tuned, monkeypatch):
+    new = make_fairseq_hubert(folder / f"new{fine_tuned}.pt", fine_tuned=fine_tuned)
+    save = functools.partial(torch.save, _use_new_zipfile_serialization=False)
+    monkeypatch.setattr(torch, "save", save)
+    old = make_fairseq_hubert(folder / f"old{fine_tuned}.pt", fine_tuned=fine_tuned)
+    assert not zipfile.is_zipfile(old)
+    assert build_teacher("hubert", old).digest == build_teacher("hubert", new).digest
 
 
 @pytest.mark.parametrize("norm", ["group", "layer"])
