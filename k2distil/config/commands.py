@@ -25,12 +25,6 @@ class SaveEmbeddingConfig(TeacherOptions, AudioOptions, ExtractOptions, LaunchOp
 
     save_path: Path = option("h5 file to write")
     num_audio: int | None = option("number of utterances", 1000, minimum=1)
-    embedding_dtype: Literal["float16", "float32"] = option("dtype in the h5", "float16")
-    shard_output: float | None = option(
-        "hours of audio per h5, numbered beside save_path, which lists them; not given: one h5",
-        None,
-        minimum=1e-6,
-    )
 
     required = ("encoder_type", "checkpoint", "train_data", "save_path")
 
@@ -79,14 +73,6 @@ class SaveCodebookConfig(TeacherOptions, AudioOptions, ExtractOptions, LaunchOpt
     quantizer_in_dim: int | None = option("must be the quantizer's, if given", None)
     quantizer_out_dim: int | None = option("must be the quantizer's, if given", None)
     quantizer_codebook_size: int | None = option("must be the quantizer's, if given", None)
-    embedding_dtype: Literal["float16", "float32"] = option(
-        "dtype of embeddings in the h5", "float16"
-    )
-    shard_output: float | None = option(
-        "hours of audio per h5, numbered beside save_path, which lists them; not given: one h5",
-        None,
-        minimum=1e-6,
-    )
 
     required = ("encoder_type", "checkpoint", "train_data", "save_path")
 

@@ -110,8 +110,16 @@ class AudioOptions(ListOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractOptions:
-    """How extraction runs."""
+    """How extraction runs, and what it writes."""
 
+    embedding_dtype: Literal["float16", "float32"] = option(
+        "dtype of embeddings in the h5", "float16"
+    )
+    shard_output: float | None = option(
+        "hours of audio per h5, numbered beside save_path, which lists them; not given: one h5",
+        None,
+        minimum=1e-6,
+    )
     lease_seconds: float = option(
         "a process of another host that gives no sign for so long is taken for dead, and its "
         "parts are made by others",
