@@ -208,7 +208,7 @@ def test_audio_that_cannot_be_read_is_listed_too(corpus):
     rows = (corpus / "cuts.jsonl.gz.failed.tsv").read_text()
     assert "utt1\t" in rows
     assert "cannot be read" in rows
-    assert "ends at 9.0 s, the audio at 0.5 s" in rows
+    assert "to 9 s, but the audio ends at 0.5 s" in rows
 
 
 def test_without_any_codes_nothing_is_written(corpus):
