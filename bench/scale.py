@@ -84,7 +84,7 @@ def plan(folder: Path, num: int) -> Callable[[], object]:
 
     def work() -> None:
         parts = parts_of(one_file(folder), num)
-        note_for_merge(parts, keys, ATTRIBUTES, onto=False)
+        note_for_merge(parts, keys, ATTRIBUTES, earlier=None)
         assert len(parts.missing()) == parts.num_parts
 
     return work

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,13 @@ from k2distil.batch import Utterance
 from k2distil.errors import DataError
 from k2distil.pipeline.provenance import digest_of_entries
 from k2distil.pipeline.summary import read_rejections, read_summary
-from k2distil.storage import UtteranceReader, attributes_of, describe_differences, finished
+from k2distil.storage import (
+    UtteranceReader,
+    attributes_of,
+    describe_differences,
+    find_unmerged,
+    finished,
+)
 
 ENTRIES = "entries"  # the root attribute
 OF_THE_LIST = ("list", "utterances")  # what a list decides of a fingerprint
@@ -36,15 +42,31 @@ class Earlier:
     figures: dict[str, Any]  # of its summary
 
     @classmethod
-    def of(cls, save_path: Path, fingerprint: Mapping[str, Any]) -> Earlier:
-        """Read it; `fingerprint` is that of the output it is to become."""
+    def of(
+        cls, save_path: Path, fingerprint: Mapping[str, Any], noted: Mapping[str, Any]
+    ) -> Earlier:
+        """Read it.
+
+        Args:
+            save_path: of the output.
+            fingerprint: of what it is to become.
+            noted: `to_note` when the parts were begun that are added to it: what stands beside the
+                output may be of these already. Empty: there are none.
+        """
         reader = UtteranceReader(save_path)
         found = json.loads(reader.meta.get("fingerprint", "{}"))
         is_same = not describe_differences(found, fingerprint)
         entries = int(reader.meta[ENTRIES], 16) if ENTRIES in reader.meta else None
         num_frames = sum(map(reader.num_frames, reader))
-        dropped = read_rejections(save_path, "dropped") if is_same else []
-        return cls(is_same, set(reader), entries, num_frames, dropped, read_summary(save_path))
+        rows = read_rejections(save_path, "dropped") if is_same else []
+        dropped = noted.get("dropped", rows)
+        figures = noted.get("figures", read_summary(save_path))
+        return cls(is_same, set(reader), entries, num_frames, dropped, figures)
+
+    def to_note(self) -> dict[str, Any]:
+        """What must be kept with the parts that are added."""
+        figures = {name: self.figures.get(name, 0.0) for name in ("audio_seconds", "wall_seconds")}
+        return {"dropped": self.dropped, "figures": figures}
 
     def keys(self) -> set[str]:
         """Of the utterances that need no second try."""
@@ -80,10 +102,24 @@ def find_earlier(
             if not describe_differences(found, expected | each):
                 expected |= each
     finished(save_path, expected)
-    earlier = Earlier.of(save_path, fingerprint)
+    earlier = Earlier.of(save_path, fingerprint, _noted(save_path, fingerprint))
     if not earlier.is_same:
         _refuse_other_entries(save_path, earlier, utterances)
-    return earlier
+    # Not those of a run with another list that was killed in its merge.
+    missing = {each.key for each in utterances if each.key not in earlier.written}
+    dropped = [row for row in earlier.dropped if row["key"] in missing]
+    return replace(earlier, dropped=dropped)
+
+
+def _noted(save_path: Path, fingerprint: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With parts that are begun and not merged yet."""
+    try:
+        left = find_unmerged(save_path)
+    except DataError:  # killed before anything was noted
+        return {}
+    if left is None or describe_differences(left.parts.fingerprint, fingerprint):
+        return {}
+    return {} if left.is_merged() else left.earlier
 
 
 def _refuse_other_entries(

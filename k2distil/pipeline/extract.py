@@ -18,6 +18,7 @@ from k2distil.pipeline.embed import Embedding, ValuesOf, embed
 from k2distil.pipeline.make_parts import EmbedAll, make_parts
 from k2distil.pipeline.outcome import (
     complete_already,
+    entries_of,
     log_outcome,
     made_by_others,
     summarise,
@@ -139,7 +140,8 @@ def _agree(
         parts = PartFolder(*settings)
     parts.discard_damaged()
     keys = [utterance.key for utterance in utterances]
-    note_for_merge(parts, keys, attributes, onto=earlier is not None)
+    noted = None if earlier is None else earlier.to_note()
+    note_for_merge(parts, keys, attributes, earlier=noted)
     write_config(save_path, config)
     chunks = chunks_of(todo, config.part_utterances)
     return Plan(parts, chunks, keys, attributes, fingerprint, earlier)
@@ -195,15 +197,13 @@ def _merge(plan: Plan) -> Summary:
     """All parts -> the output, and what stands beside it."""
     parts, earlier = plan.parts, plan.earlier
     # Before the merge, which removes the parts and with them what they say of themselves.
-    outcome = summarise(parts.save_path, parts.reports(), plan.fingerprint, earlier)
-    num_before = None if earlier is None or not earlier.is_same else len(earlier.written)
-
-    def merge(more: dict[str, Any]) -> None:
-        if outcome.figures["written"] == num_before:  # they failed again: the h5 stays as it is
-            remove_parts(parts.save_path)
-        else:
-            parts.merge(plan.keys, {**plan.attributes, **more}, onto=earlier is not None)
-
-    summary = outcome.write_around(merge, earlier)
+    summary = summarise(parts.save_path, parts.reports(), plan.fingerprint, earlier)
+    attributes = {**plan.attributes, **entries_of(summary)}
+    if earlier is None:
+        parts.merge(plan.keys, attributes)
+    elif not earlier.is_same or summary.figures["written"] > len(earlier.written):
+        parts.merge(plan.keys, attributes, onto=True)
+    else:  # they failed again: the h5 stays as it is
+        remove_parts(parts.save_path)
     log_outcome(parts.save_path, summary.figures)
     return summary

@@ -8,7 +8,7 @@ from pathlib import Path
 from k2distil.config import MergeConfig
 from k2distil.errors import DataError
 from k2distil.pipeline.earlier import Earlier
-from k2distil.pipeline.outcome import log_outcome, summarise
+from k2distil.pipeline.outcome import entries_of, log_outcome, summarise
 from k2distil.pipeline.summary import Summary, read_summary
 from k2distil.storage import Leases, find_unmerged, output_lease, refuse_foreign, remove_parts
 
@@ -37,9 +37,8 @@ def _merge(save_path: Path) -> Summary:
         return _outcome(save_path, "merged already")
     left.parts.refuse_missing()
     parts = left.parts
-    earlier = Earlier.of(save_path, parts.fingerprint) if left.onto else None
-    outcome = summarise(save_path, parts.reports(), parts.fingerprint, earlier)
-    outcome.write_around(left.merge, earlier)
+    earlier = Earlier.of(save_path, parts.fingerprint, left.earlier) if left.onto else None
+    left.merge(entries_of(summarise(save_path, parts.reports(), parts.fingerprint, earlier)))
     return _outcome(save_path, "merged")
 
 

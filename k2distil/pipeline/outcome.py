@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,49 +21,13 @@ from k2distil.pipeline.summary import (
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What stands beside an output, and what of it is among its root attributes."""
-
-    save_path: Path
-    figures: dict[str, Any]
-    failed: list[dict[str, str]]  # rows of failed.tsv
-    dropped: list[dict[str, str]]  # rows of dropped.tsv
-    attributes: dict[str, Any]
-
-    def write_around(
-        self, merge: Callable[[dict[str, Any]], None], earlier: Earlier | None
-    ) -> Summary:
-        """Write it, and merge the parts.
-
-        Before the first merge, which may be killed. Behind one onto an earlier output, whose
-        rejections and figures a second try starts from.
-
-        Args:
-            merge: given the attributes.
-            earlier: what is merged onto; None: nothing.
-        """
-        if earlier is None:
-            summary = self._write()
-            merge(self.attributes)
-            return summary
-        if not earlier.is_same:  # what another list had dropped is not to be taken for this one's
-            write_rejections(self.save_path, [], [])
-        merge(self.attributes)
-        return self._write()
-
-    def _write(self) -> Summary:
-        write_rejections(self.save_path, self.failed, self.dropped)
-        return write_summary(self.save_path, self.figures, len(self.failed))
-
-
 def summarise(
     save_path: Path,
     reports: Iterable[dict[str, Any]],
     fingerprint: dict[str, Any],
     earlier: Earlier | None,
-) -> Outcome:
-    """What is to stand beside the output.
+) -> Summary:
+    """Write what stands beside the output.
 
     Args:
         save_path: of the output.
@@ -101,6 +64,7 @@ def summarise(
             f"{save_path}: its parts tell of {found} utterances, not {wanted}; run the same "
             "command again"
         )
+    write_rejections(save_path, failed, dropped)
     figures = {
         "written": num_written,
         "failed": len(failed),
@@ -113,9 +77,14 @@ def summarise(
         "fingerprint": fingerprint,
     }
     known = [each for each in entries if each is not None]
-    text = f"{sum(known) % ENTRIES_MODULUS:032x}"
-    attributes = {ENTRIES: text} if len(known) == len(entries) else {}
-    return Outcome(save_path, figures, failed, dropped, attributes)
+    if len(known) == len(entries):
+        figures[ENTRIES] = f"{sum(known) % ENTRIES_MODULUS:032x}"
+    return write_summary(save_path, figures, len(failed))
+
+
+def entries_of(summary: Summary) -> dict[str, Any]:
+    """The root attribute that the merge adds, where it is known."""
+    return {name: summary.figures[name] for name in {ENTRIES} & summary.figures.keys()}
 
 
 def complete_already(save_path: Path) -> Summary:

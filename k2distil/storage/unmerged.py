@@ -29,6 +29,7 @@ class Unmerged:
     keys: list[str]  # of the whole list, in its order
     attributes: dict[str, Any]  # of the root
     onto: bool  # the parts are to be added to the h5 that is there
+    earlier: dict[str, Any]  # what to know of that h5
 
     def is_merged(self) -> bool:
         """Whether the h5 has it all already: the run was killed while it removed the parts."""
@@ -47,16 +48,29 @@ class Unmerged:
 
 
 def note_for_merge(
-    parts: PartFolder, keys: Sequence[str], attributes: Mapping[str, Any], *, onto: bool
+    parts: PartFolder,
+    keys: Sequence[str],
+    attributes: Mapping[str, Any],
+    *,
+    earlier: Mapping[str, Any] | None,
 ) -> None:
     """Write down what the merge of these parts will be given, if nobody did yet.
+
+    Args:
+        parts: to be merged.
+        keys: of the whole list.
+        attributes: of the root.
+        earlier: what to know of the h5 that they are merged onto, of JSON's types; None: there is
+            none.
 
     Raises:
         DataError: the disk is full, or the folder cannot be written to.
     """
     if (parts.folder / NOTE).exists():
         return
+    onto = earlier is not None
     note = {"fingerprint": parts.fingerprint, "attributes": attributes, "onto": onto, "keys": keys}
+    note["earlier"] = earlier or {}
     with replacing(parts.folder / NOTE) as temporary:
         temporary.write_text(as_json(note), encoding="utf-8")
 
@@ -75,7 +89,8 @@ def find_unmerged(save_path: Path) -> Unmerged | None:
         note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
         counts = (plan["utterances"], plan["part_utterances"])
         parts = PartFolder(save_path, note["fingerprint"], *counts)
-        return Unmerged(parts, note["keys"], note["attributes"], note["onto"])
+        earlier = note.get("earlier", {})
+        return Unmerged(parts, note["keys"], note["attributes"], note["onto"], earlier)
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"{folder}: cannot be merged alone ({error}); run the command again that made it"

@@ -17,6 +17,8 @@ from k2distil.errors import DataError
 from k2distil.pipeline.merge import merge
 from k2distil.pipeline.save_embedding import save_embedding
 from k2distil.storage import EmbeddingReader, PartFolder
+from k2distil.storage import merge as merging
+from k2distil.storage import parts as parting
 from k2distil.storage.parts import parts_folder
 from tests.pipeline.outputs import write_list
 
@@ -205,10 +207,12 @@ class KilledError(Exception):
     """Stands for the end of the process."""
 
 
-def killed(config: SaveEmbeddingConfig, method: str, after: int = 0) -> None:
-    """Run until a method of PartFolder is called once more than so often."""
+def killed(
+    config: SaveEmbeddingConfig, name: str, after: int = 0, owner: object = PartFolder
+) -> None:
+    """Run until a function (a method of PartFolder) is called once more than so often."""
     calls = 0
-    real = getattr(PartFolder, method)
+    real = getattr(owner, name)
     with pytest.MonkeyPatch.context() as patch:
 
         def dying(*args: object, **options: object) -> object:
@@ -218,7 +222,7 @@ def killed(config: SaveEmbeddingConfig, method: str, after: int = 0) -> None:
                 raise KilledError
             return real(*args, **options)
 
-        patch.setattr(PartFolder, method, dying)
+        patch.setattr(owner, name, dying)
         with pytest.raises(KilledError):
             save_embedding(config)
 
@@ -257,8 +261,8 @@ def test_a_retry_killed_in_its_merge_goes_on_though_some_were_dropped(
     config = replace(config, long_audio="skip")
     save_embedding(config)
     relist(config, b={"wav": "b.wav"}, long={"wav": "long.wav"})
-    killed(config, "merge")
     seconds = json.loads((tmp_path / "e.h5.summary.json").read_text())["audio_seconds"]
+    killed(config, "merge")
     hide(tmp_path, "abcd")
     summary = save_embedding(config)
     assert "starting over" not in caplog.text
@@ -269,13 +273,44 @@ def test_a_retry_killed_in_its_merge_goes_on_though_some_were_dropped(
 def test_a_retry_killed_in_its_merge_is_merged_alone(
     config: SaveEmbeddingConfig, tmp_path: Path
 ) -> None:
-    save_embedding(config)
+    seconds = save_embedding(config).figures["audio_seconds"]
     relist(config, b={"wav": "b.wav"})
     killed(config, "merge")
-    assert merge(MergeConfig(save_path=config.save_path)).num_failed == 0
+    summary = merge(MergeConfig(save_path=config.save_path))
+    assert (summary.num_failed, summary.figures["written"]) == (0, 4)
+    assert summary.figures["audio_seconds"] == pytest.approx(seconds + 35 * 0.02)
     assert not (tmp_path / "e.h5.failed.tsv").exists()
     hide(tmp_path, "abcd")
     assert save_embedding(config).figures["written"] == 4
+
+
+@pytest.mark.parametrize("place", [(merging, "write_offsets"), (parting, "_remove_folder")])
+def test_a_retry_killed_behind_its_merge_is_complete(
+    config: SaveEmbeddingConfig, tmp_path: Path, place: tuple[object, str]
+) -> None:
+    save_embedding(config)
+    relist(config, b={"wav": "b.wav"})
+    killed(config, place[1], owner=place[0])
+    hide(tmp_path, "abcd")
+    summary = save_embedding(config)
+    assert (summary.num_failed, summary.figures["written"]) == (0, 4)
+    assert not (tmp_path / "e.h5.failed.tsv").exists()
+    assert not parts_folder(config.save_path).exists()
+    assert len(EmbeddingReader(config.save_path)) == 4
+
+
+def test_back_to_the_first_list_by_force_after_a_retry_killed_in_its_merge(
+    config: SaveEmbeddingConfig, tmp_path: Path
+) -> None:
+    soundfile.write(tmp_path / "long.wav", np.zeros(31 * 16000), 16000)
+    config = replace(config, long_audio="skip")
+    save_embedding(config)
+    relist(config, long={"wav": "long.wav"})
+    killed(config, "merge")
+    relist(config, long=None)
+    hide(tmp_path, "acd")
+    figures = save_embedding(replace(config, force=True)).figures
+    assert (figures["written"], figures["failed"], figures["dropped"]) == (3, 1, 0)
 
 
 def test_parts_left_behind_a_merge_do_not_stop_another_list(

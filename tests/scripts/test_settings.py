@@ -17,6 +17,7 @@ from tests.scripts.conftest import (
     WENET_TEACHER,
     command,
     environment,
+    k2distil,
     run,
     speech,
     succeed,
@@ -145,6 +146,33 @@ def test_the_same_command_tries_again_what_had_failed(corpus, tmp_path):
     summary = json.loads((tmp_path / "e.h5.summary.json").read_text())
     assert (summary["written"], summary["failed"]) == (26, 0)
     assert summary["audio_seconds"] == pytest.approx(sum(0.5 + 0.05 * n for n in range(24)) + 1.5)
+
+
+def test_a_corrected_list_that_has_grown_too_is_gone_on_with_by_two_processes(corpus, tmp_path):
+    corpus.list("late", "typo.wav")
+    flags = [*WENET_TEACHER, "--train_data", corpus.path, "--save_path", tmp_path / "e.h5"]
+    flags += ["--part_utterances", 1]
+    assert run("save_embedding.sh", *flags).returncode == 1
+    del corpus.lines[-1]
+    for index in range(12):
+        (corpus.folder / f"utt{index:02}.wav").rename(corpus.folder / f"new{index}.wav")
+        corpus.list(f"new{index}", f"new{index}.wav")
+    (corpus.folder / "utt23.wav").rename(corpus.folder / "late.wav")
+    corpus.list("late", "late.wav")
+    assert corpus.path.exists()  # written anew
+    words = command("save_embedding.sh", *flags, "--gpu", "cpu", "--num_workers", 0)
+    both = [subprocess.Popen(words, env=environment()) for _ in range(2)]
+    assert [process.wait(120) for process in both] == [0, 0]
+    summary = json.loads((tmp_path / "e.h5.summary.json").read_text())
+    assert (summary["written"], summary["failed"]) == (37, 0)
+    assert summary["fingerprint"]["utterances"] == 37
+    assert len(EmbeddingReader(tmp_path / "e.h5")) == 37
+    assert not (tmp_path / "e.h5.failed.tsv").exists()
+    k2distil("verify", "--embedding_path", tmp_path / "e.h5")
+    corpus.lines[0] = corpus.lines[0].replace("utt00.wav", "new0.wav")
+    assert corpus.path.exists()
+    errors = refused("save_embedding.sh", *flags)
+    assert "other audio or segments for utterances in it" in errors
 
 
 def test_a_second_run_takes_over_from_a_first_that_stands_still(corpus, tmp_path):

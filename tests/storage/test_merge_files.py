@@ -132,7 +132,7 @@ def test_what_was_noted_for_a_merge_is_merged_into_files(tmp_path: Path) -> None
     parts = PartFolder(path, {**FINGERPRINT, **hours}, len(NEW), 4)
     for index, chunk in enumerate(in_chunks(NEW, 4)):
         parts.write(index, chunk, {})
-    note_for_merge(parts, list(NEW), {**ATTRIBUTES, **hours}, onto=False)
+    note_for_merge(parts, list(NEW), {**ATTRIBUTES, **hours}, earlier=None)
     unmerged = find_unmerged(path)
     assert unmerged is not None
     assert not unmerged.is_merged()
@@ -146,7 +146,7 @@ def test_a_broken_output_of_other_settings_is_no_merged_one(tmp_path: Path) -> N
     shard(path, OLD, 100)
     parts = PartFolder(path, FINGERPRINT, len(NEW), 20)
     parts.write(0, NEW, {})
-    note_for_merge(parts, list(NEW), ATTRIBUTES, onto=False)
+    note_for_merge(parts, list(NEW), ATTRIBUTES, earlier=None)
     numbered(path, 0).unlink()  # --force was killed behind it
     unmerged = find_unmerged(path)
     assert unmerged is not None
