@@ -39,10 +39,11 @@ def refused(script: str, *flags: object) -> str:
 
 @pytest.fixture
 def embed(corpus, tmp_path):
-    """Run save_embedding.sh on the corpus with other flags; it must be refused."""
+    """Run save_embedding.sh on the corpus, or another list, with flags; it must be refused."""
 
-    def run_it(*flags: object) -> str:
-        standard = [*WENET_TEACHER, "--train_data", corpus.path, "--save_path", tmp_path / "e.h5"]
+    def run_it(*flags: object, train_data: Path | None = None) -> str:
+        standard = [*WENET_TEACHER, "--train_data", train_data or corpus.path]
+        standard += ["--save_path", tmp_path / "e.h5"]
         errors = refused("save_embedding.sh", *standard, *flags)
         assert not (tmp_path / "e.h5").exists()
         return errors
@@ -54,7 +55,7 @@ def embed(corpus, tmp_path):
 
 
 def test_a_missing_list_is_named(embed, tmp_path):
-    assert f"{tmp_path}/no.list" in embed("--train_data", tmp_path / "no.list")
+    assert f"{tmp_path}/no.list" in embed(train_data=tmp_path / "no.list")
 
 
 @pytest.mark.parametrize(
@@ -72,14 +73,14 @@ def test_a_broken_line_is_named_by_its_number_before_any_model_is_loaded(
     line, message, corpus, embed
 ):
     corpus.lines.append(line)
-    errors = embed("--train_data", corpus.path, "--checkpoint", "/does/not/exist.pt")
+    errors = embed("--checkpoint", "/does/not/exist.pt")
     assert "data.list: 1 bad entries" in errors
     assert message in errors
 
 
 def test_an_empty_list_is_refused(embed, tmp_path):
     (tmp_path / "empty.list").touch()
-    assert "empty.list: no utterances in it" in embed("--train_data", tmp_path / "empty.list")
+    assert "empty.list: no utterances in it" in embed(train_data=tmp_path / "empty.list")
 
 
 # --- audio
