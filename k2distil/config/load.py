@@ -2,7 +2,6 @@
 
 import difflib
 import logging
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -13,11 +12,11 @@ import yaml
 
 from k2distil.config import commands
 from k2distil.config.wenet_yaml import is_wenet_yaml
+from k2distil.config.yaml_text import parse_yaml
 from k2distil.errors import ConfigError, nearest
 
 logger = logging.getLogger(__name__)
 
-MERGE_TAG = "tag:yaml.org,2002:merge"
 WENET_KEY = "wenet_yaml"  # of a resolved config: the WeNet yaml it was made with
 
 T = TypeVar("T")
@@ -56,7 +55,7 @@ def load_config(
         try:
             if not value.strip():
                 raise ValueError('expected "key value"')
-            parsed = yaml.load(value, _StrictLoader)
+            parsed = parse_yaml(value)
             first, _, rest = key.partition(".")
             if rest and first in hints and _is_section(hints[first]):
                 section, _ = values.setdefault(first, ({}, f"--override_config {first}"))
@@ -97,27 +96,6 @@ def load_config(
     return kind(**checked)
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that comes twice, which yaml would pass over; and 1e-3 is a number."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [
-            self.construct_object(key, deep=deep)
-            for key, _ in node.value
-            if key.tag != MERGE_TAG  # `<<: *section`
-        ]
-        if twice := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {twice[0]!r} comes twice", node.start_mark
-            )
-        return super().construct_mapping(node, deep)
-
-
-_StrictLoader.add_implicit_resolver(  # YAML 1.2; PyYAML wants a dot in it
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
 def option_types(kind: type) -> dict[str, Any]:
     """Type of every option of a config dataclass, by name."""
     hints = get_type_hints(kind)
@@ -127,7 +105,7 @@ def option_types(kind: type) -> dict[str, Any]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a yaml file."""
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
+        tree = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; see conf/ for examples") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

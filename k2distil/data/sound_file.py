@@ -18,8 +18,14 @@ MAX_OGG_PAGE = 65_307  # bytes (RFC 3533, section 6)
 
 _WAV_DATA_LOG = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
 _FIRST_OGG_PAGE = re.compile(rb"OggS\0\x02")
-_MP3_FRAME = re.compile(rb"\xff[\xe2-\xe7\xf2-\xff]")  # how one begins
 _TAG = 128  # bytes of an ID3v1 tag
+# Of an MP3's frame (ISO 11172-3, 13818-3, and the 2.5 of Fraunhofer), by version 1 or another.
+_MP3_HEADER = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb][\x10-\xeb]")
+_KBITS = {
+    True: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    False: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+_RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 
 
 class SoundFile(soundfile.SoundFile):
@@ -135,14 +141,43 @@ def _endless_mp3(file: BinaryIO) -> _Endless | None:
         flags, num_frames, num_bytes = struct.unpack_from(">III", frame, place + 4)
         if flags & 3 == 3 and num_frames:  # it has both numbers
             file.seek(start + num_bytes)
-            behind = file.read()
-            if not _MP3_FRAME.search(behind, _TAG if behind.startswith(b"TAG") else 0):
+            if not _has_mp3_frames(file.read()):
                 return None
     file.seek(0)
     data = bytearray(file.read())
     if place >= 0:
         data[start + place : start + place + 4] = bytes(4)
     return _Endless(data)
+
+
+def _has_mp3_frames(data: bytes) -> bool:
+    """Whether there are two in a row: a tag or a picture may look like one."""
+    for found in _MP3_HEADER.finditer(data):
+        start = found.start()
+        size = _mp3_frame_size(data[start : start + 4])
+        after = start + size
+        # The same version, layer and sample rate.
+        if (
+            size
+            and data[after : after + 2] == data[start : start + 2]
+            and (data[after + 2 : after + 3] and (data[after + 2] ^ data[start + 2]) & 0x0C == 0)
+        ):
+            return True
+    return False
+
+
+def _mp3_frame_size(header: bytes) -> int:
+    """Bytes of a frame, by its first four; 0: none begins so."""
+    if len(header) < 4:
+        return 0
+    version, bits, rate = header[1] >> 3 & 3, header[2] >> 4, header[2] >> 2 & 3
+    if version not in _RATES or not 1 <= bits <= 14 or rate == 3:
+        return 0
+    is_first = version == 3
+    padding = header[2] >> 1 & 1
+    return (144 if is_first else 72) * 1000 * _KBITS[is_first][bits - 1] // _RATES[version][
+        rate
+    ] + padding
 
 
 class Window(io.RawIOBase):

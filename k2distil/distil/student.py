@@ -60,8 +60,8 @@ class Student:
     def least_frames(self) -> int:
         """Output frames that an utterance needs in training: one, or as many as the widest mask."""
         config = self.model.config
-        masks = getattr(config, "apply_spec_augment", False) and config.mask_time_prob > 0
-        return config.mask_time_length if masks else 1
+        masks = self.masks_itself and getattr(config, "apply_spec_augment", True)
+        return config.mask_time_length if masks and config.mask_time_prob > 0 else 1
 
     @property
     def frame_shift(self) -> float:
@@ -167,7 +167,10 @@ def make_student(config: dict[str, Any], tokenizer: Any, seed: int) -> Student:
     names = {**FEATURE_EXTRACTOR_MAPPING_NAMES, **EXTRACTORS}
     kind = feature_extractor_class_from_name(names[made.model_type])
     num_bins = getattr(_encoder_config(made), "num_mel_bins", None)
-    extractor = kind() if num_bins is None else kind(feature_size=num_bins)
+    try:
+        extractor = kind() if num_bins is None else kind(feature_size=num_bins)
+    except ImportError as error:
+        raise ConfigError(f"student: {_what_lacks(error)}") from error
     if getattr(made, "feat_extract_norm", "") == "layer":  # with "group", masks would do harm
         extractor.return_attention_mask = True
     with torch.random.fork_rng(devices=[]):
@@ -200,6 +203,8 @@ def load_student(folder: Path) -> Student:
         )
         extractor = AutoFeatureExtractor.from_pretrained(str(folder), local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except ImportError as error:
+        raise CheckpointError(f"{folder}: {_what_lacks(error)}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
@@ -212,6 +217,12 @@ def load_student(folder: Path) -> Student:
     student = Student(model, extractor, tokenizer)
     _try_out(student)
     return student
+
+
+def _what_lacks(error: ImportError) -> str:
+    """Of transformers' own message: Parakeet's features took librosa for years."""
+    needed = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{needed} Install it beside transformers, or a newer transformers (5.23 needs none)"
 
 
 @torch.inference_mode()

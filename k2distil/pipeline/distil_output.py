@@ -43,8 +43,9 @@ class StudentFolder:
         make_folder(self.path)
         marker = self.path / f"{NAME}.json"
         if marker.exists():
-            with locked(marker):
-                pass  # of no other run
+            with locked(marker):  # of no other run
+                restore_replaced(self.path / "best")
+                restore_replaced(self.path / "last")
         if not marker.exists():
             if any(self.path.iterdir()):
                 raise ConfigError(
@@ -63,8 +64,6 @@ class StudentFolder:
             return Summary(self.path, int(figures.get("failed", 0)), figures)
         write_text(marker, json.dumps(fingerprint, indent=2, ensure_ascii=False) + "\n")
         self._lock.enter_context(locked(marker))
-        restore_replaced(self.path / "best")
-        restore_replaced(self.path / "last")
         return None
 
     def checkpoint(self) -> Path | None:

@@ -18,6 +18,7 @@ from k2distil.errors import DataError
 from k2distil.pipeline.provenance import digest_of_entries
 from k2distil.pipeline.summary import read_rejections, read_summary
 from k2distil.storage import (
+    DamagedPartError,
     UtteranceReader,
     attributes_of,
     describe_differences,
@@ -119,7 +120,10 @@ def _noted(save_path: Path, fingerprint: Mapping[str, Any]) -> Mapping[str, Any]
         return {}
     if left is None or describe_differences(left.parts.fingerprint, fingerprint):
         return {}
-    return {} if left.is_merged() else left.earlier
+    try:
+        return {} if left.is_merged() else left.earlier
+    except DamagedPartError:  # it will be made again
+        return left.earlier
 
 
 def _refuse_other_entries(

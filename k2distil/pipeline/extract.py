@@ -38,6 +38,7 @@ from k2distil.storage import (
     output_lease,
     refuse_foreign,
     refuse_others,
+    refuse_unfinished,
     remove_parts,
 )
 from k2distil.teachers import Teacher
@@ -126,6 +127,12 @@ def _agree(
     done = set() if earlier is None else earlier.keys()
     todo = [each for each in utterances if each.key not in done]
     if earlier is not None and earlier.is_same and not todo:
+        try:
+            refuse_unfinished(save_path, fingerprint)
+        except DataError:
+            if not config.force:
+                raise
+            refuse_others(save_path, leases)
         remove_parts(save_path)
         return None
     settings = (save_path, fingerprint, len(todo), config.part_utterances)

@@ -13,10 +13,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from k2distil import __version__
 from k2distil.atomic import make_folder, replacing
+from k2distil.config.yaml_text import dump_yaml
 from k2distil.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -85,7 +84,7 @@ def write_config(save_path: Path, config: Any) -> None:
     names = [each.name for each in fields(config) if each.name != "force"]
     tree = {name: getattr(config, name) for name in names}
     tree = {key: _as_plain(value) for key, value in tree.items()}
-    write_text(beside(save_path, "config.yaml"), yaml.safe_dump(tree, sort_keys=False))
+    write_text(beside(save_path, "config.yaml"), dump_yaml(tree))
 
 
 def _as_plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ from k2distil.storage.parts import (
     output_lease,
     refuse_foreign,
     refuse_others,
+    refuse_unfinished,
     remove_parts,
 )
 from k2distil.storage.reader import (
@@ -42,5 +43,6 @@ __all__ = [
     "output_lease",
     "refuse_foreign",
     "refuse_others",
+    "refuse_unfinished",
     "remove_parts",
 ]

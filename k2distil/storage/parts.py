@@ -40,6 +40,7 @@ UNFINISHED = (  # the remedy of parts
     "give the same settings and list until the output is complete (then what failed may change in "
     "the list)"
 )
+CHUNKING = ("utterances", "part_utterances")  # of a plan, beside the fingerprint
 _REPORT = re.compile(r"part-\d{6,}\.json")
 
 
@@ -89,6 +90,20 @@ def refuse_others(save_path: Path, leases: Leases) -> None:
         )
 
 
+def refuse_unfinished(save_path: Path, fingerprint: Mapping[str, Any]) -> None:
+    """Refuse to remove the parts of another list, or of other settings.
+
+    Raises:
+        DataError: there are such.
+    """
+    plan = parts_folder(save_path) / "plan.json"
+    if plan.exists():
+        found = _read_plan(plan)
+        wanted = json.loads(as_json(fingerprint))
+        wanted |= {name: found.get(name) for name in CHUNKING}
+        _refuse_other(plan.parent, found, wanted, UNFINISHED)
+
+
 def refuse_foreign(save_path: Path) -> None:
     """Refuse to replace what is no output of ours.
 
@@ -126,7 +141,7 @@ class PartFolder:
         self.save_path, self.num_parts = save_path, math.ceil(num_utterances / part_utterances)
         self.fingerprint = dict(fingerprint)
         self.folder = parts_folder(save_path)
-        chunking = {"utterances": num_utterances, "part_utterances": part_utterances}
+        chunking = dict(zip(CHUNKING, (num_utterances, part_utterances), strict=True))
         self._plan = as_json({**self.fingerprint, **chunking})
         self._plan_path = self.folder / "plan.json"
         if self._plan_path.exists():

@@ -9,6 +9,7 @@ from k2distil.config import (
     TrainDistilConfig,
     load_config,
 )
+from k2distil.config.yaml_text import dump_yaml, parse_yaml
 from k2distil.errors import ConfigError
 
 GOOD = """
@@ -103,7 +104,20 @@ def test_a_number_may_have_an_exponent_and_no_dot(conf):
     }
 
 
+def test_a_key_that_comes_twice_is_refused_at_any_depth(conf):
+    for text in ("seed: 1\nseed: 1\n", "student: [{a: 1, b: {c: 1, c: 2}}]\n"):
+        with pytest.raises(ConfigError, match="comes twice"):
+            load_config(SaveEmbeddingConfig, conf(GOOD + text))
+
+
+def test_what_is_written_reads_back_as_it_was():
+    tree = {"save_path": "1e3", "gpu": "0", "learning_rate": 1e-7, "student": {"a": ["2E5", True]}}
+    assert parse_yaml(dump_yaml(tree)) == tree
+
+
 def test_a_yaml_may_merge_sections(conf):
+    tree = parse_yaml("a: &a {x: 1, y: 2}\nb: {c: &c {<<: *a, x: 3}}\nd: {<<: *c, z: 4}\n")
+    assert (tree["b"], tree["d"]["z"]) == ({"c": {"x": 3, "y": 2}}, 4)
     assert load_config(SaveEmbeddingConfig, conf(GOOD + "<<: {seed: 3, channel: 1}\n")).seed == 3
 
 

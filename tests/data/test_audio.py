@@ -339,3 +339,20 @@ def test_seconds_of_a_tars_member_are_those_of_its_header(tmp_path: Path, name: 
             audio_seconds(member)
     else:
         assert abs(audio_seconds(member) - 1.25) < 1e-3
+
+
+def test_what_looks_like_a_frame_behind_an_mp3_is_not_audio(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp3"
+    noise = np.random.default_rng(0).standard_normal(32_000)
+    soundfile.write(path, 0.1 * noise, 16000)
+    data = path.read_bytes()
+    whole = load(path)
+    name = b"\xff\xfe" + "Künstler".encode("utf-16-le")  # its mark is that of a frame
+    text = b"TPE1" + bytes([0, 0, 0, len(name) + 1, 0, 0, 1]) + name
+    id3 = b"ID3\3\0\0" + bytes([0, 0, 0, len(text)]) + text
+    picture = b"APETAGEX" + b"\xff\xfb\x90\x64" * 500
+    for behind in (id3, picture, data[-700:-600]):
+        path.write_bytes(data + behind)
+        assert np.array_equal(load(path), whole)
+    path.write_bytes(data + data)
+    assert len(load(path)) >= 2 * len(whole)

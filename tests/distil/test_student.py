@@ -222,3 +222,28 @@ def test_a_student_without_a_model_type_changes_the_default_one():
     assert changed["encoder_config"] == {**DEFAULT_STUDENT["encoder_config"], "hidden_size": 96}
     assert whole_tree(None) == DEFAULT_STUDENT
     assert whole_tree(PARAKEET) == PARAKEET
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_student_that_masks_its_frames_needs_as_many_as_a_mask(kind):
+    student = make_student(KINDS[kind], TOKENIZER, 0)
+    assert student.least_frames == (1 if kind == "parakeet_ctc" else 10)
+    if kind != "parakeet_ctc":
+        student.model.config.mask_time_prob = 0.0
+        assert student.least_frames == 1
+
+
+def test_a_package_that_transformers_lacks_is_named(monkeypatch, tmp_path):
+    from transformers import ParakeetFeatureExtractor
+
+    def lacking(self, *args, **options):
+        raise ImportError("\nParakeetFeatureExtractor requires the librosa library.\nRead on.\n")
+
+    make_student(PARAKEET, TOKENIZER, 0).save(tmp_path / "student", {})
+    monkeypatch.setattr(ParakeetFeatureExtractor, "__init__", lacking)
+    for open_student in (
+        lambda: make_student(PARAKEET, TOKENIZER, 0),
+        lambda: load_student(tmp_path / "student"),
+    ):
+        with pytest.raises((ConfigError, CheckpointError), match="requires the librosa library"):
+            open_student()

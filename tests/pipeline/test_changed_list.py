@@ -254,6 +254,42 @@ def test_unfinished_parts_of_added_entries_are_not_thrown_away_unasked(
     assert summary.figures["written"] == 8
 
 
+def test_the_list_of_before_does_not_remove_unfinished_parts_of_a_longer_one(
+    config: SaveEmbeddingConfig, tmp_path: Path
+) -> None:
+    relist(config, b={"wav": "b.wav"})
+    save_embedding(config)
+    before = config.train_data[0].read_text()
+    relist(config, **{f"new{index}": {"wav": "d.wav"} for index in range(4)})
+    longer = config.train_data[0].read_text()
+    killed(config, "write", after=1)
+    config.train_data[0].write_text(before)
+    with pytest.raises(DataError, match=r"e\.h5\.parts: made with other settings"):
+        save_embedding(config)
+    config.train_data[0].write_text(longer)
+    hide(tmp_path, "abc")
+    assert save_embedding(config).figures["written"] == 8
+    config.train_data[0].write_text(longer.replace("new0", "newer"))
+    with pytest.raises(DataError, match="no longer in the list"):
+        save_embedding(config)
+
+
+def test_a_damaged_report_of_added_entries_costs_its_part_alone(
+    config: SaveEmbeddingConfig, tmp_path: Path
+) -> None:
+    relist(config, b={"wav": "b.wav"})
+    save_embedding(config)
+    before = arrays_of(config.save_path)
+    relist(config, **{f"new{index}": {"wav": "d.wav"} for index in range(4)})
+    killed(config, "write", after=1)
+    (report,) = sorted(parts_folder(config.save_path).glob("part-*.json"))[:1]
+    report.write_text(report.read_text()[:40])
+    hide(tmp_path, "abc")
+    assert save_embedding(replace(config, force=True)).figures["written"] == 8
+    found = arrays_of(config.save_path)
+    assert all(np.array_equal(found[key], before[key]) for key in before)
+
+
 def test_a_retry_killed_in_its_merge_goes_on_though_some_were_dropped(
     config: SaveEmbeddingConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -55,6 +55,15 @@ def test_a_run_that_ended_before_its_first_step_holds_no_folder(tmp_path):
         StudentFolder(tmp_path).begin({"learning_rate": 3}, force=False)
 
 
+def test_a_student_that_was_being_replaced_counts_as_one(tmp_path):
+    folder = begun(tmp_path, {"learning_rate": 1})
+    folder.offer(Saved("only"), "test", "wer", 1, {"wer": 0.5})
+    (tmp_path / "best").rename(tmp_path / ".best.old")  # killed while it was replaced
+    with pytest.raises(ConfigError, match="learning_rate: 1 there, 2 now"):
+        StudentFolder(tmp_path).begin({"learning_rate": 2}, force=False)
+    assert (tmp_path / "best" / "mark").read_text() == "only"
+
+
 def test_force_leaves_nothing_of_the_old_student(tmp_path):
     folder = begun(tmp_path, {"learning_rate": 1})
     folder.offer(Saved("old"), "test", "wer", 1, {"wer": 0.5})
