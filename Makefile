@@ -50,8 +50,6 @@ $(VENV)/.bench: $(VENV)/.done
 # The same suite in a copy of its own, whose .venv holds the oldest versions setup.py allows.
 test-oldest:
 	rm -rf build/oldest && git clone --quiet . build/oldest
-	$(MAKE) -C build/oldest venv CONSTRAINTS=constraints-oldest.txt
-	build/oldest/.venv/bin/pip install --quiet -c build/oldest/constraints-oldest.txt librosa
 	K2DISTIL_DATA=$${K2DISTIL_DATA:-$(CURDIR)/../shared/data} \
 	  $(MAKE) -C build/oldest tests CONSTRAINTS=constraints-oldest.txt
 

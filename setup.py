@@ -40,7 +40,7 @@ setup(
         "h5py>=3.12.1",  # older ones crash on a full disk
         "numpy>=1.26",
         "openai-whisper>=20250625",  # older ones no longer build
-        "transformers>=4.57.1,<6",
+        "transformers>=4.57.1,<6",  # 5.23 for students; older ones serve for teachers
         "huggingface_hub>=0.36",
         "safetensors>=0.4.3",
         "pyyaml>=6.0",

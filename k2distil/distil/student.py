@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ KNOWN_TO_WORK = (
     *("parakeet_ctc", "wav2vec2", "wav2vec2-bert", "wav2vec2-conformer", "hubert", "wavlm"),
     *("data2vec-audio", "unispeech", "unispeech-sat"),
 )
+TESTED_TRANSFORMERS = (5, 23)  # older ones serve teachers, but lack parts of Parakeet
 # Where transformers' own tables name another, or none.
 EXTRACTORS = {"wav2vec2-bert": "SeamlessM4TFeatureExtractor"}
 PROCESSORS = {"data2vec-audio": "Wav2Vec2Processor"}
@@ -222,7 +224,20 @@ def load_student(folder: Path) -> Student:
 def _what_lacks(error: ImportError) -> str:
     """Of transformers' own message: Parakeet's features took librosa for years."""
     needed = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{needed} Install it beside transformers, or a newer transformers (5.23 needs none)"
+    return f"{needed} Install it beside transformers{_version_to_take()}"
+
+
+def transformers_is_old() -> bool:
+    """Whether it is older than what students are tested with."""
+    return tuple(map(int, version("transformers").split(".")[:2])) < TESTED_TRANSFORMERS
+
+
+def _version_to_take() -> str:
+    """For an error where transformers is old."""
+    if not transformers_is_old():
+        return ""
+    tested = ".".join(map(str, TESTED_TRANSFORMERS))
+    return f"; transformers is {version('transformers')} here, take {tested} or newer for students"
 
 
 @torch.inference_mode()
@@ -250,7 +265,7 @@ def _try_out(student: Student) -> None:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(
             f"student: {kind} cannot be trained here ({type(error).__name__}: {reason}); known to "
-            f"work are {', '.join(KNOWN_TO_WORK)}"
+            f"work are {', '.join(KNOWN_TO_WORK)}{_version_to_take()}"
         ) from error
     finally:
         student.model.train(training)

@@ -14,10 +14,13 @@ from k2distil.distil.student import (
     make_student,
     restore_replaced,
     switch_off_layerdrop,
+    transformers_is_old,
 )
 from k2distil.distil.student_config import DEFAULT_STUDENT, whole_tree
 from k2distil.distil.vocabulary import characters_of, make_tokenizer
 from k2distil.errors import CheckpointError, ConfigError
+
+pytestmark = pytest.mark.skipif(transformers_is_old(), reason="a newer transformers is needed")
 
 WIDTHS = {
     "hidden_size": 32,
@@ -247,3 +250,6 @@ def test_a_package_that_transformers_lacks_is_named(monkeypatch, tmp_path):
     ):
         with pytest.raises((ConfigError, CheckpointError), match="requires the librosa library"):
             open_student()
+    monkeypatch.setattr("k2distil.distil.student.version", lambda name: "4.57.1")
+    with pytest.raises(ConfigError, match=r"transformers is 4\.57\.1 here, take 5\.23 or newer"):
+        make_student(PARAKEET, TOKENIZER, 0)

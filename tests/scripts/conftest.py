@@ -69,8 +69,11 @@ def corpus(empty_corpus) -> Corpus:
 @pytest.fixture
 def material(tmp_path) -> Corpus:
     """Audio, text and codes to train a student on."""
+    from k2distil.distil.student import transformers_is_old
     from tests.scripts.student_material import make_material  # which needs this file
 
+    if transformers_is_old():
+        pytest.skip("students need a newer transformers")
     return make_material(tmp_path)
 
 
