@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 import torch
 from digits import ROOT, librispeech_list
-from ideas import codes_of_idea
+from ideas import IDEAS, codes_of_idea
 from mq import train_mq
 from torch import Tensor
 
@@ -23,7 +23,6 @@ from k2distil.teachers.log_mel import log_mel, mel_filters
 FRAME_SHIFT = 0.02  # seconds
 CODEBOOK_SIZE = 256
 ALL = 100_000  # utterances
-IDEAS = ("whitened", "predictable", "averaged", "flattened", "prior")
 
 
 @dataclass(frozen=True)

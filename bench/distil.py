@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import report
-from digit_codes import IDEAS, CodesSettings, bytes_of, embedding_of_digits, make_codes, script
+from digit_codes import CodesSettings, bytes_of, embedding_of_digits, make_codes, script
 from digits import ROOT, SPEEDS, default_data, make_lists
+from ideas import IDEAS
 
 from k2distil.pipeline.training_curves import training_curves
 

@@ -23,6 +23,7 @@ from k2distil.quantizer import FrameReservoir, QuantizerTrainer
 from k2distil.quantizer.metrics import fit_probe
 from k2distil.quantizer.model import Quantizer
 
+IDEAS = ("whitened", "predictable", "averaged", "flattened", "prior")
 BATCH_SIZE, CODEBOOK_SIZE = 512, 256
 RESERVOIR_FRAMES = 500_000
 CONTEXT = range(-8, 9, 2)  # frames of 20 ms around one, whose log-mels explain it

@@ -153,17 +153,17 @@ def _endless_mp3(file: BinaryIO) -> _Endless | None:
 def _has_mp3_frames(data: bytes) -> bool:
     """Whether there are two in a row: a tag or a picture may look like one."""
     for found in _MP3_HEADER.finditer(data):
-        start = found.start()
-        size = _mp3_frame_size(data[start : start + 4])
-        after = start + size
-        # The same version, layer and sample rate.
-        if (
-            size
-            and data[after : after + 2] == data[start : start + 2]
-            and (data[after + 2 : after + 3] and (data[after + 2] ^ data[start + 2]) & 0x0C == 0)
-        ):
-            return True
+        header = data[found.start() : found.start() + 4]
+        if size := _mp3_frame_size(header):
+            behind = found.start() + size
+            if _mp3_kind(data[behind : behind + 4]) == _mp3_kind(header):
+                return True
     return False
+
+
+def _mp3_kind(header: bytes) -> tuple[bytes, int]:
+    """Version, layer and sample rate, as bits."""
+    return header[:2], header[2] & 0x0C if len(header) == 4 else 0
 
 
 def _mp3_frame_size(header: bytes) -> int:
@@ -175,9 +175,8 @@ def _mp3_frame_size(header: bytes) -> int:
         return 0
     is_first = version == 3
     padding = header[2] >> 1 & 1
-    return (144 if is_first else 72) * 1000 * _KBITS[is_first][bits - 1] // _RATES[version][
-        rate
-    ] + padding
+    bytes_a_second = 1000 * _KBITS[is_first][bits - 1] // 8
+    return (1152 if is_first else 576) * bytes_a_second // _RATES[version][rate] + padding
 
 
 class Window(io.RawIOBase):

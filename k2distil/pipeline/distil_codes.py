@@ -33,7 +33,8 @@ def open_codes(path: Path, config: TrainDistilConfig, student: Student) -> Codes
     if not len(reader):
         raise DataError(f"{path}: no utterances in it; run save_codebook.sh --save_codebook")
     first = next(iter(reader))
-    shape, dtype = reader[first].shape, reader[first].dtype
+    array = reader[first]
+    shape, dtype = array.shape, array.dtype
     if len(shape) != 2 or dtype.kind not in "iu":
         raise DataError(
             f"{path}[{first}]: expected integers (num_frames, num_codebooks), got {dtype} {shape}; "

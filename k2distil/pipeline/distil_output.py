@@ -89,14 +89,12 @@ class StudentFolder:
             step: of the training.
             figures: of the test.
         """
-        best = self.best()
-        if best is None or best.get("test") != test or best["step"] == step:
-            better = True
-        else:
-            better = figures[metric] < best[metric]
-        if better:
-            text = json.dumps({"step": step, "test": test, **figures}, indent=2) + "\n"
-            student.save(self.path / "best", {METRICS_FILE: text})
+        best = self.best() or {}
+        is_comparable = best.get("test") == test and best["step"] != step
+        if is_comparable and not figures[metric] < best[metric]:
+            return
+        text = json.dumps({"step": step, "test": test, **figures}, indent=2) + "\n"
+        student.save(self.path / "best", {METRICS_FILE: text})
 
     def finish(self, student: Student, figures: Mapping[str, Any], num_failed: int) -> Summary:
         """Write the last student and the summary."""
@@ -106,8 +104,8 @@ class StudentFolder:
 
     def _has_results(self) -> bool:
         """Whether anything would be lost: an earlier run may have ended before its first step."""
-        kept = [self.checkpoint(), self.best()]
-        return (self.path / "last").is_dir() or any(each is not None for each in kept)
+        students = [self.path / "best", self.path / "last"]
+        return any(each.is_dir() for each in students) or self.checkpoint() is not None
 
     def _clear(self) -> None:
         for each in self.path.iterdir():
