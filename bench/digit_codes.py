@@ -21,7 +21,7 @@ from k2distil.storage import EmbeddingReader
 from k2distil.teachers.log_mel import log_mel, mel_filters
 
 FRAME_SHIFT = 0.02  # seconds
-CODEBOOK_SIZE = 256
+CODEBOOK_SIZE = 256  # of everything but product and additive codes
 ALL = 100_000  # utterances
 
 
@@ -38,11 +38,15 @@ class CodesSettings:
     padding: str = "none"
     mq_seconds: float = 360.0
     seed: int = 0  # of the quantizer's training
+    codebook_size: int = CODEBOOK_SIZE
 
     @property
     def path_name(self) -> str:
         """Of the file."""
-        name = f"{self.name}_{self.num_codebooks}_{self.teacher}"
+        sizes = str(self.num_codebooks)
+        if self.codebook_size != CODEBOOK_SIZE:
+            sizes += f"x{self.codebook_size}"
+        name = f"{self.name}_{sizes}_{self.teacher}"
         return f"{name}_seed{self.seed}" if self.seed else name
 
     @property
@@ -96,7 +100,8 @@ def make_codes(data: Path, folder: Path, settings: CodesSettings) -> Path:
                 *("train_quantizer_offline.sh", *teacher, "--train_data", digits, broad),
                 *("--train_quantizer_online", "--num_audio", ALL),
                 *("--quantizer_type", settings.name),
-                *("--quantizer_out_dim", settings.num_codebooks, "--seed", settings.seed),
+                *("--quantizer_out_dim", settings.num_codebooks),
+                *("--quantizer_codebook_size", settings.codebook_size, "--seed", settings.seed),
                 *("--save_path", quantizer),
             )
         script(

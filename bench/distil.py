@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import report
-from digit_codes import CodesSettings, bytes_of, embedding_of_digits, make_codes, script
+from digit_codes import (
+    CODEBOOK_SIZE,
+    CodesSettings,
+    bytes_of,
+    embedding_of_digits,
+    make_codes,
+    script,
+)
 from digits import ROOT, SPEEDS, default_data, make_lists
 from ideas import IDEAS
 
@@ -51,7 +58,7 @@ def codes_settings(
         return None
     teacher = (options.num_codebooks, options.layer, options.padding)
     seed = student_seed if options.quantizer_of_each_seed else 0
-    return CodesSettings(codes, *teacher, options.mq_seconds, seed)
+    return CodesSettings(codes, *teacher, options.mq_seconds, seed, options.codebook_size)
 
 
 def identity(name: str, steps: int, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -67,6 +74,8 @@ def identity(name: str, steps: int, seed: int, options: argparse.Namespace) -> d
         row["weight_end"] = options.weight_end
         row |= {"student_layer": options.student_layer, "quantizer_of": "digits and LibriSpeech"}
         row |= {"quantizer_seed": settings.seed}
+        if settings.codebook_size != CODEBOOK_SIZE:
+            row["codebook_size"] = settings.codebook_size
     return row
 
 
@@ -161,6 +170,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="runs of each student and steps")
     parser.add_argument("--first_seed", type=int, default=0)
     parser.add_argument("--num_codebooks", type=int, default=8)
+    parser.add_argument(
+        "--codebook_size", type=int, default=CODEBOOK_SIZE, help="of product and additive codes"
+    )
     parser.add_argument("--layer", type=int, default=-1, help="of the teacher")
     parser.add_argument("--padding", choices=["none", "30s"], default="none")
     parser.add_argument("--student_layer", type=int, default=-1)

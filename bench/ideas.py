@@ -10,6 +10,8 @@ flattened: frames train it less often where they are many, by (frames of their c
     codebook: silence and repetition weigh less.
 prior: codes are chosen for less error and more likelihood under a probe of the frame, and entries
     and probe fitted again, five times: codes that are easier to predict.
+sliced: slices are cut along the axes of what log-mels explain, as in "predictable", the most
+    explained first, each with the same share of it: few axes are coded finely, the rest coarsely.
 
     python bench/distil.py --students codes "idea: whitened" --steps 640 --seeds 3
 """
@@ -23,7 +25,7 @@ from k2distil.quantizer import FrameReservoir, QuantizerTrainer
 from k2distil.quantizer.metrics import fit_probe
 from k2distil.quantizer.model import Quantizer
 
-IDEAS = ("whitened", "predictable", "averaged", "flattened", "prior")
+IDEAS = ("whitened", "predictable", "averaged", "flattened", "prior", "sliced")
 BATCH_SIZE, CODEBOOK_SIZE = 512, 256
 RESERVOIR_FRAMES = 500_000
 CONTEXT = range(-8, 9, 2)  # frames of 20 ms around one, whose log-mels explain it
@@ -57,8 +59,11 @@ def codes_of_idea(
         training = [_flattened(torch.cat(list(changed.values())), seed)]
     else:
         training = list(changed.values())
-    quantizer = _train(training, num_codebooks, seed)
-    encode: Encode = quantizer.encode
+    if idea == "sliced":
+        encode = _in_slices(training, _explained(frames, mels), num_codebooks, seed)
+    else:
+        quantizer = _train(training, num_codebooks, seed)
+        encode = quantizer.encode
     if idea == "prior":
         encode = _with_prior(quantizer, torch.cat(training), seed)
     return {key: encode(changed[key]) for key in wanted}
@@ -89,14 +94,19 @@ def _power(covariance: Tensor, exponent: float) -> Tensor:
 
 def _to_explained(frames: Frames, mels: Frames) -> Tensor:
     """(D, D): frames times it have the covariance of what log-mels around them explain."""
+    meant = torch.cat([frames[key] for key in mels])
+    return _power(_covariance(meant), -0.5) @ _power(_explained(frames, mels), 0.5)
+
+
+def _explained(frames: Frames, mels: Frames) -> Tensor:
+    """(D, D): covariance of what log-mels around frames explain of them."""
     pairs = [(_with_context(mels[key]), frames[key]) for key in mels]
     heard = torch.cat([heard[: len(each)] for heard, each in pairs])
     meant = torch.cat([each[: len(heard)] for heard, each in pairs])
     heard, meant = heard - heard.mean(0), meant - meant.mean(0)
     moment = heard.T @ heard
     ridge = RIDGE * moment.diagonal().mean() * torch.eye(len(moment))
-    explained = heard @ torch.linalg.solve(moment + ridge, heard.T @ meant)
-    return _power(_covariance(meant), -0.5) @ _power(_covariance(explained), 0.5)
+    return _covariance(heard @ torch.linalg.solve(moment + ridge, heard.T @ meant))
 
 
 def _with_context(mels: Tensor) -> Tensor:
@@ -118,6 +128,27 @@ def _flattened(frames: Tensor, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.rand(len(frames), generator=generator, dtype=torch.float64)
     return frames[torch.searchsorted(places, drawn).clamp(max=len(frames) - 1)]
+
+
+def _in_slices(
+    utterances: Sequence[Tensor], explained: Tensor, num_codebooks: int, seed: int
+) -> Encode:
+    """See `sliced` in the module's docstring; a slice has one axis at least."""
+    values, axes = torch.linalg.eigh(explained.double())
+    axes = axes.flip(1).float()  # the most explained first
+    share = values.flip(0).clamp(min=0).cumsum(0) / values.clamp(min=0).sum()
+    starts = [0]
+    for n in range(1, num_codebooks):
+        start = int(torch.searchsorted(share, n / num_codebooks)) + 1
+        starts.append(min(max(start, starts[-1] + 1), len(axes) - num_codebooks + n))
+    slices = [axes[:, a:b] for a, b in zip(starts, [*starts[1:], len(axes)], strict=True)]
+    quantizers = [_train([each @ part for each in utterances], 1, seed) for part in slices]
+
+    def encode(frames: Tensor) -> Tensor:
+        pairs = zip(quantizers, slices, strict=True)
+        return torch.cat([quantizer.encode(frames @ part) for quantizer, part in pairs], 1)
+
+    return encode
 
 
 def _with_prior(quantizer: Quantizer, frames: Tensor, seed: int) -> Encode:
