@@ -1,9 +1,11 @@
-"""Where a command computes: `--gpu` -> torch device, and `--dtype` -> torch dtype."""
+"""Where and how exactly a command computes: `--gpu`, `--dtype`, and no TF32."""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from k2distil.errors import ConfigError
@@ -33,8 +35,10 @@ def device_indexes(gpu: str) -> list[int]:
     return indexes
 
 
-def choose_device(gpu: str | None) -> torch.device:
-    """The device of this process; of those that torchrun started, each has its own visible device.
+def use_device(gpu: str | None) -> torch.device:
+    """The device of this process, made the current one of this thread.
+
+    Of the processes that torchrun started each has its own visible device.
 
     Args:
         gpu: what the user gave; None: the first device, or the CPU with a warning without one.
@@ -44,6 +48,15 @@ def choose_device(gpu: str | None) -> torch.device:
         ConfigError: this machine lacks the device, has fewer than processes, or one process was
             given several.
     """
+    import torch
+
+    device = _device_of(gpu)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # else events and the like would be of the first one
+    return device
+
+
+def _device_of(gpu: str | None) -> torch.device:
     import torch
 
     indexes = device_indexes("0" if gpu is None else gpu)
@@ -79,3 +92,29 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype not in DTYPES:
         raise ConfigError(f"--dtype {dtype}: expected auto, {', '.join(DTYPES)}")
     return getattr(torch, dtype)
+
+
+@contextmanager
+def no_tf32(device: torch.device) -> Iterator[None]:
+    """Keep float32 on CUDA from rounding to 10 bits (TF32).
+
+    Convolutions do so by default, matrix products where somebody asked for it, as the environment
+    of some containers does.
+    """
+    import torch
+
+    if device.type != "cuda":
+        yield
+        return
+    # torch 2.9 has newer switches; where somebody used those, the older ones raise.
+    conv = getattr(torch.backends.cudnn, "conv", None)
+    places = (torch.backends.cuda.matmul, conv or torch.backends.cudnn)
+    name, exact = ("fp32_precision", "ieee") if conv else ("allow_tf32", False)
+    before = [getattr(place, name) for place in places]
+    try:
+        for place in places:
+            setattr(place, name, exact)
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            setattr(place, name, value)

@@ -45,6 +45,8 @@ class Profile:
 
     def seconds(self) -> dict[str, float]:
         """Of each stage, in the order in which they began; stages of several threads overlap."""
+        for _, end in (pair for events in self._device.values() for pair in events):
+            end.synchronize()
         on_device = {
             name: sum(start.elapsed_time(end) for start, end in events) / 1000
             for name, events in self._device.items()
@@ -69,10 +71,11 @@ class Profile:
             self.add(name, time.perf_counter() - started)
             return
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        stream = torch.cuda.current_stream(device)
         with torch.profiler.record_function(name):
-            start.record()
+            start.record(stream)
             yield
-            end.record()
+            end.record(stream)
         self._device[name].append((start, end))
 
 

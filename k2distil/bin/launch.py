@@ -92,9 +92,8 @@ def _show_only(indexes: Sequence[int], gpu: str | None) -> None:
         raise ConfigError(
             f"--gpu {gpu}: this machine has {number} CUDA devices; use indexes below that"
         )
-    names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    if len(names) < number:
-        names = [str(index) for index in range(number)]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(index) for index in range(number)]
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[index] for index in indexes)
 
 

@@ -240,7 +240,7 @@ def _version_to_take() -> str:
     return f"; transformers is {version('transformers')} here, take {tested} or newer for students"
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _try_out(student: Student) -> None:
     """Transcribe silence, so that a model that cannot be used shows before the training.
 
@@ -268,6 +268,9 @@ def _try_out(student: Student) -> None:
             f"work are {', '.join(KNOWN_TO_WORK)}{_version_to_take()}"
         ) from error
     finally:
+        for part in student.model.modules():
+            if hasattr(part, "cached_sequence_length"):  # of rotary positions on this device
+                part.cached_sequence_length = None
         student.model.train(training)
         torch.set_rng_state(state)
 

@@ -176,7 +176,7 @@ def _values(batch: EmbeddingBatch, values_of: ValuesOf) -> _Computed:
     if device.type == "cuda":
         values, is_finite = (each.to("cpu", non_blocking=True) for each in (values, is_finite))
         ready = torch.cuda.Event()
-        ready.record()
+        ready.record(torch.cuda.current_stream(device))
     return _Computed(batch.keys, batch.num_frames.tolist(), values, is_finite, ready)
 
 

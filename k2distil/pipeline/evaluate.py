@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 
 from k2distil.config import EvaluateConfig
-from k2distil.device import choose_device
+from k2distil.device import use_device
 from k2distil.distil.batches import by_length
 from k2distil.distil.model import DistilModel
 from k2distil.distil.scoring import error_rates, worst
@@ -36,7 +36,7 @@ def evaluate(config: EvaluateConfig) -> Summary:
     if not labelled:
         raise DataError(f'{names}: no utterance has text ("txt") to compare with')
     student = load_student(config.student_checkpoint)
-    device = choose_device(config.gpu)
+    device = use_device(config.gpu)
     checked = check_utterances(labelled, student, None, text_fits=False)
     if not checked.utterances:
         reason = (checked.unreadable + checked.unfit)[0]["reason"]

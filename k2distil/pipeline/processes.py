@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from k2distil.device import choose_device
+from k2distil.device import use_device
 from k2distil.errors import K2DistilError
 
 PATIENCE = timedelta(days=1)  # one process may have far more to read than another
@@ -90,9 +90,7 @@ def joined(gpu: str | None) -> Iterator[Processes]:
     Raises:
         ConfigError: a device this machine lacks.
     """
-    device = choose_device(gpu)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    device = use_device(gpu)
     if "LOCAL_RANK" not in os.environ:
         yield Processes(0, 1, device)
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from k2distil.config import SaveCodebookConfig
-from k2distil.device import choose_device
+from k2distil.device import use_device
 from k2distil.errors import ConfigError
 from k2distil.pipeline.extract import extract
 from k2distil.pipeline.provenance import check_same_embedding
@@ -29,7 +29,7 @@ def save_codebook(config: SaveCodebookConfig) -> Summary:
         raise ConfigError("--quantizer_path: missing; give the file of train_quantizer_offline.sh")
     inputs = [*(config.train_data or ()), config.checkpoint, config.quantizer_path]
     prepare_output(config.save_path, inputs)
-    device = choose_device(config.gpu)
+    device = use_device(config.gpu)
     quantizer = load_quantizer(config.quantizer_path).to(device)
     _check_flags(config, quantizer)
     num_trained = quantizer.num_codebooks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from k2distil.config import SaveCodebookConfig, SaveEmbeddingConfig
-from k2distil.device import choose_device
+from k2distil.device import use_device
 from k2distil.pipeline.embed import as_dtype
 from k2distil.pipeline.extract import extract
 from k2distil.pipeline.summary import Summary, prepare_output
@@ -14,7 +14,7 @@ from k2distil.storage import SHARD_HOURS
 def save_embedding(config: SaveEmbeddingConfig | SaveCodebookConfig) -> Summary:
     """Write the embeddings of the utterances that a config asks for."""
     prepare_output(config.save_path, [*(config.train_data or ()), config.checkpoint])
-    device = choose_device(config.gpu)
+    device = use_device(config.gpu)
     utterances = read_utterances(config, config.seed, config.save_path)
     teacher, provenance = open_teacher(config, device)
     attributes = {"kind": "embedding", **provenance, "embedding_dtype": config.embedding_dtype}

@@ -306,7 +306,7 @@ def _train(trainer: DistilTrainer, folder: StudentFolder) -> None:
     trainer.add_callback(Pace())
     trainer.add_callback(LogLines())
     trainer.add_callback(FiniteLoss())
-    checkpoint = folder.checkpoint()
+    checkpoint = _on_first(trainer.args, folder.checkpoint)  # a node's disk may be late to show it
     if checkpoint is not None:
         logger.info("going on from %s", checkpoint)
     with _stopping(trainer):

@@ -63,6 +63,8 @@ def train_quantizer(config: TrainQuantizerConfig) -> Summary:
     with joined(config.gpu) as processes:
         with processes.all_or_none():
             job = _open(config, save_path, processes)
+        with processes.all_or_none():
+            _check_together(job, save_path, processes)
         if job is None:
             return Summary(save_path, 0, read_summary(save_path))
         if processes.rank == 0:
@@ -105,6 +107,21 @@ def _open(config: TrainQuantizerConfig, save_path: Path, processes: Processes) -
     )
     _resume(trainer, save_path, fingerprint, config.force)
     return Job(save_path, source, trainer, fingerprint)
+
+
+def _check_together(job: Job | None, save_path: Path, processes: Processes) -> None:
+    """Refuse to begin at different steps: the sums of one process would wait for ever.
+
+    Raises:
+        CheckpointError: the processes found different files.
+    """
+    steps = processes.gather(None if job is None else job.trainer.steps_done)
+    if len(set(steps)) > 1:
+        found = ", ".join("the end" if step is None else f"step {step}" for step in steps)
+        raise CheckpointError(
+            f"{save_path}: the processes would go on from {found}; run again if the disk is late "
+            "to show its files, or give a --save_path on a disk that all nodes share"
+        )
 
 
 def _read(

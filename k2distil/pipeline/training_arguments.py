@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from k2distil.config import TrainDistilConfig
-from k2distil.device import choose_device
+from k2distil.device import use_device
 from k2distil.errors import ConfigError
 from k2distil.torchaudio_guard import hide_broken_torchaudio
 
@@ -34,7 +34,8 @@ def training_arguments(
     hide_broken_torchaudio()
     from transformers import TrainingArguments
 
-    on_cpu = _on_cpu(config.gpu)
+    device = use_device(config.gpu)
+    on_cpu = device.type == "cpu"
     bf16, fp16 = _precision(config.dtype, on_cpu)
     args = TrainingArguments(
         output_dir=str(config.save_path),
@@ -66,22 +67,16 @@ def training_arguments(
         ddp_timeout=DAY,  # the first process looks at all utterances while the others wait
         average_tokens_across_devices=False,  # get_batch_samples counts for all processes
     )
-    if args.world_size == 1:
-        args._n_gpu = min(1, args.n_gpu)  # with more, the Trainer would take them all
-    return args
-
-
-def _on_cpu(gpu: str | None) -> bool:
-    """Whether to compute on the CPU; else the current CUDA device is set."""
-    device = choose_device(gpu)
-    if device.type == "cuda":
+    if args.world_size == 1 and not on_cpu:
+        # It has made the first GPU the current one, and would use all there are.
         torch.cuda.set_device(device)
-    return device.type == "cpu"
+        args._setup_devices, args._n_gpu = device, 1
+    return args
 
 
 def _precision(dtype: str, on_cpu: bool) -> tuple[bool, bool]:
     """--dtype -> (bf16, fp16)."""
-    has_bf16 = on_cpu or torch.cuda.is_bf16_supported()
+    has_bf16 = on_cpu or torch.cuda.is_bf16_supported(including_emulation=False)
     if dtype == "bfloat16" and not has_bf16:
         raise ConfigError("--dtype bfloat16: this device lacks it; use auto, float16 or float32")
     if dtype == "float16" and on_cpu:

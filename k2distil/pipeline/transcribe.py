@@ -27,7 +27,7 @@ class Scored:
     codes: CodeScores | None
 
 
-@torch.inference_mode()
+@torch.no_grad()  # what a model keeps, as positions, is used in training too
 def transcribe(
     model: DistilModel,
     dataset: DistilDataset,

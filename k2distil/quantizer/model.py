@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from k2distil.device import no_tf32
 from k2distil.errors import ConfigError, DataError
 from k2distil.quantizer.search import (
     beam_search,
@@ -140,7 +141,7 @@ class Quantizer(nn.Module):
         size = chunk_frames(device, self._scores_per_frame)
         codes = torch.empty(len(rows), self.num_codebooks, dtype=self.code_dtype, device=device)
         finite = torch.ones((), dtype=torch.bool, device=device)
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast(device.type, enabled=False), no_tf32(device):
             for start in range(0, len(rows), size):
                 chunk = self.normalise(rows[start : start + size])
                 finite &= chunk.isfinite().all()

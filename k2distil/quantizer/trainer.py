@@ -34,6 +34,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from k2distil.device import no_tf32
 from k2distil.errors import CheckpointError, DataError
 from k2distil.quantizer.model import (
     QUANTIZER_TYPES,
@@ -145,6 +146,10 @@ class QuantizerTrainer:
         if self.done:
             raise RuntimeError("the training is done")
         frames = self._checked(frames)
+        with no_tf32(self.device):
+            return self._step(frames)
+
+    def _step(self, frames: Tensor) -> StepStats:
         phase, error = "gather", None
         if self._quantizer is None:
             self._gathered.append(frames)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from k2distil.batch import SAMPLE_RATE
+from k2distil.device import no_tf32
 from k2distil.teachers.lengths import valid_positions
 
 N_FFT = 400  # samples, 25 ms
@@ -83,7 +84,8 @@ def log_mel(samples: Tensor, lengths: Sequence[int], filters: Tensor) -> Tensor:
     spectrum = torch.stft(reflected, N_FFT, HOP, window=window, center=False, return_complex=True)
     num_frames = [num_mel_frames(length) for length in lengths]
     power = spectrum[..., : max(num_frames)].abs() ** 2
-    log = (filters @ power).clamp(min=1e-10).log10()
+    with no_tf32(power.device):
+        log = (filters @ power).clamp(min=1e-10).log10()
     valid = valid_positions(num_frames, log.shape[-1], log.device)[:, None, :]
     peak = log.masked_fill(~valid, -torch.inf).amax(dim=(1, 2), keepdim=True)
     log = (torch.maximum(log, peak - DYNAMIC_RANGE) + 4.0) / 4.0

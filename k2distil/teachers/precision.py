@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from threading import Lock
 
 import torch
 from torch import Tensor, nn
 
+from k2distil.device import no_tf32
 from k2distil.teachers.lengths import valid_positions
 from k2distil.teachers.packed_linear import pack_linears
 
@@ -60,31 +60,16 @@ class FiniteEncoder:
                 len(lengths),
                 self.num_fallbacks,
             )
-            self._exact.to(self.device)
-            for row in bad:
-                alone = features[row : row + 1, ..., : lengths[row]]
-                frames = self._in_float32(alone, [lengths[row]], num_frames[row])
-                hidden[row, : num_frames[row]] = frames[0]
-            self._exact.to("cpu")
+            try:
+                self._exact.to(self.device)
+                for row in bad:
+                    alone = features[row : row + 1, ..., : lengths[row]]
+                    frames = self._in_float32(alone, [lengths[row]], num_frames[row])
+                    hidden[row, : num_frames[row]] = frames[0]
+            finally:  # also where memory was too small: half of the batch is next
+                self._exact.to("cpu")
         return hidden
 
     def _in_float32(self, features: Tensor, lengths: Sequence[int], wanted: int) -> Tensor:
-        with no_tf32() if self.device.type == "cuda" else nullcontext():
+        with no_tf32(self.device):
             return self._exact(features, lengths, wanted)
-
-
-@contextmanager
-def no_tf32() -> Iterator[None]:
-    """Keep float32 on CUDA from rounding to 10 bits (TF32), as convolutions do by default."""
-    # torch 2.9 has newer switches; where somebody used those, the older ones raise.
-    conv = getattr(torch.backends.cudnn, "conv", None)
-    places = (torch.backends.cuda.matmul, conv or torch.backends.cudnn)
-    name, exact = ("fp32_precision", "ieee") if conv else ("allow_tf32", False)
-    before = [getattr(place, name) for place in places]
-    try:
-        for place in places:
-            setattr(place, name, exact)
-        yield
-    finally:
-        for place, value in zip(places, before, strict=True):
-            setattr(place, name, value)

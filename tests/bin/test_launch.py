@@ -24,18 +24,22 @@ if os.environ["RANK"] == "0":
 """
 PARENT = """\
 import sys, torch
-torch.cuda.device_count = lambda: 4  # as on a machine with four
+torch.cuda.device_count = lambda: int(sys.argv[1])  # as on a machine with so many
 from k2distil.bin.launch import launch
-sys.exit(launch("child", sys.argv[1:], "1,3"))
+sys.exit(launch("child", sys.argv[3:], sys.argv[2], max_restarts=1))
 """
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen:
+def start(
+    folder: Path, *arguments: str, devices: str = "4", gpu: str = "1,3", visible: str | None = None
+) -> subprocess.Popen:
     (folder / "child.py").write_text(CHILD)
     path = os.pathsep.join([str(folder), str(ROOT)])
     environment = {key: value for key, value in os.environ.items() if "CUDA" not in key}
+    if visible is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = visible
     return subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(folder), *arguments],
+        [sys.executable, "-c", PARENT, devices, gpu, str(folder), *arguments],
         env=environment | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,
@@ -49,6 +53,17 @@ def test_the_status_of_the_first_process_is_that_of_all(status, tmp_path):
     assert process.returncode == status, log
     assert [(tmp_path / rank).read_text() for rank in "01"] == ["1,3", "1,3"]
     assert ("ended first" in log) == (status > 1)
+
+
+@pytest.mark.parametrize(
+    ("devices", "gpu", "visible", "seen"),
+    [("1", "0", None, "0"), ("1", "0", "6", "6"), ("2", "1", "4,6", "6"), ("2", "1", "a,b", "b")],
+)
+def test_a_process_sees_its_device_alone(devices, gpu, visible, seen, tmp_path):
+    process = start(tmp_path, "0", "0", devices=devices, gpu=gpu, visible=visible)
+    _, log = process.communicate(timeout=120)
+    assert process.returncode == 0, log
+    assert (tmp_path / "0").read_text() == seen
 
 
 def test_a_signal_stops_all_and_is_told_as_one(tmp_path):

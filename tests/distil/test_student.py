@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import yaml
 
+from k2distil.batch import Utterance
 from k2distil.distil.model import DistilModel
 from k2distil.distil.student import (
     check_layer,
@@ -19,6 +21,8 @@ from k2distil.distil.student import (
 from k2distil.distil.student_config import DEFAULT_STUDENT, whole_tree
 from k2distil.distil.vocabulary import characters_of, make_tokenizer
 from k2distil.errors import CheckpointError, ConfigError
+from k2distil.pipeline.distil_data import DistilDataset
+from k2distil.pipeline.transcribe import transcribe
 
 pytestmark = pytest.mark.skipif(transformers_is_old(), reason="a newer transformers is needed")
 
@@ -92,6 +96,20 @@ def test_a_student_whose_replacement_was_killed_comes_back(tmp_path):
     (tmp_path / ".best.old").mkdir()
     restore_replaced(tmp_path / "best")  # the new one is there: nothing to bring back
     assert (tmp_path / ".best.old").exists()
+
+
+def test_rotary_positions_of_a_trial_or_test_are_no_matter_to_training(tmp_path):
+    config = {"model_type": "wav2vec2-conformer", "position_embeddings_type": "rotary"}
+    student = make_student({**config, **WIDTHS, **CONVOLUTIONS}, TOKENIZER, seed=0)
+    kept = [part for part in student.model.modules() if hasattr(part, "cached_sequence_length")]
+    assert [part.cached_sequence_length for part in kept] == [None]  # it may go to another device
+    soundfile.write(tmp_path / "a.wav", audio(0.5)[0], 16000, "FLOAT")
+    utterances = [Utterance("a", str(tmp_path / "a.wav"), text="one")]
+    dataset = DistilDataset(utterances, student, None)
+    model = DistilModel(student.model, None, 1, 0.0, None)
+    assert not transcribe(model, dataset, [[0]], 0, torch.device("cpu")).failed
+    model.train()
+    student.model(**student.features(audio(0.5))[0]).logits.sum().backward()  # as long
 
 
 def test_the_seed_decides_the_weights():

@@ -2,12 +2,14 @@
 
 import os
 import socket
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from k2distil.errors import DataError
+from k2distil.errors import CheckpointError, DataError
 from k2distil.pipeline.processes import joined
+from k2distil.pipeline.train_quantizer import _check_together
 from k2distil.quantizer import Share
 from k2distil.quantizer.statistics import CodeSums
 
@@ -40,6 +42,13 @@ def fail(rank):
         raise DataError("bad")
 
 
+def begin_at(step, processes):
+    """step: None: the quantizer is there already."""
+    job = None if step is None else SimpleNamespace(trainer=SimpleNamespace(steps_done=step))
+    with processes.all_or_none():
+        _check_together(job, "q.pt", processes)
+
+
 def work(rank, port):
     os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -52,6 +61,10 @@ def work(rank, port):
             whole = sums_of(slice(None), with_gram_table)
             for name, tensor in sums.tensors().items():
                 torch.testing.assert_close(tensor, whole.tensors()[name])
+        with pytest.raises(CheckpointError if rank == 0 else SystemExit) as raised:
+            begin_at(1000 if rank else None, processes)
+        assert rank or "would go on from the end, step 1000" in str(raised.value)
+        begin_at(1000, processes)
         # The second alone fails: it says why, and the first ends as well.
         with pytest.raises(DataError if rank else SystemExit), processes.all_or_none():
             fail(rank)
