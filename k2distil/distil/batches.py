@@ -10,18 +10,21 @@ from torch.utils.data import Sampler
 
 SIMILAR = (0.9, 1.1)  # lengths that count as the same, so that batches differ from pass to pass
 PAIRED = 32  # batches of labelled and of unlabelled utterances that are matched by length
+PADDED_TOGETHER = 1.2  # times batch_seconds that a batch of both may take, padded to one length
 
 
-class BatchesBySeconds(Sampler[list[int]]):
-    """`num_batches` batches of indexes, the same for the same seed.
+class BatchesBySeconds(Sampler[list[list[int]]]):
+    """`num_batches` batches, the same for the same seed; each in parts that are padded alone.
 
     Utterances with text and those without are drawn from pools of their own, each in shuffled
-    passes, so that scarce text is in every batch.
+    passes, so that scarce text is in every batch. They are one part where they are of similar
+    length, else two.
 
     Args:
         seconds: of each utterance.
         labelled: whether it has text.
-        batch_seconds: the most a batch may hold, padding included; a longer utterance goes alone.
+        batch_seconds: the most a batch may hold, padding included (`PADDED_TOGETHER` times that
+            in one part); a longer utterance goes alone.
         labelled_share: of a batch's seconds, for those with text, if there are both kinds.
         num_batches: of this process.
         seed: of the order.
@@ -42,6 +45,7 @@ class BatchesBySeconds(Sampler[list[int]]):
         super().__init__()
         self.seconds, self.num_batches, self.seed = seconds, num_batches, seed
         self.rank, self.world_size = rank, world_size
+        self.most_together = PADDED_TOGETHER * batch_seconds
         with_text = [index for index, has_text in enumerate(labelled) if has_text]
         without = [index for index, has_text in enumerate(labelled) if not has_text]
         if with_text and without:
@@ -57,8 +61,8 @@ class BatchesBySeconds(Sampler[list[int]]):
         """The batches of this process."""
         return self.num_batches
 
-    def __iter__(self) -> Iterator[list[int]]:
-        """Yield the indexes of each batch, longest first within each kind."""
+    def __iter__(self) -> Iterator[list[list[int]]]:
+        """Yield the indexes of each part of a batch, longest first within each kind."""
         rng = random.Random(self.seed)
         streams = [self._endless(pool, most, rng) for pool, most in self.pools]
         number = done = 0
@@ -67,15 +71,20 @@ class BatchesBySeconds(Sampler[list[int]]):
             for stream in streams:
                 block = [next(stream) for _ in range(PAIRED)]
                 blocks.append(sorted(block, key=lambda batch: self.seconds[batch[0]]))
-            together = [list(chain(*parts)) for parts in zip(*blocks, strict=True)]
+            together = [list(parts) for parts in zip(*blocks, strict=True)]
             rng.shuffle(together)
-            for batch in together:
+            for parts in together:
                 if number % self.world_size == self.rank:
                     if done == self.num_batches:
                         return
-                    yield batch
+                    yield self._padded_together(parts)
                     done += 1
                 number += 1
+
+    def _padded_together(self, parts: list[list[int]]) -> list[list[int]]:
+        whole = list(chain(*parts))
+        longest = max(self.seconds[index] for index in whole)
+        return [whole] if longest * len(whole) <= self.most_together else parts
 
     def _endless(self, pool: list[int], most: float, rng: random.Random) -> Iterator[list[int]]:
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import torch
@@ -12,8 +13,8 @@ from k2distil.distil.loss import CodebookLoss
 from k2distil.distil.spec_augment import SpecAugment
 
 
-class Batch(TypedDict):
-    """Utterances as the student takes them.
+class Part(TypedDict):
+    """Utterances as the student takes them, padded to the longest.
 
     inputs: what its feature extractor makes, e.g. input_features (B, S, F) and attention_mask.
     num_inputs: (B,) frames or samples without padding; num_frames: (B,) of the student's output.
@@ -30,9 +31,17 @@ class Batch(TypedDict):
     codes: Tensor
 
 
-def count_items(labels: Tensor, codes: Tensor) -> Tensor:
-    """(2,) int64: how many utterances with text, and codes, a batch has."""
-    return torch.stack([(labels[:, 0] >= 0).sum(), (codes >= 0).sum()])
+class Batch(TypedDict):
+    """Utterances that are learnt from together."""
+
+    parts: list[Part]
+
+
+def count_items(parts: Sequence[Part]) -> Tensor:
+    """(2,) int64: how many utterances with text, and codes, there are."""
+    with_text = [(part["labels"][:, 0] >= 0).sum() for part in parts]
+    codes = [(part["codes"] >= 0).sum() for part in parts]
+    return torch.stack([torch.stack(with_text).sum(), torch.stack(codes).sum()])
 
 
 class DistilModel(nn.Module):
@@ -59,18 +68,11 @@ class DistilModel(nn.Module):
         self.blank = int(student.config.pad_token_id)
         self.layer, self.weight, self.spec_augment = layer, weight, spec_augment
 
-    def forward(
-        self,
-        inputs: dict[str, Tensor],
-        num_inputs: Tensor,
-        num_frames: Tensor,
-        labels: Tensor,
-        codes: Tensor,
-        num_items: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Score a batch; see `Batch` for what is given.
+    def forward(self, parts: Sequence[Part], num_items: Tensor | None = None) -> dict[str, Tensor]:
+        """Score a batch.
 
         Args:
+            parts: of it; their keys and what failed may be left out.
             num_items: (2,) what the summed losses are divided by: utterances with text and codes,
                 of all processes and accumulated batches; None: of this batch.
 
@@ -78,18 +80,23 @@ class DistilModel(nn.Module):
             loss, ctc (mean over utterances of nats per token), codebook (mean over codes, nats):
             () each.
         """
+        if num_items is None:
+            num_items = count_items(parts)
+        losses = [self._losses(part, num_items) for part in parts]
+        ctc, codebook = torch.stack([torch.stack(each) for each in losses]).sum(0)
+        loss = ctc if self.codebook_loss is None else ctc + self.weight * codebook
+        return {"loss": loss, "ctc": ctc.detach(), "codebook": codebook.detach()}
+
+    def _losses(self, part: Part, num_items: Tensor) -> tuple[Tensor, Tensor]:
+        inputs, codes = part["inputs"], part["codes"]
         if self.training and self.spec_augment is not None:
-            features = self.spec_augment(inputs["input_features"], num_inputs)
+            features = self.spec_augment(inputs["input_features"], part["num_inputs"])
             inputs = {**inputs, "input_features": features}
         logits, hidden = self.encode(inputs)
-        if num_items is None:
-            num_items = count_items(labels, codes)
-        ctc = self._ctc(logits, num_frames, labels) / num_items[0].clamp(min=1)
-        loss, codebook = ctc, torch.zeros_like(ctc)
-        if self.codebook_loss is not None:
-            codebook = self.codebook_loss(hidden[:, : codes.shape[1]], codes, num_items[1])
-            loss = loss + self.weight * codebook
-        return {"loss": loss, "ctc": ctc.detach(), "codebook": codebook.detach()}
+        ctc = self._ctc(logits, part["num_frames"], part["labels"]) / num_items[0].clamp(min=1)
+        if self.codebook_loss is None:
+            return ctc, torch.zeros_like(ctc)
+        return ctc, self.codebook_loss(hidden[:, : codes.shape[1]], codes, num_items[1])
 
     def encode(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """What the feature extractor made -> logits (B, T, V), the layer's frames (B, T, D)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from unicodedata import east_asian_width
 
 import torch
 from torch import Tensor
@@ -38,11 +39,18 @@ def error_rates(transcripts: Sequence[Transcript]) -> dict[str, float]:
     }
 
 
+def has_words(texts: Sequence[str]) -> bool:
+    """Whether blanks part words: in most of the texts, of characters that most are not CJK."""
+    wide = sum(east_asian_width(each) in "WF" for text in texts for each in text)
+    blanks = sum(" " in text for text in texts)
+    return 2 * blanks > len(texts) and 2 * wide < sum(map(len, texts))
+
+
 def worst(transcripts: Sequence[Transcript], num: int) -> str:
     """jiwer's alignments of those with the most errors, of words or, without blanks, characters."""
     import jiwer
 
-    by_word = any(" " in each.reference for each in transcripts)
+    by_word = has_words([each.reference for each in transcripts])
     process = jiwer.process_words if by_word else jiwer.process_characters
     scored = [(process(each.reference, each.hypothesis), each) for each in transcripts]
     scored.sort(key=lambda pair: -(pair[0].substitutions + pair[0].deletions + pair[0].insertions))

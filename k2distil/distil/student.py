@@ -24,6 +24,8 @@ from k2distil.torchaudio_guard import hide_broken_torchaudio
 
 PROBE_SECONDS = 100  # of audio, to measure a student's frame shift by
 TRIED_SAMPLES = (16_000, 17_599, 20_333)  # lengths at which padding and rounding differ
+PADDED_SAMPLES = (16_000, 32_000)  # the first is padded to the second
+PADDING_TOLERANCE = 0.02  # of the logits' deviation; rounding is far less
 KNOWN_TO_WORK = (
     *("parakeet_ctc", "wav2vec2", "wav2vec2-bert", "wav2vec2-conformer", "hubert", "wavlm"),
     *("data2vec-audio", "unispeech", "unispeech-sat"),
@@ -95,6 +97,20 @@ class Student:
             name = "_get_feat_extract_output_lengths"
         return getattr(self.model, name)(num_inputs).long()
 
+    @torch.no_grad()
+    def padding_matters(self) -> bool:
+        """Whether padding changes what it says, as where norms look over a whole row."""
+        generator = np.random.default_rng(0)
+        audio = [0.1 * generator.standard_normal(n, np.float32) for n in PADDED_SAMPLES]
+        length = int(self.num_frames(self.num_inputs(torch.tensor(PADDED_SAMPLES)))[0])
+        training = self.model.training
+        self.model.eval()
+        alone, padded = (
+            self.model(**self.features(batch)[0]).logits[0, :length] for batch in (audio[:1], audio)
+        )
+        self.model.train(training)
+        return bool((padded - alone).abs().max() > PADDING_TOLERANCE * alone.std())
+
     def encode_text(self, text: str) -> list[int]:
         """Token ids."""
         return self.tokenizer(normalize(text), add_special_tokens=False).input_ids
@@ -115,12 +131,18 @@ class Student:
         new, old = (folder.with_name(f".{folder.name}.{which}") for which in ("new", "old"))
         for each in (new, old):
             shutil.rmtree(each, ignore_errors=True)
+        config = self.model.config
+        if not hasattr(config, "inputs_to_logits_ratio"):  # transformers' pipeline cuts audio by it
+            config.inputs_to_logits_ratio = round(self.frame_shift * SAMPLE_RATE)
         self.model.save_pretrained(new)
         self.processor().save_pretrained(new)
         for name, text in extra.items():
             (new / name).write_text(text, encoding="utf-8")
-        for written in (*new.iterdir(), new):
+        mode = (new / "config.json").stat().st_mode
+        for written in new.iterdir():
+            written.chmod(mode)  # safetensors' would be its owner's alone
             flush(written)
+        flush(new)
         if folder.exists():
             os.rename(folder, old)
         os.rename(new, folder)
@@ -216,9 +238,24 @@ def load_student(folder: Path) -> Student:
         ) from error
     if extractor.sampling_rate != SAMPLE_RATE:
         raise CheckpointError(f"{folder}: takes {extractor.sampling_rate} Hz; only 16 kHz is made")
+    _check_outputs(folder, model.config, tokenizer)
     student = Student(model, extractor, tokenizer)
     _try_out(student)
     return student
+
+
+def _check_outputs(folder: Path, config: Any, tokenizer: Any) -> None:
+    """Raises CheckpointError where model and tokenizer are not of each other."""
+    never_said = {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    most = max(set(tokenizer.get_vocab().values()) - never_said)
+    blank, expected = tokenizer.pad_token_id, config.pad_token_id
+    if most >= config.vocab_size or blank != expected:
+        raise CheckpointError(
+            f"{folder}: its tokenizer has ids up to {most} and the blank {blank}, its model "
+            f"{config.vocab_size} outputs and the blank {expected}; save the model anew after "
+            f"from_pretrained(..., vocab_size={max(most + 1, len(tokenizer))}, "
+            f"pad_token_id={blank}, ignore_mismatched_sizes=True)"
+        )
 
 
 def _what_lacks(error: ImportError) -> str:

@@ -68,7 +68,7 @@ class DistilTrainer(Trainer):
         """The batches of a step, and how many texts and codes all processes have in theirs."""
         found = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         self._num_steps += 1
-        counts = [count_items(batch["labels"], batch["codes"]) for batch in found]
+        counts = [count_items(batch["parts"]) for batch in found]
         items = sum(counts, torch.zeros(2, dtype=torch.long))
         if self.args.world_size > 1:
             items = self.accelerator.reduce(items.to(device), "sum")
@@ -82,12 +82,14 @@ class DistilTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """This process' share of the loss of a step."""
-        for row in inputs["failed"]:
+        parts = inputs["parts"]
+        for row in (row for part in parts for row in part["failed"]):
             if row["key"] not in self.failed:
                 logger.warning("left out: %s", row["reason"])
             self.failed[row["key"]] = row
-        tensors = {name: inputs[name] for name in inputs if name not in {"keys", "failed"}}
-        outputs = model(**tensors, num_items=num_items_in_batch)
+        plain = {"keys", "failed"}
+        tensors = [{name: part[name] for name in part if name not in plain} for part in parts]
+        outputs = model(tensors, num_items=num_items_in_batch)
         self._parts += torch.stack([outputs["ctc"], outputs["codebook"]])
         # DistributedDataParallel takes the mean of the gradients; shares have to be summed.
         loss = outputs["loss"] * self.args.world_size
@@ -163,6 +165,20 @@ class WeightOverSteps(TrainerCallback):
         self.model.weight = self.start + (self.end - self.start) * (
             state.global_step / state.max_steps
         )
+
+
+class MissedTest(TrainerCallback):
+    """The test that a signal kept from its step comes before the next one."""
+
+    def __init__(self, trainer: DistilTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The checkpoint is loaded; what was logged up to it is known."""
+        step = state.global_step
+        tested = any(each["step"] == step and "eval_wer" in each for each in state.log_history)
+        if step and not tested and step % args.eval_steps == 0:
+            self.trainer.evaluate()
 
 
 class StopOnSignal(TrainerCallback):

@@ -20,6 +20,7 @@ from k2distil.pipeline.durations import durations
 
 logger = logging.getLogger(__name__)
 
+UNKNOWN_SHOWN = 20  # characters
 LEAST_INPUTS = 2  # frames of features, or samples
 
 
@@ -55,25 +56,40 @@ def check_utterances(
     def has_codes(utterance: Utterance) -> bool:
         return codes is not None and utterance.key in codes.reader
 
-    kept, seconds = [], []
+    read, read_seconds, kept, seconds = [], [], [], []
     unreadable: list[dict[str, str]] = []
     unfit: list[dict[str, str]] = []
+    unknown: list[str] = []  # characters, of one text each
     of_use = [each for each in utterances if each.text is not None or has_codes(each)]
     num_idle = len(utterances) - len(of_use)
     for each, length in durations(of_use, audio_seconds, "check"):
         if isinstance(length, DataError):
             unreadable.append(_row(each, str(length)))
-            continue
-        fault = _fault_of_audio(length, student, student.least_frames if text_fits else 1)
-        if fault is None and text_fits and each.text is not None:
-            fault = _fault_of_text(each.text, length, student)
+        else:
+            read.append(each)
+            read_seconds.append(length)
+    num_inputs = student.num_inputs(torch.tensor([round(s * SAMPLE_RATE) for s in read_seconds]))
+    least_frames = student.least_frames if text_fits else 1
+    sizes = zip(num_inputs.tolist(), student.num_frames(num_inputs).tolist(), strict=True)
+    for each, length, (inputs, frames) in zip(read, read_seconds, sizes, strict=True):
+        fault = _fault_of_audio(length, inputs, frames, least_frames)
+        if each.text is not None and text_fits and fault is None:
+            fault = _fault_of_text(each.text, length, frames, student)
+        elif each.text is not None and not text_fits:
+            unknown += filter(None, [_unknown(each.text, student.encode_text(each.text), student)])
         if fault is None and codes is not None and has_codes(each):
-            fault = _fault_of_codes(each.key, length, student, codes)
+            fault = _fault_of_codes(each.key, frames, codes)
         if fault is not None:
             unfit.append(_row(each, fault))
             continue
         kept.append(each)
         seconds.append(length)
+    if unknown:
+        logger.warning(
+            "%d of %d texts have characters that the student does not know, which count as errors "
+            "(%s): write them as those it was trained on, in the same case",
+            *(len(unknown), len(read), "".join(sorted(set("".join(unknown))))[:UNKNOWN_SHOWN]),
+        )
     if num_idle:
         logger.info("%d utterances have neither text nor codes and are not used", num_idle)
     return Checked(kept, seconds, unreadable, unfit)
@@ -83,17 +99,10 @@ def _row(utterance: Utterance, reason: str) -> dict[str, str]:
     return {"key": utterance.key, "wav": utterance.wav, "reason": reason}
 
 
-def _num_inputs(seconds: float, student: Student) -> torch.Tensor:
-    return student.num_inputs(torch.tensor([round(seconds * SAMPLE_RATE)]))
-
-
-def _num_frames(seconds: float, student: Student) -> int:
-    return int(student.num_frames(_num_inputs(seconds, student)))
-
-
-def _fault_of_audio(seconds: float, student: Student, least_frames: int) -> str | None:
+def _fault_of_audio(
+    seconds: float, num_inputs: int, num_frames: int, least_frames: int
+) -> str | None:
     """Features of a single frame have no deviation to be scaled by."""
-    num_inputs, num_frames = int(_num_inputs(seconds, student)), _num_frames(seconds, student)
     if num_inputs >= LEAST_INPUTS and num_frames >= max(1, least_frames):
         return None
     masks = f", fewer than its mask_time_length of {least_frames}" if num_frames else ""
@@ -103,7 +112,15 @@ def _fault_of_audio(seconds: float, student: Student, least_frames: int) -> str 
     )
 
 
-def _fault_of_text(text: str, seconds: float, student: Student) -> str | None:
+def _unknown(text: str, ids: Sequence[int | None], student: Student) -> str:
+    """Characters that the tokenizer does not know; None among the ids: nor has it an <unk>."""
+    if student.tokenizer.unk_token_id not in ids and None not in ids:
+        return ""
+    unknown = sorted(set(normalize(text)) - student.tokenizer.get_vocab().keys() - {" "})
+    return "".join(unknown) or student.tokenizer.unk_token
+
+
+def _fault_of_text(text: str, seconds: float, num_frames: int, student: Student) -> str | None:
     if not normalize(text):
         return 'its "txt" is empty; write the text, or remove "txt" to train it by codes alone'
     ids = student.encode_text(text)
@@ -112,14 +129,10 @@ def _fault_of_text(text: str, seconds: float, student: Student) -> str | None:
         return f"{boundary!r} stands for the blank between words; leave it out of the text"
     if student.tokenizer.pad_token_id in ids:
         return f"{student.tokenizer.pad_token!r} is CTC's blank; leave it out of the text"
-    if student.tokenizer.unk_token_id in ids or None in ids:  # None: and no <unk> either
-        known = student.tokenizer.get_vocab()
-        unknown = sorted(set(normalize(text)) - known.keys() - {" "})
+    if unknown := _unknown(text, ids, student):
         return (
-            f"characters {''.join(unknown) or student.tokenizer.unk_token!r} are not in the "
-            "vocabulary; add them to it, or change the text"
+            f"characters {unknown!r} are not in the vocabulary; add them to it, or change the text"
         )
-    num_frames = _num_frames(seconds, student)
     repeats = sum(first == second for first, second in pairwise(ids))  # a blank between them
     if len(ids) + repeats > num_frames:
         return (
@@ -130,8 +143,8 @@ def _fault_of_text(text: str, seconds: float, student: Student) -> str | None:
     return None
 
 
-def _fault_of_codes(key: str, seconds: float, student: Student, codes: Codes) -> str | None:
-    lengths = (codes.num_frames(key), _num_frames(seconds, student))
+def _fault_of_codes(key: str, num_frames: int, codes: Codes) -> str | None:
+    lengths = (codes.num_frames(key), num_frames)
     try:
         check_lengths(*lengths, codes.frames_ratio, codes.offset, key)
     except DataError as error:

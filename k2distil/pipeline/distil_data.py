@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from k2distil.batch import SAMPLE_RATE, Utterance
 from k2distil.data import load_audio
 from k2distil.distil import IGNORE_INDEX, align_codes
-from k2distil.distil.model import Batch
+from k2distil.distil.model import Batch, Part
 from k2distil.distil.student import Student
 from k2distil.errors import DataError
 
@@ -46,7 +46,7 @@ class Codes:
 
 
 class DistilDataset(Dataset):
-    """Batches by lists of indexes; audio and codes are read when asked for.
+    """Batches by lists of indexes, one for each part; audio and codes are read when asked for.
 
     Args:
         utterances: all that there are.
@@ -66,18 +66,21 @@ class DistilDataset(Dataset):
     ) -> None:
         self.utterances, self.student = utterances, student
         self.codes, self.channel, self.for_training = codes, channel, for_training
-        self._failed_in_a_row = 0  # batches, of this process
+        self._failed_in_a_row = 0  # parts of batches, of this process
 
     def __len__(self) -> int:
         """The number of utterances."""
         return len(self.utterances)
 
-    def __getitems__(self, indexes: list[int]) -> Batch:
+    def __getitems__(self, parts: list[list[int]]) -> Batch:
         """One batch. What cannot be decoded is left out; where that is all of it, silence is left.
 
         Raises:
-            DataError: codes of other audio, or a few batches in a row of which nothing is left.
+            DataError: codes of other audio, or a few parts in a row of which nothing is left.
         """
+        return {"parts": [self._part(indexes) for indexes in parts]}
+
+    def _part(self, indexes: list[int]) -> Part:
         audio, kept, failed = [], [], []
         for each in (self.utterances[index] for index in indexes):
             try:

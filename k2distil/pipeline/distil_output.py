@@ -91,7 +91,8 @@ class StudentFolder:
         """
         best = self.best() or {}
         is_comparable = best.get("test") == test and best["step"] != step
-        if is_comparable and not figures[metric] < best[metric]:
+        rank = [metric, "cer"]  # the latter among equals
+        if is_comparable and not [figures[r] for r in rank] < [best[r] for r in rank]:
             return
         text = json.dumps({"step": step, "test": test, **figures}, indent=2) + "\n"
         student.save(self.path / "best", {METRICS_FILE: text})

@@ -10,16 +10,15 @@ import torch
 from torch import nn
 
 from k2distil.config import TrainDistilConfig
-from k2distil.distil.batches import by_length
 from k2distil.distil.model import DistilModel
-from k2distil.distil.scoring import error_rates
+from k2distil.distil.scoring import error_rates, has_words
 from k2distil.distil.student import Student
 from k2distil.distil.vocabulary import normalize
 from k2distil.pipeline.distil_check import Checked
 from k2distil.pipeline.distil_data import Codes, DistilDataset
 from k2distil.pipeline.provenance import digest_of
 from k2distil.pipeline.teacher import num_workers
-from k2distil.pipeline.transcribe import Scored, transcribe
+from k2distil.pipeline.transcribe import Scored, batches_to_test, transcribe
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +40,12 @@ class StudentTest:
         self.dataset = DistilDataset(
             checked.utterances, student, codes, config.channel, for_training=False
         )
-        batches = list(by_length(checked.seconds, config.batch_seconds))
+        batches = batches_to_test(student, checked.seconds, config.batch_seconds)
         self.batches = batches[args.process_index :: args.world_size]
         self.num_workers = num_workers(config)
         self.device, self.world_size = args.device, args.world_size
-        words = any(" " in normalize(each.text) for each in checked.utterances if each.text)
-        self.metric = "wer" if words else "cer"  # without blanks a sentence is one word
+        texts = [normalize(each.text) for each in checked.utterances if each.text]
+        self.metric = "wer" if has_words(texts) else "cer"  # without blanks a sentence is one word
         self.digest = digest_of(checked.utterances, with_text=True)
         self.figures: dict[str, float] = {}  # of the last test
         self.failed = [*checked.unreadable]  # rows of failed.tsv

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from k2distil.config import EvaluateConfig
 from k2distil.device import use_device
-from k2distil.distil.batches import by_length
 from k2distil.distil.model import DistilModel
 from k2distil.distil.scoring import error_rates, worst
 from k2distil.distil.student import load_student
@@ -19,7 +18,7 @@ from k2distil.pipeline.distil_data import DistilDataset
 from k2distil.pipeline.lists import names_of, read_lists
 from k2distil.pipeline.summary import Summary, prepare_output, write_text
 from k2distil.pipeline.teacher import num_workers
-from k2distil.pipeline.transcribe import transcribe
+from k2distil.pipeline.transcribe import batches_to_test, transcribe
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +40,12 @@ def evaluate(config: EvaluateConfig) -> Summary:
     if not checked.utterances:
         reason = (checked.unreadable + checked.unfit)[0]["reason"]
         raise DataError(f"{names}: none of its audio can be used: {reason}")
+    batches = batches_to_test(student, checked.seconds, config.batch_seconds)
     student.model.to(device)
     scored = transcribe(
         DistilModel(student.model, None, -1, 0.0, None),
         DistilDataset(checked.utterances, student, None, config.channel, for_training=False),
-        list(by_length(checked.seconds, config.batch_seconds)),
+        batches,
         num_workers(config),
         device,
     )

@@ -167,8 +167,8 @@ def _describe_student(page: Page, folder: Path) -> None:
         )
         if nats[-1][1] > UNLEARNT * entropy:
             page.warning(
-                "The student has learnt hardly anything of the codes: they are of another list, "
-                "or the teacher does not know this language."
+                "The student has learnt hardly anything of the codes: it had too few steps so far, "
+                "they are of another list, or the teacher does not know this language."
             )
     numbers = itertools.takewhile(lambda n: f"codebook_{n}_accuracy" in last, itertools.count())
     if accuracies := [last[f"codebook_{number}_accuracy"] for number in numbers]:

@@ -34,6 +34,7 @@ from k2distil.distil.trainer import (
     DistilTrainer,
     FiniteLoss,
     LogLines,
+    MissedTest,
     Pace,
     StopOnSignal,
     WeightOverSteps,
@@ -157,6 +158,12 @@ def _check_options(config: TrainDistilConfig) -> None:
         errors.append("--vocabulary: --student_checkpoint has its own; leave one of them out")
     if errors:
         raise ConfigError("\n".join(errors))
+    if config.warmup_steps >= config.max_steps:
+        logger.warning(
+            "--warmup_steps %d: not below --max_steps %d, so the learning rate never gets to %g; "
+            "a tenth of the steps is usual",
+            *(config.warmup_steps, config.max_steps, config.learning_rate),
+        )
 
 
 def _open_student(config: TrainDistilConfig, utterances: Sequence[Utterance]) -> Student:
@@ -306,6 +313,7 @@ def _train(trainer: DistilTrainer, folder: StudentFolder) -> None:
     trainer.add_callback(Pace())
     trainer.add_callback(LogLines())
     trainer.add_callback(FiniteLoss())
+    trainer.add_callback(MissedTest(trainer))
     checkpoint = _on_first(trainer.args, folder.checkpoint)  # a node's disk may be late to show it
     if checkpoint is not None:
         logger.info("going on from %s", checkpoint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,10 +10,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from k2distil.data import start_worker
+from k2distil.distil.batches import by_length
 from k2distil.distil.model import DistilModel
 from k2distil.distil.scoring import CodeScores, Transcript
+from k2distil.distil.student import Student
 from k2distil.distil.vocabulary import normalize
 from k2distil.pipeline.distil_data import DistilDataset, as_it_is
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,20 @@ class Scored:
     codes: CodeScores | None
 
 
+def batches_to_test(
+    student: Student, seconds: Sequence[float], batch_seconds: float
+) -> list[list[int]]:
+    """Batches for `transcribe`, longest audio first; the student is on the CPU.
+
+    One by one where padding changes what the student says, so that its errors are those of audio
+    as users will give it.
+    """
+    if not student.padding_matters():
+        return list(by_length(seconds, batch_seconds))
+    logger.info("padding changes what this student says: it is tested on one utterance at a time")
+    return list(by_length(seconds, 0.0))
+
+
 @torch.no_grad()  # what a model keeps, as positions, is used in training too
 def transcribe(
     model: DistilModel,
@@ -38,7 +57,7 @@ def transcribe(
     """Decode batches of a list greedily; utterances without text count for codes only."""
     loader = DataLoader(
         dataset,
-        batch_sampler=batches,  # type: ignore[arg-type]  # any sequence of lists serves
+        batch_sampler=[[batch] for batch in batches],
         collate_fn=as_it_is,
         num_workers=min(num_workers, len(batches)),
         worker_init_fn=start_worker,
@@ -53,7 +72,7 @@ def transcribe(
         width = codes.num_codebooks * codes.frames_ratio
         scores = CodeScores(width, codes.codebook_size, codes.num_codebooks)
     model.eval()
-    for batch in loader:
+    for batch in (batch for whole in loader for batch in whole["parts"]):
         failed += batch["failed"]
         inputs = {name: value.to(device) for name, value in batch["inputs"].items()}
         logits, hidden = model.encode(inputs)

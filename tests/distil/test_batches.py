@@ -1,29 +1,41 @@
 """Batches of seconds, with text in each of them."""
 
-from itertools import islice
+from itertools import chain, islice
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from k2distil.distil.batches import PAIRED, BatchesBySeconds
+from k2distil.distil.batches import PADDED_TOGETHER, PAIRED, BatchesBySeconds
 
 
-def batches(seconds, labelled, num=50, most=10.0, share=0.5, **more):
+def batches_in_parts(seconds, labelled, num=50, most=10.0, share=0.5, **more):
     return list(BatchesBySeconds(seconds, labelled, most, share, num, seed=0, **more))
+
+
+def batches(*args, **options):
+    return [[*chain(*parts)] for parts in batches_in_parts(*args, **options)]
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(0.1, 5.0), min_size=1, max_size=40), st.integers(0, 40))
 def test_batches_keep_within_their_seconds_and_are_as_many_as_asked(seconds, num_labelled):
     labelled = [index < num_labelled for index in range(len(seconds))]
-    found = batches(seconds, labelled)
+    found = batches_in_parts(seconds, labelled)
     assert len(found) == 50
-    for batch in found:
-        assert batch
+    for parts in found:
+        padded = [max(seconds[i] for i in part) * len(part) for part in parts]
+        assert sum(padded) <= (10.0 if len(set(labelled)) == 1 else PADDED_TOGETHER * 10.0)
         for has_text in (True, False):
-            part = [seconds[i] for i in batch if labelled[i] is has_text]
+            part = [seconds[i] for part in parts for i in part if labelled[i] is has_text]
             most = 10.0 if len(set(labelled)) == 1 else 5.0
             assert len(part) <= 1 or max(part) * len(part) <= most
+
+
+def test_short_text_is_not_padded_to_long_audio_without():
+    seconds, labelled = [1.0] * 40 + [9.0, 10.0] * 10, [True] * 40 + [False] * 20
+    for parts in batches_in_parts(seconds, labelled, most=40.0):
+        assert [len({labelled[i] for i in part}) for part in parts] == [1, 1]
+        assert [len(part) for part in parts] == [20, 2]
 
 
 def test_every_utterance_comes_as_often_as_any_other():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from k2distil.distil.scoring import CodeScores, Transcript, error_rates, worst
+from k2distil.distil.scoring import CodeScores, Transcript, error_rates, has_words, worst
 
 TRANSCRIPTS = [
     Transcript("a", "one two three", "one too three"),
@@ -25,6 +25,14 @@ def test_the_worst_come_first_with_their_keys():
     assert "c" in shown[0] or "a" in shown[0]
     assert len(worst(TRANSCRIPTS, 0)) == 0
     assert "REF: one two three" in worst(TRANSCRIPTS, 2)
+
+
+def test_words_are_where_most_texts_have_blanks_and_letters():
+    assert has_words(["one two", "three four", "five"])
+    assert not has_words(["yes", "no", "not now"])
+    assert not has_words(["今天天气很好", "我 爱 北京", "你好"])
+    assert not has_words(["我 爱 你", "今 天 好"])
+    assert has_words(["привет мир", "как дела"])
 
 
 def test_code_scores_equal_plain_sums():

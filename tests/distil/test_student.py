@@ -81,7 +81,10 @@ def test_lengths_layers_and_texts_of_a_student(kind, tmp_path):
     student.save(tmp_path / "s", {"metrics.json": "{}"})
     student.save(tmp_path / "s", {"metrics.json": "{}"})  # in the place of the first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s"]
+    modes = {path.stat().st_mode for path in (tmp_path / "s").iterdir()}
+    assert len(modes) == 1  # whoever may read the config may read the weights
     loaded = load_student(tmp_path / "s")
+    assert loaded.model.config.inputs_to_logits_ratio == round(16000 * shift)
     student.model.eval()
     loaded.model.eval()
     with torch.inference_mode():
@@ -110,6 +113,37 @@ def test_rotary_positions_of_a_trial_or_test_are_no_matter_to_training(tmp_path)
     assert not transcribe(model, dataset, [[0]], 0, torch.device("cpu")).failed
     model.train()
     student.model(**student.features(audio(0.5))[0]).logits.sum().backward()  # as long
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_where_padding_matters_is_measured(kind, norm):
+    config = KINDS[kind] if kind == "parakeet_ctc" else KINDS[kind] | {"feat_extract_norm": norm}
+    if kind in {"parakeet_ctc", "wav2vec2-bert", "data2vec-audio"}:
+        config = KINDS[kind]
+    student = make_student(config, TOKENIZER, seed=0)
+    exact = {"parakeet_ctc", "wav2vec2-bert"} | (
+        {"wav2vec2", "hubert"} if norm == "layer" else set()
+    )
+    assert student.padding_matters() == (kind not in exact)
+    assert student.model.training
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("pad_token_id", 3, "the blank 0, its model 8 outputs and the blank 3"),
+        ("vocab_size", 6, "ids up to 7 and the blank 0, its model 6 outputs"),
+    ],
+)
+def test_a_tokenizer_of_another_model_is_refused(key, value, words, tmp_path):
+    student = make_student(KINDS["wav2vec2"], TOKENIZER, seed=0)
+    setattr(student.model.config, key, value)
+    if key == "vocab_size":
+        student.model.lm_head = torch.nn.Linear(32, value)
+    student.save(tmp_path / "s", {})
+    with pytest.raises(CheckpointError, match=words):
+        load_student(tmp_path / "s")
 
 
 def test_the_seed_decides_the_weights():
@@ -200,14 +234,14 @@ def test_parts_of_a_batch_sum_to_the_whole():
     student = make_student(KINDS["wav2vec2"], TOKENIZER, seed=0)
     model = DistilModel(student.model, CodebookLoss(32, 2, 4), 1, 5.0, None).eval()
     whole = batch(student, [[2, 3], [-100], [4], [-100]], [True, True, False, True])
-    output = model(**whole)
+    output = model([whole])
     output["loss"].backward()
     gradients = [each.grad.clone() for each in model.parameters() if each.grad is not None]
     model.zero_grad()
     items = torch.tensor([2, int((whole["codes"] >= 0).sum())])
     total = 0.0
     for rows in ([0, 1], [2], [3]):  # text and codes, text alone, codes alone
-        part = model(**rows_of(whole, rows), num_items=items)
+        part = model([rows_of(whole, rows)], num_items=items)
         part["loss"].backward()
         total += float(part["loss"].detach())
     assert total == pytest.approx(float(output["loss"].detach()), rel=1e-5)
@@ -215,13 +249,16 @@ def test_parts_of_a_batch_sum_to_the_whole():
     assert len(found) == len(gradients)
     for one, other in zip(found, gradients, strict=True):
         assert (one - other).norm() <= 1e-5 * other.norm() + 1e-9
+    together = model([rows_of(whole, [0, 1]), rows_of(whole, [2, 3])])
+    for name, value in together.items():
+        torch.testing.assert_close(value, output[name])
 
 
 def test_the_ctc_part_is_torchs_own_on_what_has_text():
     student = make_student(KINDS["wav2vec2"], TOKENIZER, seed=0)
     model = DistilModel(student.model, None, 2, 5.0, None).eval()
     given = batch(student, [[2, 3, 4], [-100]], [False, False])
-    output = model(**given)
+    output = model([given])
     logits = student.model(**rows_of(given, [0])["inputs"]).logits
     expected = torch.nn.functional.ctc_loss(
         logits.log_softmax(-1).transpose(0, 1),

@@ -1,0 +1,70 @@
+"""What is found of a list before a student's first step, and what is only told."""
+
+import logging
+
+import numpy as np
+import soundfile
+
+from k2distil.batch import Utterance
+from k2distil.config import TrainDistilConfig, load_config
+from k2distil.distil.student import make_student
+from k2distil.distil.trainer import MissedTest
+from k2distil.distil.vocabulary import characters_of, make_tokenizer
+from k2distil.pipeline.distil_check import check_utterances
+from k2distil.pipeline.train_distil import _check_options
+
+STUDENT = {
+    "model_type": "hubert",
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "conv_dim": [16] * 7,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+}
+
+
+def test_a_test_in_another_case_is_told(tmp_path, caplog):
+    generator = np.random.default_rng(0)
+    texts = {"a": "one two", "b": "ONE TWO", "c": "Three"}
+    for key in texts:
+        soundfile.write(tmp_path / f"{key}.wav", 0.1 * generator.standard_normal(16000), 16000)
+    utterances = [Utterance(key, str(tmp_path / f"{key}.wav"), text=texts[key]) for key in texts]
+    student = make_student(STUDENT, make_tokenizer(characters_of(["one two three"])), 0)
+    with caplog.at_level(logging.WARNING):
+        assert len(check_utterances(utterances, student, None, text_fits=False).utterances) == 3
+    assert "2 of 3 texts have characters that the student does not know" in caplog.text
+    assert "(ENOTW)" in caplog.text
+    assert (
+        "characters 'T' are not" in check_utterances(utterances, student, None).unfit[1]["reason"]
+    )
+
+
+def test_a_warm_up_that_never_ends_is_told(tmp_path, caplog):
+    flags = {"train_data": ("a.list",), "save_path": tmp_path / "s", "codebook_weight": 0.0}
+    flags |= {"codebook_weight_end": 0.0}
+    for max_steps, is_told in [(100, False), (10, True)]:
+        caplog.clear()
+        given = {**flags, "warmup_steps": 10, "max_steps": max_steps}
+        _check_options(load_config(TrainDistilConfig, None, [], given))
+        assert ("the learning rate never gets to" in caplog.text) == is_told
+
+
+class AtStep:
+    """In the place of a trainer and its state, at a step."""
+
+    def __init__(self, step: int, logs: list[dict]) -> None:
+        self.global_step, self.log_history, self.eval_steps = step, logs, 4
+        self.num_tests = 0
+
+    def evaluate(self) -> None:
+        self.num_tests += 1
+
+
+def test_a_test_that_a_signal_prevented_is_made_up_for():
+    tested, other = {"step": 8, "eval_wer": 0.5}, {"step": 8, "loss": 0.5}
+    for step, logs, expected in [(0, [], 0), (7, [], 0), (8, [tested], 0), (8, [other], 1)]:
+        trainer = AtStep(step, logs)
+        MissedTest(trainer).on_train_begin(trainer, trainer, None)
+        assert trainer.num_tests == expected
