@@ -43,6 +43,7 @@ SETTINGS: dict[str, tuple[Any, Any]] = {  # yaml key -> what is needed, WeNet's 
     "encoder_conf.activation_type": ("gelu", "relu"),
     "encoder_conf.pos_enc_layer_type": ("abs_pos_whisper", "abs_pos"),
     "encoder_conf.normalize_before": (True, True),
+    "encoder_conf.final_norm": (True, True),
     "encoder_conf.layer_norm_type": ("layer_norm", "layer_norm"),
     "encoder_conf.norm_eps": (1e-5, 1e-5),
     "encoder_conf.selfattention_layer_type": ("selfattn", "selfattn"),
