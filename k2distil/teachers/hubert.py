@@ -21,7 +21,7 @@ from k2distil.teachers.hf_source import read_config
 from k2distil.teachers.hubert_convolutions import HOP, WINDOW, FeatureExtractor
 from k2distil.teachers.lengths import all_equal, valid_positions
 from k2distil.teachers.precision import FiniteEncoder
-from k2distil.teachers.tensors import digest, fill, load_float32
+from k2distil.teachers.tensors import digest, fill, load_float32, without_memory
 from k2distil.torchaudio_guard import hide_broken_torchaudio
 
 CONV_KERNEL = (10, 3, 3, 3, 3, 2, 2)
@@ -148,7 +148,7 @@ def hubert_teacher(name: str, weights: HubertWeights, choice: Choice) -> Encoder
             f"only HuBERT's own {CONV_KERNEL} and {CONV_STRIDE} are supported"
         )
     layer = resolve_layer(choice.middle_layer, config.num_hidden_layers)
-    with torch.device("meta"):
+    with without_memory(name):
         encoder = HubertEncoder(config)
     tensors = fill(encoder, weights.tensors, weights.names, name)
     _cut_after(encoder, layer, config, choice)

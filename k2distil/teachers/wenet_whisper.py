@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch import Tensor
 
 from k2distil.batch import SAMPLE_RATE
 from k2distil.errors import CheckpointError, ConfigError
 from k2distil.teachers.log_mel import HOP, N_FFT
-from k2distil.teachers.tensors import fill, refuse_lora, select
+from k2distil.teachers.tensors import fill, refuse_lora, select, without_memory
 from k2distil.teachers.whisper_encoder import CONV1D2, CONV2D, WhisperDims, WhisperEncoder
 from k2distil.teachers.whisper_teacher import MAX_SAMPLES, Padding, WhisperWeights
 
@@ -99,7 +98,7 @@ def read_wenet_whisper(
     if positions is not None and positions.dim() == 3:  # (1, num_positions, dim)
         found["embed.pos_enc.pe"] = positions[0]
     dims = _dims(found, config, checkpoint)
-    with torch.device("meta"):
+    with without_memory(checkpoint):
         encoder = WhisperEncoder(dims)
     weights = WhisperWeights(dims, fill(encoder, found, NAMES, checkpoint))
     _require_settings(dims, config, checkpoint)
