@@ -77,10 +77,17 @@ def read_wenet_config(checkpoint: Path) -> dict[str, Any]:
 
 
 def wenet_padding(config: Mapping[str, Any]) -> Padding:
-    """What log_mel_spectrogram_conf asks for; none by default."""
+    """What log_mel_spectrogram_conf asks for; none by default.
+
+    Raises:
+        ConfigError: it asks for a padding that is no number of samples.
+    """
     if _get(config, f"{LOG_MEL}.pad_or_trim", False):
         return Padding(total=MAX_SAMPLES)
-    return Padding(extra=int(_get(config, f"{LOG_MEL}.padding", 0)))
+    extra = _get(config, f"{LOG_MEL}.padding", 0)
+    if type(extra) is not int or extra < 0:
+        raise ConfigError(f"train.yaml: {LOG_MEL}.padding is {extra}; expected samples, from 0 on")
+    return Padding(extra=extra)
 
 
 def read_wenet_whisper(
