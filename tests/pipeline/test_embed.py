@@ -215,6 +215,13 @@ def test_pieces_of_one_frame_are_joined(run, tmp_path, subsampling, least):
     assert len(found) == teacher.num_frames(3 * least)
 
 
+@pytest.mark.parametrize("over", [1, 80])
+def test_a_length_just_beyond_the_limit_is_told_to_the_sample(run, over):
+    [failed] = run(sines(30 * SAMPLE_RATE + over), StubTeacher()).failed
+    seconds = 30 + over / SAMPLE_RATE
+    assert f"utterance u0: {seconds} s is longer than the teacher's 30 s; use" in failed.reason
+
+
 @pytest.mark.parametrize("long_audio", ["error", "skip", "chunk"])
 def test_a_teacher_without_a_limit_never_cuts_which_a_warning_says(run, caplog, long_audio):
     teacher = StubTeacher()
