@@ -305,10 +305,22 @@ def test_an_h5_can_be_read_by_a_program_that_knows_only_hdf5_1_8(codes: Path) ->
         assert file.id.get_create_plist().get_version()[0] == 2  # the superblock of 1.8
 
 
-def test_the_order_of_bytes_is_kept(tmp_path: Path) -> None:
-    values = np.arange(12, dtype=">i2").reshape(3, 4)
-    with create_h5(tmp_path / "a.h5") as file:
+@pytest.mark.parametrize("with_index", [True, False])
+@pytest.mark.parametrize("dtype", [">i2", ">f2", ">f4", "<i4"])
+def test_arrays_come_in_the_byte_order_of_the_machine(
+    tmp_path: Path, dtype: str, with_index: bool
+) -> None:
+    path = tmp_path / "a.h5"
+    values = np.arange(12, dtype=dtype).reshape(3, 4)
+    with create_h5(path) as file:
         write_dataset(file, "a", values)
-    read = UtteranceReader(tmp_path / "a.h5")["a"]
-    assert read.dtype == values.dtype
+    with h5py.File(path) as file:
+        assert file["a"].dtype == values.dtype
+        offsets = find_offsets(file, file)
+    assert offsets is not None
+    if with_index:
+        write_offsets(path, offsets, "")
+    read = UtteranceReader(path)["a"]
+    assert read.dtype.isnative
+    assert read.flags.writeable
     assert np.array_equal(read, values)
