@@ -38,7 +38,8 @@ def test_a_file_is_read_in_the_memory_of_the_frames_that_are_kept(tmp_path):
     assert len(ticks) == NUM_UTTERANCES
     assert training.num_seen + held_out.num_seen == NUM_UTTERANCES * NUM_FRAMES
     assert len(training) == KEPT
-    # Beside the sample: 20,000 frames held out (49 MiB) and a few copies of one utterance (5 MiB).
+    # Beside the sample: 20,000 frames held out (49 MiB), the first ten utterances (49 MiB), and a
+    # few copies of one (5 MiB).
     assert grown < 130
 
 
