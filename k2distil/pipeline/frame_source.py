@@ -10,6 +10,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class FrameSource:
 
     provenance: dict[str, Any]  # of the embedding; `dim` among it
     identity: dict[str, Any]  # which utterances
-    num_utterances: int
+    num_utterances: int  # some of audio may fail
     frames: Callable[[], Iterator[Tensor]]  # (num_frames, dim) per utterance that has any
     outcome: Embedded = field(default_factory=Embedded)  # failed ones, filled while drawing
 
@@ -73,13 +74,15 @@ def fill(
 ) -> tuple[FrameReservoir, FrameReservoir]:
     """Draw all frames; -> (to train on, held out), each a uniform sample of bounded size.
 
-    The second of every ten utterances is held out; of fewer than ten, the last tenth of each.
+    The second of every ten utterances is held out; of fewer than ten, the last tenth of each. Only
+    those that give frames count, so the first ten are drawn before the first is used.
     """
     dim = source.provenance["dim"]
     training = FrameReservoir(capacity, dim, seed)
     held_out = FrameReservoir(HELD_OUT_FRAMES, dim, seed + 1)
-    for index, frames in enumerate(source.frames()):
-        if source.num_utterances < HELD_OUT_EVERY:
+    num_first, drawn = _peek(source.frames(), HELD_OUT_EVERY)
+    for index, frames in enumerate(drawn):
+        if num_first < HELD_OUT_EVERY:
             num_training = len(frames) - max(1, len(frames) // HELD_OUT_EVERY)
             training.add(frames[:num_training])
             held_out.add(frames[num_training:])
@@ -87,6 +90,12 @@ def fill(
             (held_out if index % HELD_OUT_EVERY == 1 else training).add(frames)
         on_utterance()
     return training, held_out
+
+
+def _peek(frames: Iterator[Tensor], num: int) -> tuple[int, Iterator[Tensor]]:
+    """How many there are of the first `num`, and all of them."""
+    first = list(islice(frames, num))
+    return len(first), chain(first, frames)
 
 
 def _from_h5(path: Path) -> FrameSource:

@@ -137,9 +137,8 @@ def _is_rejected(
         reason = f"{seconds:.4f} s is too short, the teacher needs {least:.4f} s"
         window.failed.append(Rejection(utterance, about(utterance, reason)))
     elif teacher.max_samples is not None and len(audio) > teacher.max_samples:
-        reason = (
-            f"{seconds:.2f} s is longer than the teacher's {teacher.max_samples / SAMPLE_RATE:g} s"
-        )
+        longest = teacher.max_samples / SAMPLE_RATE
+        reason = f"{seconds:.10g} s is longer than the teacher's {longest:.10g} s"  # to the sample
         if options.long_audio == "skip":
             window.dropped.append(Rejection(utterance, about(utterance, f"{reason}; skipped")))
         elif options.long_audio == "error":

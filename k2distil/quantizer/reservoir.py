@@ -12,12 +12,15 @@ from k2distil.errors import DataError
 
 logger = logging.getLogger(__name__)
 
+MAX_LOSS = 1e-4  # of the frames' variance; Whisper's frames lose 1e-7, two neighbours alone 2e-5
+
 
 class FrameReservoir:
     """Keeps `capacity` frames, each frame added so far with the same probability.
 
     Frames are stored as float16, as in embedding files, and as float32 from the moment a value
-    comes that float16 cannot hold. Algorithm R of Vitter, "Random sampling with a reservoir", 1985.
+    comes that float16 cannot hold, or float16 loses more than MAX_LOSS of the frames so far.
+    Algorithm R of Vitter, "Random sampling with a reservoir", 1985.
 
     Args:
         capacity: frames; memory is capacity * dim * 2 bytes, taken at once.
@@ -27,6 +30,7 @@ class FrameReservoir:
         self.capacity, self.dim, self.seed = capacity, dim, seed
         self.num_seen = 0  # frames added so far
         self._frames = torch.empty(capacity, dim, dtype=torch.float16)
+        self._loss = RoundingLoss()
         self._generator = torch.Generator().manual_seed(seed)
         self._epoch = -1
         self._order = torch.empty(0, dtype=torch.int64)  # shuffled rows of `_epoch`
@@ -54,7 +58,7 @@ class FrameReservoir:
         largest = float(frames.abs().max()) if len(frames) else 0.0  # NaN where there is one
         if not math.isfinite(largest):
             raise DataError("frames hold NaN or infinite values: look at the audio")
-        self._make_room_for(largest)
+        self._make_room_for(frames, largest)
         num_free = min(max(self.capacity - self.num_seen, 0), len(frames))
         self._frames[self.num_seen : self.num_seen + num_free] = frames[:num_free]
         # A later frame, the i-th of all, replaces a random one with probability capacity / i.
@@ -95,9 +99,38 @@ class FrameReservoir:
             self._order, self._epoch = torch.randperm(len(self), generator=generator), epoch
         return self._order
 
-    def _make_room_for(self, largest: float) -> None:
-        if self._frames.dtype == torch.float16 and largest > torch.finfo(torch.float16).max:
-            logger.warning(
-                "an embedding reaches %.3g, beyond float16: float32 from now on", largest
-            )
-            self._frames = self._frames.float()
+    def _make_room_for(self, frames: Tensor, largest: float) -> None:
+        if self._frames.dtype == torch.float32 or frames.dtype == torch.float16:
+            return
+        if largest > torch.finfo(torch.float16).max:
+            reason = f"an embedding reaches {largest:.3g}, beyond float16"
+        elif (loss := self._loss.add(frames.float())) > MAX_LOSS:
+            reason = f"float16 would lose {loss:.2g} of the embeddings' variance"
+        else:
+            return
+        logger.warning("%s: float32 from now on", reason)
+        self._frames = self._frames.float()
+
+
+class RoundingLoss:
+    """What float16 loses of all frames so far: the squared error, over the frames' variance."""
+
+    def __init__(self) -> None:
+        self._origin = torch.empty(0)  # the first frame: sums of differences from it are exact
+        self._num_frames = 0
+        self._error = self._squares = 0.0
+        self._sum = torch.zeros((), dtype=torch.float64)  # then (dim,)
+
+    def add(self, frames: Tensor) -> float:
+        """frames: (num_frames, dim) float32, within float16's range; 0 until there are two."""
+        if self._num_frames == 0:
+            self._origin = frames[:1].clone()
+        self._num_frames += len(frames)
+        self._error += float((frames.half().float() - frames).square().sum())
+        differences = frames - self._origin
+        self._squares += float(differences.square().sum())
+        self._sum = self._sum + differences.sum(0, dtype=torch.float64)
+        if self._num_frames < 2:
+            return 0.0
+        variance = self._squares - float(self._sum.square().sum()) / self._num_frames
+        return self._error / max(variance, 1e-30)

@@ -46,22 +46,14 @@ class ArrayFile(Mapping[str, np.ndarray]):
                 ) from error
 
     def __getitem__(self, key: str) -> np.ndarray:
-        """(num_frames, width), writable.
+        """(num_frames, width), writable, in this machine's byte order.
 
         Raises:
             KeyError: no such key.
             DataError: the file is damaged, or the key is a group.
         """
-        if self._offsets is None:
-            try:
-                return self._dataset(key)[()]
-            except OSError as error:
-                raise DataError(f"{self.path}[{key}]: damaged ({error}); make it anew") from error
-        row = self._offsets.keys.row(key)
-        try:
-            return self._offsets.read(self._descriptor, row)
-        except EOFError as error:
-            raise DataError(f"{self.path}[{key}]: the file ends within it; make it anew") from error
+        values = np.asarray(self._read(key))
+        return values.astype(values.dtype.newbyteorder("="), copy=False)  # torch takes no other
 
     def __contains__(self, key: object) -> bool:
         """Whether the file has the key; nothing is read."""
@@ -90,6 +82,18 @@ class ArrayFile(Mapping[str, np.ndarray]):
     def __del__(self) -> None:
         if getattr(self, "_descriptor", -1) >= 0:
             os.close(self._descriptor)
+
+    def _read(self, key: str) -> np.ndarray:
+        if self._offsets is None:
+            try:
+                return self._dataset(key)[()]
+            except OSError as error:
+                raise DataError(f"{self.path}[{key}]: damaged ({error}); make it anew") from error
+        row = self._offsets.keys.row(key)
+        try:
+            return self._offsets.read(self._descriptor, row)
+        except EOFError as error:
+            raise DataError(f"{self.path}[{key}]: the file ends within it; make it anew") from error
 
     def _file(self) -> h5py.File:
         if self._h5 is None or self._h5[0] != os.getpid():

@@ -7,6 +7,7 @@ import os
 import zipfile
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import h5py
@@ -14,11 +15,13 @@ import numpy as np
 
 from k2distil.atomic import replacing
 from k2distil.storage.keys import Keys
-from k2distil.storage.utterance_h5 import dataset_place
+from k2distil.storage.links_made import links_made
+from k2distil.storage.utterance_h5 import dataset_place, open_h5
 
 logger = logging.getLogger(__name__)
 
 INDEX_VERSION = 1
+NUM_COMPARED = 100  # keys; an h5 that was written anew in another order differs in the first ones
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ def write_offsets(path: Path, offsets: Offsets, content_digest: str) -> None:
 def read_offsets(path: Path, content_digest: str) -> Offsets | None:
     """The index of the h5 at `path`; None: there is none, or it is of another content.
 
-    A copy of an h5 has another time of change; its size and its content_digest then decide.
+    A copy of an h5 has another time of change. Its size and its content_digest then decide, and
+    that none of its datasets was renamed, made anew or removed.
 
     Args:
         path: of the h5.
@@ -109,22 +113,42 @@ def read_offsets(path: Path, content_digest: str) -> Offsets | None:
             status = os.stat(path)
             same_time = int(index["h5_mtime_ns"]) == status.st_mtime_ns
             if (
-                int(index["version"]) != INDEX_VERSION
-                or int(index["h5_size"]) != status.st_size
-                or str(index["content_digest"]) != content_digest
-                or not (same_time or content_digest)
+                int(index["version"]) == INDEX_VERSION
+                and int(index["h5_size"]) == status.st_size
+                and str(index["content_digest"]) == content_digest
+                and (same_time or content_digest)
             ):
-                logger.warning("%s is stale; reading %s without it", index_path(path), path)
-                return None
-            return Offsets(
-                Keys(index["keys"].tobytes()),
-                index["offset"],
-                index["num_frames"],
-                np.dtype(str(index["dtype"])),
-                int(index["width"]),
-            )
+                offsets = Offsets(
+                    Keys(index["keys"].tobytes()),
+                    index["offset"],
+                    index["num_frames"],
+                    np.dtype(str(index["dtype"])),
+                    int(index["width"]),
+                )
+                if same_time or _is_untouched(path, offsets):
+                    return offsets
+            logger.warning("%s is stale; reading %s without it", index_path(path), path)
+            return None
     except FileNotFoundError:
         return None
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         logger.warning("%s is damaged (%s); reading %s without it", index_path(path), error, path)
         return None
+
+
+def _is_untouched(path: Path, offsets: Offsets) -> bool:
+    """Whether the datasets are those of the index, without looking each of 10 million up."""
+    with open_h5(path) as file:
+        if not len(offsets.keys) == len(file) == links_made(path):
+            return False
+        keys = list(islice(offsets.keys, NUM_COMPARED))
+        try:
+            found = find_offsets(file, keys)
+        except KeyError:
+            return False
+    return (
+        found is not None
+        and (found.dtype, found.width) == (offsets.dtype, offsets.width)
+        and np.array_equal(found.offset, offsets.offset[: len(keys)])
+        and np.array_equal(found.num_frames, offsets.num_frames[: len(keys)])
+    )

@@ -47,7 +47,7 @@ class UtteranceReader(Mapping[str, np.ndarray]):
         self._numbers = None if len(self.files) == 1 else _numbers_by_key(self.files)
 
     def __getitem__(self, key: str) -> np.ndarray:
-        """(num_frames, width), writable.
+        """(num_frames, width), writable, in this machine's byte order.
 
         Raises:
             KeyError: no such key.

@@ -82,8 +82,8 @@ class EncoderTeacher:
             )
         if self.max_samples is not None and length > self.max_samples:
             raise DataError(
-                f"{key}: {length / SAMPLE_RATE:.2f} s of audio is too long for the teacher "
-                f"{self.name}, which takes {self.max_samples / SAMPLE_RATE:.2f} s; "
+                f"{key}: {length / SAMPLE_RATE:.10g} s of audio is too long for the teacher "
+                f"{self.name}, which takes {self.max_samples / SAMPLE_RATE:.10g} s; "
                 "cut it, or use --long_audio chunk"
             )
 

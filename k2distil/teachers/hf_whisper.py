@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-
 from k2distil.errors import CheckpointError
 from k2distil.teachers.hf_source import HfSource, read_config
-from k2distil.teachers.tensors import fill, refuse_lora, select
+from k2distil.teachers.tensors import fill, refuse_lora, select, without_memory
 from k2distil.teachers.whisper_encoder import WhisperDims, WhisperEncoder
 from k2distil.teachers.whisper_teacher import WhisperWeights
 from k2distil.torchaudio_guard import hide_broken_torchaudio
@@ -52,7 +50,7 @@ def read_hf_whisper(source: HfSource) -> WhisperWeights:
         ffn_dim=config.encoder_ffn_dim,
         num_positions=config.max_source_positions,
     )
-    with torch.device("meta"):
+    with without_memory(source.checkpoint):
         encoder = WhisperEncoder(dims)
     found = select(tensors, PREFIX)
     return WhisperWeights(dims, fill(encoder, found, NAMES, source.checkpoint))

@@ -21,7 +21,7 @@ from k2distil.teachers.hf_source import read_config
 from k2distil.teachers.hubert_convolutions import HOP, WINDOW, FeatureExtractor
 from k2distil.teachers.lengths import all_equal, valid_positions
 from k2distil.teachers.precision import FiniteEncoder
-from k2distil.teachers.tensors import digest, fill, load_float32
+from k2distil.teachers.tensors import digest, fill, load_float32, without_memory
 from k2distil.torchaudio_guard import hide_broken_torchaudio
 
 CONV_KERNEL = (10, 3, 3, 3, 3, 2, 2)
@@ -42,6 +42,21 @@ class HubertWeights:
     do_normalize: bool  # audio to zero mean and unit variance, per utterance
 
 
+class ZerosStay(nn.Module):
+    """A batch norm that leaves frames of zeros alone: what the encoder zeroed is padding.
+
+    The convolution behind it reads the padding, and behind an utterance alone it finds zeros.
+    """
+
+    def __init__(self, norm: nn.Module):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features: (B, dim, T) -> the same shape."""
+        return self.norm(features).masked_fill((features == 0).all(1, keepdim=True), 0.0)
+
+
 class HubertEncoder(nn.Module):
     """Samples -> frames. Lengths are in samples."""
 
@@ -60,6 +75,8 @@ class HubertEncoder(nn.Module):
         position = self.encoder.pos_conv_embed
         if parametrize.is_parametrized(position.conv):  # multiply it out once, not per batch
             parametrize.remove_parametrizations(position.conv, "weight")
+        if getattr(position, "batch_norm", None) is not None:  # conv_pos_batch_norm
+            position.batch_norm = ZerosStay(position.batch_norm)
         if for_cpu:
             position.conv = FourierConvolution(position.conv)
 
@@ -131,7 +148,7 @@ def hubert_teacher(name: str, weights: HubertWeights, choice: Choice) -> Encoder
             f"only HuBERT's own {CONV_KERNEL} and {CONV_STRIDE} are supported"
         )
     layer = resolve_layer(choice.middle_layer, config.num_hidden_layers)
-    with torch.device("meta"):
+    with without_memory(name):
         encoder = HubertEncoder(config)
     tensors = fill(encoder, weights.tensors, weights.names, name)
     _cut_after(encoder, layer, config, choice)

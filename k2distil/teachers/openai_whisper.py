@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from k2distil.errors import CheckpointError
-from k2distil.teachers.tensors import fill, refuse_lora, require_names, select
+from k2distil.teachers.tensors import fill, refuse_lora, require_names, select, without_memory
 from k2distil.teachers.whisper_encoder import WhisperDims, WhisperEncoder
 from k2distil.teachers.whisper_teacher import WhisperWeights
 
@@ -37,7 +35,7 @@ def read_openai_whisper(content: Mapping[str, Any], checkpoint: str) -> WhisperW
         ffn_dim=4 * given["n_audio_state"],
         num_positions=given["n_audio_ctx"],
     )
-    with torch.device("meta"):
+    with without_memory(checkpoint):
         encoder = WhisperEncoder(dims)
     return WhisperWeights(dims, fill(encoder, select(tensors, r"encoder\."), {}, checkpoint))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +14,23 @@ from torch import Tensor, nn
 from k2distil.errors import CheckpointError
 
 MAX_NAMES = 5  # of each kind in an error message
+
+
+@contextmanager
+def without_memory(checkpoint: str) -> Iterator[None]:
+    """Build an encoder of a checkpoint's settings on the meta device.
+
+    Raises:
+        CheckpointError: no encoder has such settings.
+    """
+    try:
+        with torch.device("meta"):
+            yield
+    except Exception as error:  # KeyError, ValueError, ZeroDivisionError, ..., by the setting
+        raise CheckpointError(
+            f"{checkpoint}: its settings (config.json of a folder) make no encoder "
+            f"({type(error).__name__}: {error}); correct them, or download it again"
+        ) from error
 
 
 def translate(name: str, rules: Mapping[str, str]) -> str:

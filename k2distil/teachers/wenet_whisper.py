@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch import Tensor
 
 from k2distil.batch import SAMPLE_RATE
 from k2distil.errors import CheckpointError, ConfigError
 from k2distil.teachers.log_mel import HOP, N_FFT
-from k2distil.teachers.tensors import fill, refuse_lora, select
+from k2distil.teachers.tensors import fill, refuse_lora, select, without_memory
 from k2distil.teachers.whisper_encoder import CONV1D2, CONV2D, WhisperDims, WhisperEncoder
 from k2distil.teachers.whisper_teacher import MAX_SAMPLES, Padding, WhisperWeights
 
@@ -43,6 +42,7 @@ SETTINGS: dict[str, tuple[Any, Any]] = {  # yaml key -> what is needed, WeNet's 
     "encoder_conf.activation_type": ("gelu", "relu"),
     "encoder_conf.pos_enc_layer_type": ("abs_pos_whisper", "abs_pos"),
     "encoder_conf.normalize_before": (True, True),
+    "encoder_conf.final_norm": (True, True),
     "encoder_conf.layer_norm_type": ("layer_norm", "layer_norm"),
     "encoder_conf.norm_eps": (1e-5, 1e-5),
     "encoder_conf.selfattention_layer_type": ("selfattn", "selfattn"),
@@ -77,10 +77,17 @@ def read_wenet_config(checkpoint: Path) -> dict[str, Any]:
 
 
 def wenet_padding(config: Mapping[str, Any]) -> Padding:
-    """What log_mel_spectrogram_conf asks for; none by default."""
+    """What log_mel_spectrogram_conf asks for; none by default.
+
+    Raises:
+        ConfigError: it asks for a padding that is no number of samples.
+    """
     if _get(config, f"{LOG_MEL}.pad_or_trim", False):
         return Padding(total=MAX_SAMPLES)
-    return Padding(extra=int(_get(config, f"{LOG_MEL}.padding", 0)))
+    extra = _get(config, f"{LOG_MEL}.padding", 0)
+    if type(extra) is not int or extra < 0:
+        raise ConfigError(f"train.yaml: {LOG_MEL}.padding is {extra}; expected samples, from 0 on")
+    return Padding(extra=extra)
 
 
 def read_wenet_whisper(
@@ -98,7 +105,7 @@ def read_wenet_whisper(
     if positions is not None and positions.dim() == 3:  # (1, num_positions, dim)
         found["embed.pos_enc.pe"] = positions[0]
     dims = _dims(found, config, checkpoint)
-    with torch.device("meta"):
+    with without_memory(checkpoint):
         encoder = WhisperEncoder(dims)
     weights = WhisperWeights(dims, fill(encoder, found, NAMES, checkpoint))
     _require_settings(dims, config, checkpoint)

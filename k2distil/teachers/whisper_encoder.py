@@ -49,6 +49,8 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, num_heads: int):
         super().__init__()
+        if num_heads < 1 or dim % num_heads:
+            raise ValueError(f"{num_heads} attention heads do not divide the dimension {dim}")
         self.num_heads = num_heads
         self.query = nn.Linear(dim, dim)
         self.key = nn.Linear(dim, dim, bias=False)

@@ -66,6 +66,16 @@ def whisper_teacher(
             f"--whisper_padding {padding}: {name} has {dims.num_positions} positions, "
             f"{longest / SAMPLE_RATE:g} s; use --whisper_padding none"
         )
+    is_conv2d = dims.subsampling == CONV2D
+    min_samples = CONV2D_MIN_SAMPLES if is_conv2d else MIN_SAMPLES
+    per_frame = (4 if is_conv2d else 2) * HOP
+    max_samples = longest - padding.extra
+    if max_samples < max(min_samples, per_frame):  # a piece of long audio has a frame or more
+        raise ConfigError(
+            f"dataset_conf.log_mel_spectrogram_conf.padding of the train.yaml is {padding.extra}: "
+            f"of the {longest} samples that {name} takes it leaves no frame for audio; "
+            "use --whisper_padding none"
+        )
     layer = resolve_layer(choice.middle_layer, dims.num_layers)
     with torch.device("meta"):
         encoder = WhisperEncoder(dims)
@@ -90,11 +100,11 @@ def whisper_teacher(
         dim=dims.dim,
         num_layers=dims.num_layers,
         layer=layer,
-        frame_shift=(4 if dims.subsampling == CONV2D else 2) * HOP / SAMPLE_RATE,
+        frame_shift=per_frame / SAMPLE_RATE,
         digest=digest(weights.tensors, num_heads=dims.num_heads),
         padding=str(padding),
-        min_samples=CONV2D_MIN_SAMPLES if dims.subsampling == CONV2D else MIN_SAMPLES,
-        max_samples=longest - padding.extra,
+        min_samples=min_samples,
+        max_samples=max_samples,
         num_frames=lambda num_samples: dims.num_frames(num_mel_frames(num_samples)),
         front_end=front_end,
         encoder=FiniteEncoder(encoder, choice.device, choice.dtype),

@@ -17,7 +17,7 @@ from k2distil.pipeline.teacher import embed_options
 from k2distil.pipeline.windows import Chunk, EmbedOptions
 from k2distil.teachers import build_teacher
 from k2distil.teachers.whisper_encoder import CONV1D2, CONV2D
-from tests.teachers.tiny import DIMS, make_wenet
+from tests.teachers.tiny import DIMS, make_wenet, wenet_config
 
 
 class StubTeacher:
@@ -203,6 +203,23 @@ def test_pieces_have_the_frames_of_one_long_audio(run, tmp_path, subsampling, mo
             part = found[key][int(start) :][:most]
             assert len(part) == len(frames)
             assert np.abs(part - frames).max() < 0.05
+
+
+@pytest.mark.parametrize(("subsampling", "least"), [(CONV1D2, 320), (CONV2D, 1120)])
+def test_pieces_of_one_frame_are_joined(run, tmp_path, subsampling, least):
+    config = wenet_config(replace(DIMS, subsampling=subsampling))
+    config["dataset_conf"]["log_mel_spectrogram_conf"]["padding"] = 480_000 - least
+    checkpoint = make_wenet(tmp_path, replace(DIMS, subsampling=subsampling))
+    teacher = build_teacher("wenet-whisper", checkpoint, wenet_config=config)
+    found = run(sines(3 * least), teacher, long_audio="chunk").values["u0"]
+    assert len(found) == teacher.num_frames(3 * least)
+
+
+@pytest.mark.parametrize("over", [1, 80])
+def test_a_length_just_beyond_the_limit_is_told_to_the_sample(run, over):
+    [failed] = run(sines(30 * SAMPLE_RATE + over), StubTeacher()).failed
+    seconds = 30 + over / SAMPLE_RATE
+    assert f"utterance u0: {seconds} s is longer than the teacher's 30 s; use" in failed.reason
 
 
 @pytest.mark.parametrize("long_audio", ["error", "skip", "chunk"])

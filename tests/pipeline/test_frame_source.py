@@ -1,10 +1,11 @@
-"""Embeddings larger than memory: what is kept of them is bounded."""
+"""Frames drawn from a file: of what is larger than memory, what is kept is bounded."""
 
 import re
 import sys
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 
 from k2distil.config import TrainQuantizerConfig
@@ -37,5 +38,19 @@ def test_a_file_is_read_in_the_memory_of_the_frames_that_are_kept(tmp_path):
     assert len(ticks) == NUM_UTTERANCES
     assert training.num_seen + held_out.num_seen == NUM_UTTERANCES * NUM_FRAMES
     assert len(training) == KEPT
-    # Beside the sample: 20,000 frames held out (49 MiB) and a few copies of one utterance (5 MiB).
+    # Beside the sample: 20,000 frames held out (49 MiB), the first ten utterances (49 MiB), and a
+    # few copies of one (5 MiB).
     assert grown < 130
+
+
+def test_a_big_endian_file_of_others_gives_the_same_frames(tmp_path):
+    path, values = tmp_path / "e.h5", np.random.default_rng(0).random((12, 50, 4), "float32")
+    with h5py.File(path, "w") as file:
+        for index, frames in enumerate(values):
+            file[f"utt{index:02}"] = frames.astype(">f4")
+    with joined("cpu") as alone:
+        source = open_source(
+            TrainQuantizerConfig(embedding_path=path, save_path=tmp_path / "q.pt"), alone
+        )
+    for drawn, frames in zip(source.frames(), values, strict=True):
+        assert np.array_equal(drawn, frames)

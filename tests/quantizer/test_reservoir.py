@@ -79,6 +79,31 @@ def test_values_beyond_float16_are_kept_exactly(caplog):
     assert torch.equal(reservoir.frames[:3], numbered(3))
 
 
+@pytest.mark.parametrize("offset", [0.0, 100.0, 20_000.0])
+@pytest.mark.parametrize("length", [1, 7, 100])
+def test_an_offset_costs_no_precision(offset, length):
+    frames = offset + 4 * torch.randn(2000, 8, generator=torch.Generator().manual_seed(0))
+    reservoir = FrameReservoir(2000, 8, seed=0)
+    for part in frames.split(length):
+        reservoir.add(part)
+    assert (reservoir.frames.dtype == torch.float32) == (offset == 20_000)
+    kept = reservoir.frames.float()[1:]  # of one frame alone nobody knows the variance
+    assert (kept - frames[1:]).square().mean() < 1e-4 * 4**2
+    rounded = FrameReservoir(2000, 8, seed=0)
+    for part in frames.half().split(length):
+        rounded.add(part)
+        rounded.add(part.float())
+    assert rounded.frames.dtype == torch.float16
+
+
+def test_values_too_small_for_float16_are_kept():
+    frames = 1e-7 * torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
+    reservoir = FrameReservoir(200, 8, seed=0)
+    reservoir.add(frames[:0])
+    reservoir.add(frames)
+    assert torch.equal(reservoir.frames, frames)
+
+
 @pytest.mark.parametrize(
     ("frames", "message"),
     [

@@ -84,14 +84,23 @@ def test_the_failed_ones_of_an_online_training_are_listed_even_when_all_fail(
     assert len((tmp_path / "q.pt.failed.tsv").read_text().splitlines()) == 13
 
 
-def test_half_of_the_audio_missing_still_leaves_some_to_measure_on(empty_corpus, tmp_path):
-    for index in range(6):
-        empty_corpus.add(f"utt{index}", speech(1, index))
+@pytest.mark.parametrize("num_good", [1, 6])
+def test_audio_that_is_missing_counts_in_neither_way_of_training(empty_corpus, tmp_path, num_good):
+    for index in range(num_good):
+        empty_corpus.add(f"utt{index}", speech(6 / num_good, index))
+    for index in range(12 - num_good):
         empty_corpus.list(f"missing{index}", f"missing{index}.wav")
-    flags = [*WENET_TEACHER, "--train_data", empty_corpus.path, "--train_quantizer_online", *SMALL]
-    done = run("train_quantizer_offline.sh", *flags, "--save_path", tmp_path / "q.pt")
-    assert done.returncode == 1, done.stderr
-    assert load_quantizer(tmp_path / "q.pt").figures["num_frames"] == 50
+    flags = [*WENET_TEACHER, "--train_data", empty_corpus.path, "--save_path"]
+    for path, script, *more in (
+        (tmp_path / "online.pt", "train_quantizer_offline.sh", "--train_quantizer_online", *SMALL),
+        (tmp_path / "e.h5", "save_embedding.sh"),
+    ):
+        done = run(script, *flags, path, *more)
+        assert done.returncode == 1, done.stderr
+    succeed(*train(tmp_path / "e.h5", tmp_path / "offline.pt"))
+    found = [load_quantizer(tmp_path / f"{name}.pt") for name in ("online", "offline")]
+    assert found[0].id == found[1].id
+    assert found[0].figures["num_frames"] == found[1].figures["num_frames"] == 30
 
 
 def test_force_does_not_redo_what_is_done_with_the_same_settings(embeddings, corpus):

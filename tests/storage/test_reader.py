@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -15,8 +16,14 @@ from hypothesis import strategies as st
 from k2distil.errors import DataError
 from k2distil.storage import CodebookReader, EmbeddingReader, UtteranceReader
 from k2distil.storage.array_file import ArrayFile
+from k2distil.storage.links_made import links_made
 from k2distil.storage.offsets import find_offsets, index_path, read_offsets, write_offsets
-from k2distil.storage.utterance_h5 import create_h5, write_dataset
+from k2distil.storage.utterance_h5 import (
+    copy_dataset,
+    create_h5,
+    write_attributes,
+    write_dataset,
+)
 from tests.storage.arrays import ATTRIBUTES, make_h5, some_arrays
 
 Arrays = dict[str, np.ndarray]
@@ -181,6 +188,51 @@ def test_a_copy_of_a_file_with_its_index_is_read_through_it(tmp_path: Path, code
     assert ArrayFile(tmp_path / "to" / "codes.h5")._offsets is not None
 
 
+def swap(path: Path, first: str, second: str) -> None:
+    with h5py.File(path, "r+") as file:
+        file.move(first, "aside")
+        file.move(second, first)
+        file.move("aside", second)
+
+
+def remake(path: Path, first: str, second: str) -> None:
+    """As h5repack does, but with two datasets in each other's place."""
+    with h5py.File(path) as old, create_h5(path.with_name("new.h5")) as new:
+        write_attributes(new, dict(old.attrs))
+        for key in old:
+            copy_dataset(old, new, {first: second, second: first}.get(key, key))
+    path.with_name("new.h5").replace(path)
+
+
+def remove(path: Path, first: str, _second: str) -> None:
+    with h5py.File(path, "r+") as file:
+        del file[first]
+
+
+@pytest.mark.parametrize(("num", "change"), [(200, swap), (20, remake), (20, remove)])
+def test_an_index_of_changed_names_is_not_used(
+    tmp_path: Path, num: int, change: Callable[[Path, str, str], None]
+) -> None:
+    path = make_h5(tmp_path / "codes.h5", some_arrays(num))
+    first, second, *_ = some_arrays(num)
+    size = path.stat().st_size
+    change(path, first, second)
+    assert path.stat().st_size == size
+    os.utime(path, ns=(1, 1))
+    with h5py.File(path) as file:
+        expected = {key: values[()] for key, values in file.items()}
+    assert_reads(CodebookReader(path), expected)
+
+
+def test_the_links_of_an_h5_are_counted(tmp_path: Path, codes: Path) -> None:
+    assert links_made(codes) == 20
+    swap(codes, *list(some_arrays(20))[:2])
+    assert links_made(codes) == 23
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["a"] = np.zeros((2, 3))
+    assert links_made(tmp_path / "other.h5") is None
+
+
 @pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04junk", None])
 def test_a_damaged_index_is_passed_over(
     codes: Path, arrays: Arrays, content: bytes | None, caplog: pytest.LogCaptureFixture
@@ -305,10 +357,22 @@ def test_an_h5_can_be_read_by_a_program_that_knows_only_hdf5_1_8(codes: Path) ->
         assert file.id.get_create_plist().get_version()[0] == 2  # the superblock of 1.8
 
 
-def test_the_order_of_bytes_is_kept(tmp_path: Path) -> None:
-    values = np.arange(12, dtype=">i2").reshape(3, 4)
-    with create_h5(tmp_path / "a.h5") as file:
+@pytest.mark.parametrize("with_index", [True, False])
+@pytest.mark.parametrize("dtype", [">i2", ">f2", ">f4", "<i4"])
+def test_arrays_come_in_the_byte_order_of_the_machine(
+    tmp_path: Path, dtype: str, with_index: bool
+) -> None:
+    path = tmp_path / "a.h5"
+    values = np.arange(12, dtype=dtype).reshape(3, 4)
+    with create_h5(path) as file:
         write_dataset(file, "a", values)
-    read = UtteranceReader(tmp_path / "a.h5")["a"]
-    assert read.dtype == values.dtype
+    with h5py.File(path) as file:
+        assert file["a"].dtype == values.dtype
+        offsets = find_offsets(file, file)
+    assert offsets is not None
+    if with_index:
+        write_offsets(path, offsets, "")
+    read = UtteranceReader(path)["a"]
+    assert read.dtype.isnative
+    assert read.flags.writeable
     assert np.array_equal(read, values)

@@ -297,6 +297,33 @@ def test_settings_of_another_family_are_refused(made):
         build_teacher(HF, made["openai"], do_normalize=True)
 
 
+@pytest.mark.parametrize(
+    ("make", "change", "message"),
+    [
+        (make_hf_whisper, {"encoder_attention_heads": 5}, "5 attention heads do not divide .* 64"),
+        (make_hf_whisper, {"encoder_attention_heads": 0}, "0 attention heads"),
+        (make_hf_whisper, {"max_source_positions": -1}, "RuntimeError"),
+        (make_hf_hubert, {"num_attention_heads": 5}, "divisible by num_heads"),
+        (make_hf_hubert, {"num_attention_heads": 0}, "ZeroDivisionError"),
+        (make_hf_hubert, {"hidden_act": "foo"}, "KeyError: 'foo'"),
+    ],
+)
+def test_settings_of_no_encoder_are_refused(tmp_path, make, change, message):
+    checkpoint = make(tmp_path)
+    path = Path(checkpoint, "config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CheckpointError, match=rf"^{checkpoint}: .*config\.json.*{message}"):
+        build_teacher(HF if make is make_hf_whisper else "hubert", checkpoint)
+
+
+def test_openai_heads_that_do_not_divide_the_dimension_are_refused(made, tmp_path):
+    content = torch.load(made["openai"], weights_only=True)
+    content["dims"]["n_audio_head"] = 5
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"a\.pt: .*5 attention heads do not divide"):
+        build_teacher(WENET, str(tmp_path / "a.pt"))
+
+
 def test_other_model_types_are_refused(made, tmp_path):
     config = {"model_type": "wav2vec2"}
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -74,6 +74,15 @@ def test_batched_equals_single(folder, norm, layer):
         assert not out.embedding[row, len(frames) :].any()
 
 
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_a_batch_norm_before_the_positions_sees_no_padding(folder, norm):
+    checkpoint = make_hf_hubert(folder / f"bn{norm}", norm, position_norm=True)
+    teacher = build_teacher("hubert", checkpoint)
+    for row, (_key, frames) in enumerate(teacher.embed(AUDIO).unpadded()):
+        assert difference(frames, embed_alone(teacher, AUDIO, row)) < BATCHING
+        assert difference(frames, hubert_blocks(checkpoint, wave_of(AUDIO, row))[-1]) < PARITY
+
+
 @pytest.mark.parametrize("fine_tuned", [False, True])
 @pytest.mark.parametrize("norm", ["group", "layer"])
 def test_a_fairseq_checkpoint_is_the_same_teacher(folder, norm, fine_tuned):

@@ -11,6 +11,7 @@ from k2distil.errors import CheckpointError, ConfigError
 from k2distil.teachers import build_teacher
 from tests.teachers.oracles import difference
 from tests.teachers.tiny import (
+    CONV1D2,
     CONV2D,
     DIMS,
     GOLDEN,
@@ -92,6 +93,27 @@ def test_padding_is_what_the_yaml_says_unless_a_flag_says_otherwise(tmp_path, co
     assert (openai.padding, openai.digest) == (teacher.padding, teacher.digest)
 
 
+@pytest.mark.parametrize(
+    ("subsampling", "least"), [(CONV1D2, 320), (CONV2D, 1120)], ids=[CONV1D2, CONV2D]
+)
+def test_padding_that_leaves_no_room_for_audio_is_refused(tmp_path, subsampling, least):
+    checkpoint = make_wenet(tmp_path, replace(DIMS, subsampling=subsampling))
+    config = yaml.safe_load((tmp_path / "train.yaml").read_text())
+    conf = config["dataset_conf"]["log_mel_spectrogram_conf"]
+    conf["padding"] = 480_000 - least
+    teacher = build_teacher("wenet-whisper", checkpoint, wenet_config=config)
+    assert teacher.max_samples == least
+    assert len(teacher.embed(audio_batch(least)).embedding[0]) == 1
+    for padding in (480_000 - least + 1, 480_000, 10**6):
+        conf["padding"] = padding
+        with pytest.raises(ConfigError, match=rf"conf\.padding of the train\.yaml is {padding}: "):
+            build_teacher("wenet-whisper", checkpoint, wenet_config=config)
+    for padding in (-1, "much", 0.5, True):
+        conf["padding"] = padding
+        with pytest.raises(ConfigError, match=rf"conf\.padding is {padding}; expected samples"):
+            build_teacher("wenet-whisper", checkpoint, wenet_config=config)
+
+
 def test_conv2d_needs_no_input_dim(tmp_path):
     checkpoint = make_wenet(tmp_path, replace(DIMS, subsampling=CONV2D))
     config = yaml.safe_load((tmp_path / "train.yaml").read_text())
@@ -114,6 +136,7 @@ def test_conv2d_needs_no_input_dim(tmp_path):
         ("encoder_conf", {"activation_type": "relu"}, "activation_type is relu, only gelu"),
         ("encoder_conf", {"pos_enc_layer_type": "rel_pos"}, "only abs_pos_whisper is supported"),
         ("encoder_conf", {"static_chunk_size": 16}, "static_chunk_size is 16"),
+        ("encoder_conf", {"final_norm": False}, "final_norm is False, only True is supported"),
         ("dataset_conf", {"feats_type": "fbank"}, "feats_type is fbank"),
         ("dataset_conf", {"resample_conf": {"resample_rate": 8000}}, "resample_rate is 8000"),
         (None, {"encoder": "conformer"}, "encoder is conformer, only transformer"),

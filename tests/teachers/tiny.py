@@ -52,6 +52,8 @@ def randomize(module: nn.Module, seed: int = 0) -> None:
     with torch.no_grad():
         for name, tensor in sorted(module.state_dict().items()):
             noise = torch.randn(tensor.shape, generator=generator)
+            if tensor.dim() == 0:  # a batch norm's count
+                continue
             if name.endswith("bias"):
                 tensor.copy_(0.1 * noise)
             elif tensor.dim() == 1:  # a norm
@@ -182,8 +184,11 @@ def to_bin(folder: str, num_shards: int = 1) -> str:
     return folder
 
 
-def hubert_model(norm: str = "group", seed: int = 0):
-    """norm: "group" is shaped as HuBERT base, "layer" as large: stable layer norm, conv biases."""
+def hubert_model(norm: str = "group", seed: int = 0, position_norm: bool = False):
+    """norm: "group" is shaped as HuBERT base, "layer" as large: stable layer norm, conv biases.
+
+    position_norm: a batch norm before the positional convolution.
+    """
     from transformers import HubertConfig, HubertModel
 
     config = HubertConfig(
@@ -197,6 +202,7 @@ def hubert_model(norm: str = "group", seed: int = 0):
         feat_extract_norm=norm,
         conv_bias=norm == "layer",
         do_stable_layer_norm=norm == "layer",
+        conv_pos_batch_norm=position_norm,
     )
     model = HubertModel(config).eval()
     randomize(model, seed)
@@ -209,11 +215,12 @@ def make_hf_hubert(
     do_normalize: bool | None = None,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
+    position_norm: bool = False,
 ) -> str:
     """A folder that transformers saved; do_normalize as HuBERT base (false) or large (true)."""
     from transformers import Wav2Vec2FeatureExtractor
 
-    hubert_model(norm, seed).to(dtype).save_pretrained(folder)
+    hubert_model(norm, seed, position_norm).to(dtype).save_pretrained(folder)
     normalize = norm == "layer" if do_normalize is None else do_normalize
     Wav2Vec2FeatureExtractor(do_normalize=normalize).save_pretrained(folder)
     return str(folder)
