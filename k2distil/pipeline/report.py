@@ -9,12 +9,17 @@ from typing import Any
 
 import h5py
 
-from k2distil.atomic import replacing
 from k2distil.config import ReportConfig
 from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.contents import Contents, perplexity, plain
 from k2distil.pipeline.distil_output import NAME as STUDENT
-from k2distil.pipeline.summary import Summary, prepare_output, read_rejections, read_summary
+from k2distil.pipeline.summary import (
+    Summary,
+    prepare_output,
+    read_rejections,
+    read_summary,
+    write_text,
+)
 from k2distil.pipeline.training_curves import training_curves
 from k2distil.quantizer import load_quantizer, quantizer_file
 from k2distil.report import Page, bars, curves, histogram, image
@@ -52,8 +57,7 @@ def report(config: ReportConfig) -> Summary:
     for path in config.path:
         page.section(str(path))
         _describe(page, path)
-    with replacing(config.save_path) as temporary:
-        temporary.write_text(page.html, encoding="utf-8")
+    write_text(config.save_path, page.html)
     logger.info("%s: open it in a browser", config.save_path)
     return Summary(config.save_path, 0, {})
 

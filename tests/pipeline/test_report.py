@@ -1,6 +1,7 @@
 """k2distil report on real files; on a real student: tests/scripts/test_train_distil.py."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -48,6 +49,13 @@ def test_a_quantizer_and_codes_have_a_section_each(tmp_path: Path) -> None:
         (np.bincount(c, minlength=200) == 0).sum() for c in np.concatenate([*codes.values()]).T
     )
     assert f"{unused:,} of 800 entries come in no utterance" in page
+
+
+def test_names_that_are_not_utf_8_are_escaped(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode("中".encode("gbk"))
+    folder.mkdir()
+    page = page_of(tmp_path, quantizer_in(folder, {}))
+    assert r"\udcd6\udcd0/quantizer.pt</h2>" in page
 
 
 def test_what_failed_is_listed(tmp_path: Path) -> None:
