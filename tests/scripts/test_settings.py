@@ -1,6 +1,7 @@
 """Changed settings between runs, and inputs of the wrong kind: nothing stale, nothing destroyed."""
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -92,6 +93,18 @@ def test_half_of_the_audio_missing_still_leaves_some_to_measure_on(empty_corpus,
     done = run("train_quantizer_offline.sh", *flags, "--save_path", tmp_path / "q.pt")
     assert done.returncode == 1, done.stderr
     assert load_quantizer(tmp_path / "q.pt").figures["num_frames"] == 50
+
+
+def test_a_step_of_more_frames_than_there_are_is_warned_of(embeddings, tmp_path):
+    log = succeed(*train(embeddings, tmp_path / "q.pt", "--quantizer_batch_size", 3000))
+    number = re.search(r"(\d+) frames to train on", log)[1]
+    assert f"--quantizer_batch_size 3000, but {number} frames: each step takes all of them" in log
+    assert "--quantizer_batch_size" not in succeed(*train(embeddings, tmp_path / "again.pt"))
+
+
+def test_a_quantizer_is_not_made_in_a_file_for_a_folder(embeddings):
+    errors = refused(*train(embeddings, embeddings))
+    assert f"{embeddings}: a file, where a folder is needed; give a --save_path with" in errors
 
 
 def test_force_does_not_redo_what_is_done_with_the_same_settings(embeddings, corpus):
