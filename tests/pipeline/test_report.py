@@ -114,6 +114,11 @@ def test_what_cannot_be_shown_is_named_and_leaves_no_page(tmp_path: Path) -> Non
     with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'no.h5'}: no such file")):
         page_of(tmp_path, tmp_path / "no.h5")
     (tmp_path / "text.pt").write_text("text")
-    with pytest.raises(CheckpointError, match=r"text\.pt"):
+    best = tmp_path / "student" / "best"
+    best.mkdir(parents=True)
+    message = "best: a folder without quantizer.pt; --path takes .* --save_path of a student"
+    with pytest.raises(DataError, match=message):
+        page_of(tmp_path, best)
+    with pytest.raises(CheckpointError, match=r"text\.pt: not a quantizer.*; --path takes"):
         page_of(tmp_path, tmp_path / "text.pt")
     assert not (tmp_path / "report.html").exists()
