@@ -78,6 +78,12 @@ def make_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+        raise DataError(
+            f"{file}: a file, where a folder is needed; give a --save_path with another name, or "
+            "in another folder"
+        ) from error
     except OSError as error:
         raise DataError(
             f"{folder}: cannot be made ({error.strerror}); give a --save_path in a folder you can "

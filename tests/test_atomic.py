@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from k2distil.atomic import replacing
+from k2distil.atomic import make_folder, replacing
 from k2distil.errors import DataError
 from k2distil.storage import PartFolder
 from tests.storage.arrays import ATTRIBUTES, FINGERPRINT, some_arrays, write_all
@@ -81,7 +81,7 @@ def test_what_a_killed_process_left_is_removed_but_not_what_a_live_one_writes(
         """
         import os, signal, sys
         from pathlib import Path
-        from k2distil.atomic import replacing
+        from k2distil.atomic import make_folder, replacing
         with replacing(Path(sys.argv[1])) as temporary:
             temporary.write_text("half")
             os.kill(os.getpid(), signal.SIGKILL)
@@ -122,8 +122,12 @@ def test_a_folder_that_is_missing_or_a_file_is_a_clear_error(tmp_path: Path) -> 
             replacing(path) as temporary,
         ):
             temporary.write_text("x")
-    with pytest.raises(DataError, match=r"cannot be made .Not a directory.*give a --save_path"):
-        PartFolder(tmp_path / "file" / "a.h5", FINGERPRINT, 1, 1)
+    for path in (tmp_path / "file" / "a.h5", tmp_path / "file" / "deep" / "a.h5"):
+        with pytest.raises(DataError, match=rf"{tmp_path}/file: a file, where a folder is needed"):
+            PartFolder(path, FINGERPRINT, 1, 1)
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(DataError, match=rf"{tmp_path}/link: a file, where a folder is needed"):
+        make_folder(tmp_path / "link")
 
 
 def test_a_full_disk_is_a_clear_error_and_what_was_done_stays(small_disk: Path) -> None:

@@ -15,6 +15,7 @@ from types import FrameType, NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from k2distil.bin.launch import launch, tell_launcher
+from k2distil.bin.show import show
 from k2distil.config.load import load_config, option_types
 from k2distil.errors import K2DistilError, nearest
 
@@ -29,8 +30,12 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the message and leave with status 2."""
         message = message.removeprefix("argument ")
-        print(f"error: {message}", file=sys.stderr)
+        show(f"error: {message}", sys.stderr)
         sys.exit(EXIT_USER_ERROR)
+
+    def print_help(self, file: Any = None) -> None:
+        """--help."""
+        show(self.format_help().rstrip(), file)
 
 
 def run(
@@ -61,25 +66,25 @@ def run(
         module, _, function = target.partition(":")
         result = getattr(importlib.import_module(module), function)(config)
     except K2DistilError as error:
-        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        show("\n".join(f"error: {line}" for line in str(error).splitlines()), sys.stderr)
         return EXIT_USER_ERROR
     except ModuleNotFoundError as error:
         what = f"has no {error.name}" if error.name else str(error)
-        print(
+        show(
             f"error: {sys.executable}: {what}; run `make venv` beside the scripts, or set PYTHON "
             "to a Python that has k2distil installed",
-            file=sys.stderr,
+            sys.stderr,
         )
         return EXIT_USER_ERROR
     except Exception:
-        traceback.print_exc()
-        print("error: this is a fault of k2distil, please report it", file=sys.stderr)
+        show(traceback.format_exc().rstrip(), sys.stderr)
+        show("error: this is a fault of k2distil, please report it", sys.stderr)
         return EXIT_BUG
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to resume", file=sys.stderr)
+        show("interrupted; run the same command again to resume", sys.stderr)
         return EXIT_SIGINT
     if report := getattr(result, "report", ""):
-        print(report.encode(errors="backslashreplace").decode())  # names that are not UTF-8
+        show(report)
     return tell_launcher(EXIT_SOME_FAILED) if result.num_failed else EXIT_OK
 
 
@@ -90,7 +95,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    print("terminated; run the same command again to resume", file=sys.stderr)
+    show("terminated; run the same command again to resume", sys.stderr)
     sys.exit(EXIT_SIGTERM)
 
 

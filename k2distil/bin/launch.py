@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from k2distil.bin.show import show
 from k2distil.device import device_indexes
 from k2distil.errors import ConfigError
 
@@ -106,10 +107,10 @@ def _torchrun(argv: Sequence[str]) -> int:
     try:
         torchrun(argv)
     except SignalException as error:
-        print("stopped; run the same command again to resume", file=sys.stderr)
+        show("stopped; run the same command again to resume", sys.stderr)
         return 128 + error.sigval
     except ChildFailedError as error:
         first = min(error.failures.values(), key=lambda failure: failure.timestamp)
-        print(f"error: process {first.local_rank} ended first, see above", file=sys.stderr)
+        show(f"error: process {first.local_rank} ended first, see above", sys.stderr)
         return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
     return 0

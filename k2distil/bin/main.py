@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from k2distil import __version__
+from k2distil.bin.show import show
 
 COMMANDS = {
     "save_embedding": "teacher embeddings of some utterances -> h5",
@@ -25,13 +26,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in {"-h", "--help"}:
         rows = "\n".join(f"  {each:17} {what}" for each, what in COMMANDS.items())
-        print(f"usage: k2distil COMMAND [FLAGS]\n\ncommands:\n{rows}\n\nk2distil COMMAND --help")
+        show(f"usage: k2distil COMMAND [FLAGS]\n\ncommands:\n{rows}\n\nk2distil COMMAND --help")
         return 0
     if name == "--version":
-        print(__version__)
+        show(__version__)
         return 0
     if name not in COMMANDS:
-        print(f"error: {name}: unknown command; known: {', '.join(COMMANDS)}", file=sys.stderr)
+        show(f"error: {name}: unknown command; known: {', '.join(COMMANDS)}", sys.stderr)
         return 2
     return importlib.import_module(f"k2distil.bin.{name}").main(rest)
 

@@ -153,7 +153,7 @@ class ExportConfig(DataOptions):
 class TrainDistilConfig(StudentOptions, OptimizerOptions, ListOptions, LaunchOptions, RunOptions):
     """train_distil.sh: transcripts and codes -> a student."""
 
-    save_path: Path = option("folder for the student, checkpoints and logs")
+    save_path: Path = option("folder for the student, checkpoints and logs", in_utf8=True)
     cv_data: tuple[Path, ...] | None = option(
         "lists to test on; not given: no tests, no best student", None
     )
@@ -178,7 +178,7 @@ class TrainDistilConfig(StudentOptions, OptimizerOptions, ListOptions, LaunchOpt
 class EvaluateConfig(ListOptions, DeviceOptions):
     """k2distil evaluate: a student -> word and character error rates on a list."""
 
-    student_checkpoint: Path = option("folder of a student, such as <save_path>/best")
+    student_checkpoint: Path = option("folder of a student, such as <save_path>/best", in_utf8=True)
     save_path: Path | None = option("JSON file for the rates and every text; not given: none", None)
     batch_seconds: float = option(
         "seconds of audio per batch, padding included", 120.0, minimum=0.1

@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -75,7 +76,7 @@ def load_config(
         if key in hints:
             try:
                 checked[key] = convert(hints[key], value)
-                _check_range(kind, key, checked[key])
+                _check_value(kind, key, checked[key])
             except ValueError as error:
                 errors.append(f"{origin}: {error}")
         elif key not in known:
@@ -157,13 +158,22 @@ def _flag_only(kind: type) -> set[str]:
     return {each.name for each in fields(kind) if each.metadata.get("flag_only")}
 
 
-def _check_range(kind: type, key: str, value: Any) -> None:
+def _check_value(kind: type, key: str, value: Any) -> None:
+    """Raise ValueError where a value is of the right type, but nothing can be done with it."""
     (metadata,) = [each.metadata for each in fields(kind) if each.name == key]
     minimum, maximum = metadata["minimum"], metadata["maximum"]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"expected a finite number, got {value}")
     if minimum is not None and value is not None and value < minimum:
         raise ValueError(f"expected at least {minimum}, got {value}")
     if maximum is not None and value is not None and value > maximum:
         raise ValueError(f"expected at most {maximum}, got {value}")
+    name = str(value)
+    if metadata["in_utf8"] and name != name.encode(errors="ignore").decode():
+        raise ValueError(
+            "expected a name in UTF-8, since TensorBoard and safetensors take no other, got "
+            f"{name}; rename the folder or link to it"
+        )
 
 
 def _unknown(key: str, known: Iterable[str]) -> str:

@@ -4,6 +4,8 @@ from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+MAX_SEED = 2**32 - 1  # numpy's, which transformers seeds too
+
 EncoderType = Literal["wenet-whisper", "huggingface-whisper", "hubert"]
 
 
@@ -14,6 +16,7 @@ def option(
     minimum: float | None = None,
     maximum: float | None = None,
     flag_only: bool = False,
+    in_utf8: bool = False,
 ) -> Any:
     """A field of a config.
 
@@ -22,8 +25,9 @@ def option(
         default: none: it is required.
         minimum, maximum: the least and the greatest value.
         flag_only: a yaml has another meaning for the key, and is not asked.
+        in_utf8: a path that TensorBoard or safetensors opens, which take no other names.
     """
-    limits = {"minimum": minimum, "maximum": maximum}
+    limits = {"minimum": minimum, "maximum": maximum, "in_utf8": in_utf8}
     return field(default=default, metadata={"help": help, "flag_only": flag_only, **limits})
 
 
@@ -157,7 +161,7 @@ class DeviceOptions:
 class RunOptions(DeviceOptions):
     """How to run."""
 
-    seed: int = option("random seed", 0)
+    seed: int = option("random seed", 0, minimum=0, maximum=MAX_SEED)
     force: bool = option(
         "start over an output made with other settings; "
         "accept a quantizer made for another layer, padding or dtype",
@@ -175,7 +179,7 @@ class StudentOptions:
         None,
     )
     student_checkpoint: Path | None = option(
-        "folder of a student to go on with, instead of a new one", None
+        "folder of a student to go on with, instead of a new one", None, in_utf8=True
     )
     vocabulary: Path | None = option(
         "WeNet's units.txt of characters, or a folder of a transformers tokenizer; not given: "

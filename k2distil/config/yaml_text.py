@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 MERGE_TAG = "tag:yaml.org,2002:merge"  # of `<<: *section`
+LINE_BREAKS = "\x85\u2028\u2029"  # of YAML 1.1, beside "\n"; PyYAML escapes them in quotes only
 FLOAT = (  # as YAML 1.2 has it; PyYAML wants a dot in it
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
@@ -30,7 +31,13 @@ class _Dumper(yaml.SafeDumper):
     """Writes what `_Loader` reads as the same again."""
 
 
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    quotes = '"' if any(each in text for each in LINE_BREAKS) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, quotes)
+
+
 _Loader.add_implicit_resolver(*FLOAT)
+_Dumper.add_representer(str, _text)
 _Dumper.add_implicit_resolver(*FLOAT)
 
 
@@ -45,7 +52,7 @@ def parse_yaml(text: str) -> Any:
 
 def dump_yaml(tree: Mapping[str, Any]) -> str:
     """Plain values as yaml, in their order."""
-    return yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False)
+    return yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _refuse_twice(root: Any) -> None:

@@ -49,7 +49,7 @@ def read_kaldi_folder(path: Path, allow_pipes: bool) -> Iterator[tuple[int, Utte
     scp = _wav_scp(path)
     text_path = scp.with_name("text")
     texts = _table(text_path, str.strip) if text_path.exists() else {}
-    resolve = path_resolver(scp.parent)
+    resolve = path_resolver(scp)
 
     def audio_of(entry: str) -> Audio:
         return _audio(entry, resolve, allow_pipes)

@@ -41,16 +41,16 @@ def is_cut(fields: Any) -> bool:
     )
 
 
-def read_cuts(lines: Lines, folder: Path) -> Iterator[tuple[int, Utterance | str]]:
+def read_cuts(lines: Lines, list_path: Path) -> Iterator[tuple[int, Utterance | str]]:
     """Yield (line number, utterance), or (line number, what is wrong and what helps).
 
     The key is the cut's id, the transcript that of its supervisions. Features are not read.
 
     Args:
         lines: of a cuts.jsonl or cuts.jsonl.gz.
-        folder: where it lies.
+        list_path: what its relative paths are beside.
     """
-    resolve = path_resolver(folder)
+    resolve = path_resolver(list_path)
     for number, line in lines:
         try:
             found = _utterance(json.loads(line), resolve)

@@ -38,8 +38,8 @@ def read_list(
         data_type: of all of them. raw: a JSON object per line (key, wav, and where wanted txt,
             start, end in seconds). shard: the path or URL of a tar per line. kaldi: a folder with
             wav.scp, or that file. lhotse: cuts as JSON lines, perhaps gzipped. auto: each list by
-            its name or first line. Relative paths are looked for beside the list, then in the
-            working directory.
+            its name or first line. Relative paths are looked for beside the list (and beside what
+            it is a link to), then in the working directory.
         access: None: no commands, no URLs, and transcripts are kept.
 
     Returns:
@@ -89,10 +89,10 @@ def _entries(path: Path, kind: str, access: ListAccess) -> Iterator[tuple[int, U
     if kind == "kaldi":
         return read_kaldi_folder(path, access.allow_pipes)
     if kind == "lhotse":
-        return read_cuts(lines_of(path), path.parent)
+        return read_cuts(lines_of(path), path)
     if kind == "shard":
-        return read_shard_lines(lines_of(path), path.parent, access.cache_dir, access.with_text)
-    return read_raw_lines(lines_of(path), path.parent)
+        return read_shard_lines(lines_of(path), path, access.cache_dir, access.with_text)
+    return read_raw_lines(lines_of(path), path)
 
 
 def _fault(key: str, path: Path, lines: dict[str, int], before: dict[Path, int]) -> str | None:

@@ -14,16 +14,16 @@ MAX_SECONDS = 1e9  # 30 years; a longer audio is a slip
 
 
 def read_raw_lines(
-    lines: Iterator[tuple[int, str]], folder: Path
+    lines: Iterator[tuple[int, str]], list_path: Path
 ) -> Iterator[tuple[int, Utterance | str]]:
     """Yield (line number, utterance), or (line number, what is wrong and what helps).
 
     Fields beside key, wav, txt, start and end (seconds) are WeNet's and others' own: not read.
 
     Args:
-        folder: where the list lies.
+        list_path: what its relative paths are beside.
     """
-    resolve = path_resolver(folder)
+    resolve = path_resolver(list_path)
     for number, line in lines:
         try:
             fields = json.loads(line)

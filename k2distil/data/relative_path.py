@@ -8,30 +8,29 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def path_resolver(folder: Path) -> Callable[[str], str]:
-    """A function that turns a path of a list in `folder` into one that can be opened.
+def path_resolver(list_path: Path) -> Callable[[str], str]:
+    """A function that turns a path of a list into one that can be opened.
 
-    Beside the list comes first, then the working directory; where neither has the file, the first.
-    Folders are looked up once, not once per file: on network filesystems a look-up costs about a
-    millisecond.
+    Beside the list comes first, then beside the file that it is a link to, then the working
+    directory; where none has the file, the first. Folders are looked up once, not once per file:
+    on network filesystems a look-up costs about a millisecond.
     """
-    beside_list, here = os.fspath(folder), ""
+    beside_list, here = os.fspath(list_path.parent), ""
+    bases = [beside_list, here]
+    if list_path.is_symlink():
+        bases.insert(1, os.path.dirname(os.path.realpath(list_path)))
 
     @functools.cache
     def bases_with(directory: str) -> list[str]:
-        bases = [
-            base
-            for base in (beside_list, here)
-            if os.path.isdir(os.path.join(base, directory or "."))
-        ]
-        return bases or [beside_list]
+        found = [base for base in bases if os.path.isdir(os.path.join(base, directory or "."))]
+        return found or [beside_list]
 
     def resolve(path: str) -> str:
         if os.path.isabs(path):
             return path
         candidates = [os.path.join(base, path) for base in bases_with(os.path.dirname(path))]
-        if len(candidates) == 1 or os.path.exists(candidates[0]):
+        if len(candidates) == 1:
             return candidates[0]
-        return candidates[1] if os.path.exists(candidates[1]) else candidates[0]
+        return next(filter(os.path.exists, candidates), candidates[0])
 
     return resolve

@@ -17,7 +17,10 @@ COMPRESSED_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gz
 
 
 def read_shard_lines(
-    lines: Iterator[tuple[int, str]], folder: Path, cache_dir: Path | None, with_text: bool = True
+    lines: Iterator[tuple[int, str]],
+    list_path: Path,
+    cache_dir: Path | None,
+    with_text: bool = True,
 ) -> Iterator[tuple[int, Utterance | str]]:
     """Scan the tars' headers; yield (line number, utterance or what is wrong and what helps).
 
@@ -29,11 +32,11 @@ def read_shard_lines(
     audio lies in the tar, so nothing is unpacked.
 
     Args:
-        folder: where the list lies.
+        list_path: what its relative paths are beside.
         cache_dir: where tars of http and https URLs are copied to; None: they are refused.
         with_text: else no `.txt` is read.
     """
-    resolve = path_resolver(folder)
+    resolve = path_resolver(list_path)
     for number, line in lines:
         is_url = line.startswith(URL_SCHEMES) and cache_dir is not None
         if not is_url and ("://" in line or line.startswith("pipe:")):

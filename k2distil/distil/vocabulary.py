@@ -97,10 +97,10 @@ def _read_units(path: Path) -> list[str]:
     by_id: dict[int, str] = {}
     lines_of: dict[str, int] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8-sig")  # a byte order mark is no part of a token
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}); check --vocabulary") from error
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
         token, _, index = line.rstrip().rpartition(" ")
         if not token or not index.isdigit():
             raise DataError(f'{path}: line {number}: expected "token id", got {line!r}')

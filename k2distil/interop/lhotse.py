@@ -174,7 +174,7 @@ def attach_codes(
 
 def _fault(cut: Any, reader: CodebookReader, frame_shift: float) -> str | None:
     if cut.id not in reader:
-        return f"no codes in {reader.path}"
+        return f"no codes in {reader.path}, whose keys must be the ids of the cuts"
     there, wanted = reader.num_frames(cut.id), round(cut.duration / frame_shift)
     if abs(there - wanted) > TOLERANCE:
         return (

@@ -34,6 +34,8 @@ def evaluate(config: EvaluateConfig) -> Summary:
     labelled = [each for each in utterances if each.text is not None and each.text.strip()]
     if not labelled:
         raise DataError(f'{names}: no utterance has text ("txt") to compare with')
+    if num_without := len(utterances) - len(labelled):
+        logger.warning("%d of %d utterances have no text: left out", num_without, len(utterances))
     student = load_student(config.student_checkpoint)
     device = use_device(config.gpu)
     checked = check_utterances(labelled, student, None, text_fits=False)

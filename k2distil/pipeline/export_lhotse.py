@@ -159,7 +159,8 @@ def _write_cuts(path: Path, cuts: Iterable[Any]) -> tuple[int, list[Rejected]]:
     written, rejected = 0, []
     with replacing(path) as temporary, temporary.open("wb") as raw:
         packed = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else raw
-        with io.TextIOWrapper(packed, encoding="utf-8") as file:
+        # Of names that are not UTF-8, such as "\udcd6", JSON has the same escape.
+        with io.TextIOWrapper(packed, "utf-8", "backslashreplace") as file:
             for cut in cuts:
                 if isinstance(cut, Rejected):
                     rejected.append(cut)
@@ -168,10 +169,7 @@ def _write_cuts(path: Path, cuts: Iterable[Any]) -> tuple[int, list[Rejected]]:
                     written += 1
         if not written:
             example = f", e.g. {rejected[0].key}: {rejected[0].reason}" if rejected else ""
-            raise DataError(
-                f"{path}: none of {len(rejected)} cuts has codes{example}; the ids of the cuts "
-                "must be the keys of the codes"
-            )
+            raise DataError(f"{path}: none of {len(rejected)} cuts can be exported{example}")
     return written, rejected
 
 

@@ -7,15 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
-
 from k2distil.config import InspectConfig
-from k2distil.errors import DataError
 from k2distil.pipeline.contents import Contents, perplexity, plain
 from k2distil.pipeline.findings import Findings
-from k2distil.quantizer import load_quantizer, quantizer_file
+from k2distil.pipeline.open_output import open_output
+from k2distil.quantizer import Quantizer, quantizer_file
 
 NUM_SHOWN = 3  # utterances
+EXPECTED = "codes, embeddings or a quantizer; students are shown by k2distil report"
 
 
 def inspect_file(config: InspectConfig) -> Findings:
@@ -25,16 +24,13 @@ def inspect_file(config: InspectConfig) -> Findings:
         DataError: there is no such file, it is damaged, or it is empty.
         CheckpointError: it is neither h5 nor a quantizer.
     """
-    path = quantizer_file(config.path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; correct --path")
-    if h5py.is_hdf5(path):
-        return Findings(_describe_h5(Contents.of(path)))
-    return Findings(_describe_quantizer(path))
+    found = open_output(config.path, EXPECTED)
+    if isinstance(found, Contents):
+        return Findings(_describe_h5(found))
+    return Findings(_describe_quantizer(quantizer_file(config.path), found))
 
 
-def _describe_quantizer(path: Path) -> str:
-    quantizer = load_quantizer(path)
+def _describe_quantizer(path: Path, quantizer: Quantizer) -> str:
     facts = {
         "type": quantizer.type,
         "id": quantizer.id,

@@ -7,21 +7,26 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import h5py
-
-from k2distil.atomic import replacing
 from k2distil.config import ReportConfig
-from k2distil.errors import ConfigError, DataError
+from k2distil.errors import ConfigError
 from k2distil.pipeline.contents import Contents, perplexity, plain
 from k2distil.pipeline.distil_output import NAME as STUDENT
-from k2distil.pipeline.summary import Summary, prepare_output, read_rejections, read_summary
+from k2distil.pipeline.open_output import open_output
+from k2distil.pipeline.summary import (
+    Summary,
+    prepare_output,
+    read_rejections,
+    read_summary,
+    write_text,
+)
 from k2distil.pipeline.training_curves import training_curves
-from k2distil.quantizer import load_quantizer, quantizer_file
+from k2distil.quantizer import Quantizer
 from k2distil.report import Page, bars, curves, histogram, image
 from k2distil.report.page import GENERATOR
 
 logger = logging.getLogger(__name__)
 
+EXPECTED = "codes, embeddings, a quantizer, or the --save_path of a student's training"
 FRAMES_SHOWN = 250  # of an utterance's codes
 ROWS_SHOWN = 20  # of what failed
 UNLEARNT = 0.95  # of the codes' entropy: a student above it has learnt nothing of them
@@ -52,8 +57,7 @@ def report(config: ReportConfig) -> Summary:
     for path in config.path:
         page.section(str(path))
         _describe(page, path)
-    with replacing(config.save_path) as temporary:
-        temporary.write_text(page.html, encoding="utf-8")
+    write_text(config.save_path, page.html)
     logger.info("%s: open it in a browser", config.save_path)
     return Summary(config.save_path, 0, {})
 
@@ -67,17 +71,14 @@ def _describe(page: Page, path: Path) -> None:
     if (path / f"{STUDENT}.json").is_file():
         _describe_student(page, path)
         return
-    path = quantizer_file(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; correct --path")
-    if h5py.is_hdf5(path):
-        _describe_h5(page, Contents.of(path))
+    found = open_output(path, EXPECTED)
+    if isinstance(found, Contents):
+        _describe_h5(page, found)
     else:
-        _describe_quantizer(page, path)
+        _describe_quantizer(page, found)
 
 
-def _describe_quantizer(page: Page, path: Path) -> None:
-    quantizer = load_quantizer(path)
+def _describe_quantizer(page: Page, quantizer: Quantizer) -> None:
     page.text(
         f"A {quantizer.type} quantizer: {quantizer.num_codebooks} codebooks of "
         f"{quantizer.codebook_size} entries, for frames of {quantizer.dim} dimensions."

@@ -137,7 +137,7 @@ def _read(
         failed = [each.row() for each in source.outcome.failed]
         write_rejections(job.save_path, failed, [each.row() for each in source.outcome.dropped])
     with processes.all_or_none():
-        _check_number(len(training), len(held_out), config.quantizer_codebook_size)
+        _check_number(len(training), len(held_out), config)
     return training, held_out
 
 
@@ -180,12 +180,13 @@ def _finish(
     return summary
 
 
-def _check_number(num_training: int, num_held_out: int, codebook_size: int) -> None:
-    """Refuse too few frames, and warn of few.
+def _check_number(num_training: int, num_held_out: int, config: TrainQuantizerConfig) -> None:
+    """Refuse too few frames, and warn of few, or of fewer than a step takes.
 
     Raises:
         DataError: fewer frames than entries in a codebook, or none to measure on.
     """
+    codebook_size, batch_size = config.quantizer_codebook_size, config.quantizer_batch_size
     logger.info("%d frames to train on, %d held out", num_training, num_held_out)
     if num_training < codebook_size or not num_held_out:
         raise DataError(
@@ -197,6 +198,12 @@ def _check_number(num_training: int, num_held_out: int, codebook_size: int) -> N
         logger.warning(
             "fewer than %d frames an entry: other audio will be coded badly; raise --num_audio",
             FEW_FRAMES,
+        )
+    if num_training < batch_size:
+        logger.warning(
+            "--quantizer_batch_size %d, but %d frames: each step takes all of them, some more than "
+            "once, and is slow; give a smaller one, or leave it out",
+            *(batch_size, num_training),
         )
 
 

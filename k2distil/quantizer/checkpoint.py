@@ -26,6 +26,7 @@ from k2distil.quantizer.multi_quantization import (
 
 FORMAT = "k2distil.quantizer"
 VERSION = 1
+EXPECTED = "give what train_quantizer_offline.sh saved, or a state dict of multi_quantization"
 TYPES: dict[str, type[Quantizer]] = {**QUANTIZER_TYPES, MultiQuantizer.type: MultiQuantizer}
 
 
@@ -71,16 +72,23 @@ def write_tensors(content: dict[str, Any], path: Path) -> None:
         temporary.write_bytes(buffer.getbuffer())
 
 
-def load_quantizer(path: str | Path, device: str | torch.device = "cpu") -> Quantizer:
+def load_quantizer(
+    path: str | Path, device: str | torch.device = "cpu", expected: str = EXPECTED
+) -> Quantizer:
     """Read what `save_quantizer` wrote; `path` may be the folder that holds `quantizer.pt`.
 
     Also a state dict of the multi_quantization package (multi_quantization.py).
+
+    Args:
+        path: of the file.
+        device: where its tensors go.
+        expected: what the error of another kind of file says is taken.
 
     Raises:
         CheckpointError: no such file, not a quantizer, damaged, or of another version.
     """
     path = quantizer_file(path)
-    content = _read(path)
+    content = _read(path, expected)
     if is_package_state(content):
         return from_package_state(content, path).to(device).eval()
     version = content.get("version")
@@ -109,7 +117,7 @@ def load_quantizer(path: str | Path, device: str | torch.device = "cpu") -> Quan
     return quantizer.to(device).eval()
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, expected: str) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(
             f"{path}: no such quantizer file; train one with train_quantizer_offline.sh, "
@@ -119,14 +127,10 @@ def _read(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file: struct.error, IndexError, BadZipFile and more
         raise CheckpointError(
-            f"{path}: not a quantizer file, or a damaged one ({type(error).__name__}); "
-            "--quantizer_path takes what train_quantizer_offline.sh saved, or a state dict of "
-            "multi_quantization"
+            f"{path}: not a quantizer file, or a damaged one ({type(error).__name__}); {expected}"
         ) from error
     if isinstance(content, dict) and (content.get("format") == FORMAT or is_package_state(content)):
         return content
     raise CheckpointError(
-        f"{path}: a torch file, but not a quantizer (is it a teacher's checkpoint?); "
-        "--quantizer_path takes what train_quantizer_offline.sh saved, or a state dict of "
-        "multi_quantization"
+        f"{path}: a torch file, but not a quantizer (is it a teacher's checkpoint?); {expected}"
     )

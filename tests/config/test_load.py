@@ -1,6 +1,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from k2distil.config import (
     ExportConfig,
@@ -80,6 +82,29 @@ def test_a_bool_is_not_an_int_and_a_number_is_a_gpu(conf):
     assert load_config(SaveEmbeddingConfig, conf(GOOD + "gpu: 1\n")).gpu == "1"
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32, 99999999999999999999])
+def test_a_seed_that_torch_or_numpy_does_not_take_is_refused(seed, conf):
+    with pytest.raises(ConfigError, match=r"seed: expected at (least 0|most 4294967295), got"):
+        load_config(SaveEmbeddingConfig, conf(GOOD), (), {"seed": seed})
+    assert load_config(SaveEmbeddingConfig, conf(GOOD), (), {"seed": 2**32 - 1}).seed == 2**32 - 1
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf"])
+def test_a_number_is_finite(value, conf):
+    with pytest.raises(ConfigError, match="batch_seconds: expected a finite number"):
+        load_config(SaveEmbeddingConfig, conf(GOOD), [f"batch_seconds {value}"])
+
+
+@pytest.mark.parametrize("key", ["save_path", "student_checkpoint"])
+def test_a_folder_that_safetensors_cannot_open_is_refused_by_name(key, conf):
+    path = conf("train_data: a\nsave_path: b\n")
+    named = {key: Path("exp/\udcd6\udcd0")}
+    message = rf"--{key}: expected a name in UTF-8, .* got exp/\udcd6\udcd0; rename"
+    with pytest.raises(ConfigError, match=message):
+        load_config(TrainDistilConfig, path, (), named)
+    assert load_config(TrainDistilConfig, path, (), {key: Path("exp/中")})
+
+
 def test_one_yaml_may_hold_the_keys_of_every_command(conf):
     config = load_config(SaveEmbeddingConfig, conf(GOOD + "quantizer_out_dim: 4\n"))
     assert not hasattr(config, "quantizer_out_dim")
@@ -113,6 +138,14 @@ def test_a_key_that_comes_twice_is_refused_at_any_depth(conf):
 def test_what_is_written_reads_back_as_it_was():
     tree = {"save_path": "1e3", "gpu": "0", "learning_rate": 1e-7, "student": {"a": ["2E5", True]}}
     assert parse_yaml(dump_yaml(tree)) == tree
+
+
+@example("\x85\u2028\u2029")
+@given(st.text())
+def test_names_read_back_as_they_were_and_chinese_stays_readable(name):
+    assert parse_yaml(dump_yaml({"path": name + "\udcd6"})) == {"path": name + "\udcd6"}
+    assert parse_yaml(dump_yaml({"path": name})) == {"path": name}
+    assert dump_yaml({"path": "数据/训练.list"}) == "path: 数据/训练.list\n"
 
 
 def test_a_yaml_may_merge_sections(conf):

@@ -83,6 +83,26 @@ def test_relative_paths_are_beside_the_list_or_else_in_the_working_directory(
     assert [u.wav for u in read_list(path)] == [str(wav) for wav in expected]
 
 
+@pytest.mark.parametrize("kind", ["raw", "kaldi"])
+def test_of_a_link_relative_paths_are_beside_it_or_else_beside_the_list(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, there, here = (tmp_path / name for name in ("link", "there", "here"))
+    for folder, names in ((link, "a"), (there, "ab"), (here, "bc")):
+        folder.mkdir()
+        for name in names:
+            (folder / name).touch()
+    monkeypatch.chdir(here)
+    name = {"raw": "data.list", "kaldi": "wav.scp"}[kind]
+    if kind == "raw":
+        write_lines(there / name, *({"key": wav, "wav": wav} for wav in "abcd"))
+    else:
+        (there / name).write_text("".join(f"{wav} {wav}\n" for wav in "abcd"))
+    (link / name).symlink_to(Path("..", "there", name))
+    expected = [str(link / "a"), str(there / "b"), "c", str(link / "d")]
+    assert [u.wav for u in read_list(link / name)] == expected
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

@@ -31,6 +31,12 @@ def test_wenets_units_keep_their_ids(tmp_path):
     assert tokenizer.pad_token_id == 0
 
 
+def test_a_byte_order_mark_and_line_breaks_of_unicode_do_no_harm(tmp_path):
+    path = tmp_path / "units.txt"
+    path.write_text("<blank> 0\r\n<unk> 1\r\n\u2028 2\r\n三 3\r\n", encoding="utf-8-sig")
+    assert read_tokenizer(path)("三").input_ids == [3]
+
+
 def test_a_folder_of_transformers_is_read_as_it_is(tmp_path):
     make_tokenizer(["<pad>", "<unk>", "a", "b"]).save_pretrained(tmp_path)
     assert read_tokenizer(tmp_path)("ab").input_ids == [2, 3]

@@ -1,6 +1,7 @@
 """k2distil export --to lhotse, judged by lhotse itself."""
 
 import json
+import os
 import sys
 import tarfile
 import warnings
@@ -193,7 +194,7 @@ def test_cuts_without_their_codes_are_left_out_and_listed(corpus):
     assert summary.num_failed == 3
     rows = (corpus / "cuts.jsonl.gz.failed.tsv").read_text().splitlines()[1:]
     assert [row.split("\t")[0] for row in rows] == ["absent", "utt1", "utt3"]
-    assert rows[0].endswith(f"no codes in {corpus / 'codes.h5'}")
+    assert f"no codes in {corpus / 'codes.h5'}, whose keys must be the ids" in rows[0]
     assert "codes of 1.00 s for a cut of 0.50 s" in rows[1]
     assert "mixed or padded" in rows[2]
 
@@ -214,9 +215,28 @@ def test_audio_that_cannot_be_read_is_listed_too(corpus):
 def test_without_any_codes_nothing_is_written(corpus):
     cuts = lhotse.CutSet.from_cuts(cut.with_id(f"x{cut.id}") for cut in some_cuts(corpus))
     source = saved(cuts, corpus / "in.jsonl.gz")
-    with pytest.raises(DataError, match=r"none of 2 cuts has codes, e.g. xutt1: no codes in"):
+    message = r"none of 2 cuts can be exported, e.g. xutt1: no codes in .*, whose keys must be the"
+    with pytest.raises(DataError, match=message):
         export(config(corpus, cuts_path=source))
     assert not (corpus / "cuts.jsonl.gz").exists()
+
+
+def test_where_no_audio_can_be_read_ids_and_codes_are_not_blamed(corpus):
+    for wav in corpus.glob("*.wav"):
+        wav.write_bytes(b"junk")
+    message = "none of 3 cuts can be exported, e.g. utt1: cannot be read"
+    with pytest.raises(DataError, match=message) as error:
+        export(config(corpus))
+    assert "ids" not in str(error.value)
+
+
+def test_codes_may_lie_in_a_folder_whose_name_is_not_utf_8(corpus, arrays):
+    folder = corpus / os.fsdecode("中".encode("gbk"))
+    folder.mkdir()
+    os.rename(corpus / "codes.h5", folder / "codes.h5")
+    cuts, _ = exported(corpus, codebook_path=folder / "codes.h5", shar=folder / "shar")
+    for cut in (*cuts, *lhotse.CutSet.from_shar(in_dir=folder / "shar")):
+        assert np.array_equal(cut.load_codebook_indexes(), arrays[cut.id])
 
 
 def test_the_same_command_is_complete_and_another_one_needs_force(corpus, caplog):

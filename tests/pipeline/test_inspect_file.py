@@ -113,8 +113,10 @@ def test_what_cannot_be_described_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="codes below 0; see k2distil verify"):
         inspect(write_output(tmp_path / "below.h5", below))
     (tmp_path / "text.pt").write_text("words")
-    with pytest.raises(CheckpointError, match=r"text\.pt"):
+    with pytest.raises(CheckpointError, match=r"text\.pt: not a quantizer.*; --path takes"):
         inspect(tmp_path / "text.pt")
+    with pytest.raises(DataError, match=f"{tmp_path}: a folder without quantizer.*; --path takes"):
+        inspect(tmp_path)
 
 
 def test_the_command_prints_to_stdout(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """k2distil report on real files; on a real student: tests/scripts/test_train_distil.py."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -48,6 +49,13 @@ def test_a_quantizer_and_codes_have_a_section_each(tmp_path: Path) -> None:
         (np.bincount(c, minlength=200) == 0).sum() for c in np.concatenate([*codes.values()]).T
     )
     assert f"{unused:,} of 800 entries come in no utterance" in page
+
+
+def test_names_that_are_not_utf_8_are_escaped(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode("中".encode("gbk"))
+    folder.mkdir()
+    page = page_of(tmp_path, quantizer_in(folder, {}))
+    assert r"\udcd6\udcd0/quantizer.pt</h2>" in page
 
 
 def test_what_failed_is_listed(tmp_path: Path) -> None:
@@ -106,6 +114,11 @@ def test_what_cannot_be_shown_is_named_and_leaves_no_page(tmp_path: Path) -> Non
     with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'no.h5'}: no such file")):
         page_of(tmp_path, tmp_path / "no.h5")
     (tmp_path / "text.pt").write_text("text")
-    with pytest.raises(CheckpointError, match=r"text\.pt"):
+    best = tmp_path / "student" / "best"
+    best.mkdir(parents=True)
+    message = "best: a folder without quantizer.pt; --path takes .* --save_path of a student"
+    with pytest.raises(DataError, match=message):
+        page_of(tmp_path, best)
+    with pytest.raises(CheckpointError, match=r"text\.pt: not a quantizer.*; --path takes"):
         page_of(tmp_path, tmp_path / "text.pt")
     assert not (tmp_path / "report.html").exists()

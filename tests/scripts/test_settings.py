@@ -1,6 +1,7 @@
 """Changed settings between runs, and inputs of the wrong kind: nothing stale, nothing destroyed."""
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -101,6 +102,18 @@ def test_audio_that_is_missing_counts_in_neither_way_of_training(empty_corpus, t
     found = [load_quantizer(tmp_path / f"{name}.pt") for name in ("online", "offline")]
     assert found[0].id == found[1].id
     assert found[0].figures["num_frames"] == found[1].figures["num_frames"] == 30
+
+
+def test_a_step_of_more_frames_than_there_are_is_warned_of(embeddings, tmp_path):
+    log = succeed(*train(embeddings, tmp_path / "q.pt", "--quantizer_batch_size", 3000))
+    number = re.search(r"(\d+) frames to train on", log)[1]
+    assert f"--quantizer_batch_size 3000, but {number} frames: each step takes all of them" in log
+    assert "--quantizer_batch_size" not in succeed(*train(embeddings, tmp_path / "again.pt"))
+
+
+def test_a_quantizer_is_not_made_in_a_file_for_a_folder(embeddings):
+    errors = refused(*train(embeddings, embeddings))
+    assert f"{embeddings}: a file, where a folder is needed; give a --save_path with" in errors
 
 
 def test_force_does_not_redo_what_is_done_with_the_same_settings(embeddings, corpus):

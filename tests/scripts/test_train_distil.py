@@ -164,7 +164,7 @@ def test_two_gpus_are_a_flag_away(material):
     assert len(losses(log)) == 12
 
 
-def test_evaluate_says_what_is_wrong_with_a_student(material, tmp_path):
+def test_evaluate_says_what_is_wrong_with_a_student(material, tmp_path, caplog):
     succeed("train_distil.sh", *flags(material))
     done = subprocess.run(
         [
@@ -185,8 +185,11 @@ def test_evaluate_says_what_is_wrong_with_a_student(material, tmp_path):
     ]
     assert "REF: " in done.stdout
     assert f"WER {100 * rates['wer']:.2f} %" in done.stdout
-    more = ["--gpu", "cpu", "--num_workers", "0", "--train_data", str(tmp_path / "cv.list")]
-    more += ["--student_checkpoint", str(tmp_path / "student" / "last"), "--save_path"]
+    student = ["--gpu", "cpu", "--num_workers", "0"]
+    student += ["--student_checkpoint", str(tmp_path / "student" / "last")]
+    assert evaluate([*student, "--train_data", str(material.path)]) == 0
+    assert "8 of 20 utterances have no text: left out" in caplog.text
+    more = [*student, "--train_data", str(tmp_path / "cv.list"), "--save_path"]
     assert evaluate([*more, str(tmp_path / "rates.json")]) == 0
     before = (tmp_path / "codes.h5").read_bytes()
     assert evaluate([*more, str(tmp_path / "codes.h5")]) == 2
