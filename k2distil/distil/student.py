@@ -245,7 +245,11 @@ def load_student(folder: Path) -> Student:
 
 
 def _check_outputs(folder: Path, config: Any, tokenizer: Any) -> None:
-    """Raises CheckpointError where model and tokenizer are not of each other."""
+    """Refuse a tokenizer that is not the model's.
+
+    Raises:
+        CheckpointError: it has more tokens than the model outputs, or another blank.
+    """
     never_said = {tokenizer.bos_token_id, tokenizer.eos_token_id}
     most = max(set(tokenizer.get_vocab().values()) - never_said)
     blank, expected = tokenizer.pad_token_id, config.pad_token_id
