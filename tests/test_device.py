@@ -48,8 +48,9 @@ def test_a_student_trains_on_the_device_that_was_given(
     assert (args.bf16, args.fp16) == (precision == "bf16", precision == "fp16")
 
 
+@pytest.mark.parametrize("switch", ["", "torch.set_float32_matmul_precision('high')"])
 @pytest.mark.parametrize("precision", ["ieee", "tf32"])
-def test_float32_stays_off_tf32_whatever_switches_are_set_and_leaves_them(precision):
+def test_float32_stays_off_tf32_whatever_switches_are_set_and_leaves_them(precision, switch):
     script = f"""
 import torch
 from k2distil.device import no_tf32
@@ -62,6 +63,7 @@ else:
     backends.cuda.matmul.allow_tf32 = backends.cudnn.allow_tf32 = {precision == "tf32"}
     state = lambda: [backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32]
 backends.cudnn.benchmark = True
+{switch}
 before = state()
 with no_tf32(torch.device("cpu")):
     assert state() == before

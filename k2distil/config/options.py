@@ -227,7 +227,7 @@ class OptimizerOptions:
     learning_rate: float = option("AdamW, the highest", 1e-3, minimum=0)
     warmup_steps: int = option("steps up to it; then a cosine down to 0", 2_000, minimum=0)
     weight_decay: float = option("AdamW", 0.01, minimum=0)
-    max_grad_norm: float = option("the gradient is clipped to this", 5.0, minimum=0)
+    max_grad_norm: float = option("the gradient is clipped to this; 0: not at all", 5.0, minimum=0)
     num_time_masks: int = option("SpecAugment: time masks; 0: none", 2, minimum=0)
     time_mask_frames: int = option("SpecAugment: widest, 10 ms frames", 50, minimum=0)
     num_freq_masks: int = option("SpecAugment: frequency masks; 0: none", 2, minimum=0)

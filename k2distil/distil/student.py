@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -97,18 +98,16 @@ class Student:
             name = "_get_feat_extract_output_lengths"
         return getattr(self.model, name)(num_inputs).long()
 
-    @torch.no_grad()
     def padding_matters(self) -> bool:
         """Whether padding changes what it says, as where norms look over a whole row."""
         generator = np.random.default_rng(0)
         audio = [0.1 * generator.standard_normal(n, np.float32) for n in PADDED_SAMPLES]
         length = int(self.num_frames(self.num_inputs(torch.tensor(PADDED_SAMPLES)))[0])
-        training = self.model.training
-        self.model.eval()
-        alone, padded = (
-            self.model(**self.features(batch)[0]).logits[0, :length] for batch in (audio[:1], audio)
-        )
-        self.model.train(training)
+        with _trial(self.model):
+            alone, padded = (
+                self.model(**self.features(batch)[0]).logits[0, :length]
+                for batch in (audio[:1], audio)
+            )
         return bool((padded - alone).abs().max() > PADDING_TOLERANCE * alone.std())
 
     def encode_text(self, text: str) -> list[int]:
@@ -250,15 +249,19 @@ def _check_outputs(folder: Path, config: Any, tokenizer: Any) -> None:
     Raises:
         CheckpointError: it has more tokens than the model outputs, or another blank.
     """
-    never_said = {tokenizer.bos_token_id, tokenizer.eos_token_id}
-    most = max(set(tokenizer.get_vocab().values()) - never_said)
-    blank, expected = tokenizer.pad_token_id, config.pad_token_id
-    if most >= config.vocab_size or blank != expected:
+    # Special ones that nobody says, such as <s>, may well be added behind the outputs.
+    said = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
+    blank, number = tokenizer.pad_token_id, len(tokenizer)
+    if max(said, default=0) >= config.vocab_size:
         raise CheckpointError(
-            f"{folder}: its tokenizer has ids up to {most} and the blank {blank}, its model "
-            f"{config.vocab_size} outputs and the blank {expected}; save the model anew after "
-            f"from_pretrained(..., vocab_size={max(most + 1, len(tokenizer))}, "
-            f"pad_token_id={blank}, ignore_mismatched_sizes=True)"
+            f"{folder}: its tokenizer has {number} tokens, its model {config.vocab_size} outputs; "
+            f"save it anew after from_pretrained(..., vocab_size={number}, pad_token_id={blank}, "
+            "ignore_mismatched_sizes=True), whose new head is random, to be trained"
+        )
+    if blank != config.pad_token_id:
+        raise CheckpointError(
+            f"{folder}: the blank is {blank} in its tokenizer, {config.pad_token_id} in its model; "
+            "correct pad_token_id in config.json, or pad_token of the tokenizer"
         )
 
 
@@ -281,7 +284,22 @@ def _version_to_take() -> str:
     return f"; transformers is {version('transformers')} here, take {tested} or newer for students"
 
 
-@torch.no_grad()
+@contextmanager
+def _trial(model: Any) -> Iterator[None]:
+    """Run a model as for a test, and leave nothing behind."""
+    training, state = model.training, torch.get_rng_state()
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part in model.modules():
+            if hasattr(part, "cached_sequence_length"):  # of rotary positions on this device
+                part.cached_sequence_length = None
+        model.train(training)
+        torch.set_rng_state(state)
+
+
 def _try_out(student: Student) -> None:
     """Transcribe silence, so that a model that cannot be used shows before the training.
 
@@ -289,18 +307,10 @@ def _try_out(student: Student) -> None:
         ConfigError: its lengths are not those we reckon with, or a part of it is missing.
     """
     kind = student.model.config.model_type
-    training = student.model.training
-    state = torch.get_rng_state()
     try:
-        for num_samples in TRIED_SAMPLES:
-            inputs, num_inputs = student.features([np.zeros(num_samples, np.float32)])
-            output = student.model.eval()(**inputs, output_hidden_states=True)
-            expected = int(student.num_frames(num_inputs))
-            layers = output.hidden_states[1:]
-            found = {each.shape[1] for each in (output.logits, *layers)}
-            # Some extractors add a frame of padding, which num_frames does not count.
-            if found not in ({expected}, {expected + 1}) or len(layers) != student.num_layers:
-                raise ValueError(f"{num_samples} samples: {found} frames, expected {expected}")
+        with _trial(student.model):
+            for num_samples in TRIED_SAMPLES:
+                _check_frames(student, num_samples)
         student.processor()
     except Exception as error:  # whatever it raises, it is of no use to us
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -308,12 +318,17 @@ def _try_out(student: Student) -> None:
             f"student: {kind} cannot be trained here ({type(error).__name__}: {reason}); known to "
             f"work are {', '.join(KNOWN_TO_WORK)}{_version_to_take()}"
         ) from error
-    finally:
-        for part in student.model.modules():
-            if hasattr(part, "cached_sequence_length"):  # of rotary positions on this device
-                part.cached_sequence_length = None
-        student.model.train(training)
-        torch.set_rng_state(state)
+
+
+def _check_frames(student: Student, num_samples: int) -> None:
+    inputs, num_inputs = student.features([np.zeros(num_samples, np.float32)])
+    output = student.model(**inputs, output_hidden_states=True)
+    expected = int(student.num_frames(num_inputs))
+    layers = output.hidden_states[1:]
+    found = {each.shape[1] for each in (output.logits, *layers)}
+    # Some extractors add a frame of padding, which num_frames does not count.
+    if found not in ({expected}, {expected + 1}) or len(layers) != student.num_layers:
+        raise ValueError(f"{num_samples} samples: {found} frames, expected {expected}")
 
 
 def switch_off_layerdrop(student: Student) -> bool:

@@ -129,6 +129,10 @@ def _fault_of_text(text: str, seconds: float, num_frames: int, student: Student)
         return f"{boundary!r} stands for the blank between words; leave it out of the text"
     if student.tokenizer.pad_token_id in ids:
         return f"{student.tokenizer.pad_token!r} is CTC's blank; leave it out of the text"
+    outputs = student.model.config.vocab_size
+    if beyond := [each for each in ids if each is not None and each >= outputs]:
+        token = student.tokenizer.convert_ids_to_tokens(beyond[0])
+        return f"{token!r} is token {beyond[0]}, but the student has {outputs}; change the text"
     if unknown := _unknown(text, ids, student):
         return (
             f"characters {unknown!r} are not in the vocabulary; add them to it, or change the text"

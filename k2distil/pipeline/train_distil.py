@@ -314,8 +314,13 @@ def _train(trainer: DistilTrainer, folder: StudentFolder) -> None:
     trainer.add_callback(LogLines())
     trainer.add_callback(FiniteLoss())
     trainer.add_callback(MissedTest(trainer))
-    checkpoint = _on_first(trainer.args, folder.checkpoint)  # a node's disk may be late to show it
+    checkpoint = _on_first(trainer.args, folder.checkpoint)
     if checkpoint is not None:
+        if not checkpoint.is_dir():
+            raise DataError(
+                f"{checkpoint}: the first process sees it, this one does not; run again if the "
+                "disk is late to show it, or give a --save_path on a disk that all nodes share"
+            )
         logger.info("going on from %s", checkpoint)
     with _stopping(trainer):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

@@ -12,15 +12,18 @@ from k2distil.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-MAX_LOSS = 1e-4  # of the frames' variance; Whisper's frames lose 1e-7, two neighbours alone 2e-5
+MAX_FLOAT16 = torch.finfo(torch.float16).max
+MAX_LOSS = 1e-4  # of the frames' variance; Whisper's frames lose 1e-7
+ENOUGH = 5000  # frames to know their variance by: fewer may be silence, all nearly the same
 
 
 class FrameReservoir:
     """Keeps `capacity` frames, each frame added so far with the same probability.
 
-    Frames are stored as float16, as in embedding files, and as float32 from the moment a value
-    comes that float16 cannot hold, or float16 loses more than MAX_LOSS of the frames so far.
-    Algorithm R of Vitter, "Random sampling with a reservoir", 1985.
+    Frames are stored as float16, as in embedding files, but as float32 where float16 cannot hold a
+    value or loses more than MAX_LOSS of what came so far. It is decided after ENOUGH frames, or
+    where they are read before, and may change to float32 later. Algorithm R of Vitter, "Random
+    sampling with a reservoir", 1985.
 
     Args:
         capacity: frames; memory is capacity * dim * 2 bytes, taken at once.
@@ -29,7 +32,8 @@ class FrameReservoir:
     def __init__(self, capacity: int, dim: int, seed: int) -> None:
         self.capacity, self.dim, self.seed = capacity, dim, seed
         self.num_seen = 0  # frames added so far
-        self._frames = torch.empty(capacity, dim, dtype=torch.float16)
+        self._frames = torch.empty(capacity, dim)  # pages that are not written take no memory
+        self._is_settled = False  # whether it is decided in which dtype to go on
         self._loss = RoundingLoss()
         self._generator = torch.Generator().manual_seed(seed)
         self._epoch = -1
@@ -41,6 +45,7 @@ class FrameReservoir:
     @property
     def frames(self) -> Tensor:
         """(len(self), dim) float16, or float32 (see above); a view."""
+        self._settle()
         return self._frames[: len(self)]
 
     def add(self, frames: Tensor) -> None:
@@ -58,7 +63,9 @@ class FrameReservoir:
         largest = float(frames.abs().max()) if len(frames) else 0.0  # NaN where there is one
         if not math.isfinite(largest):
             raise DataError("frames hold NaN or infinite values: look at the audio")
-        self._make_room_for(frames, largest)
+        self._loss.add(frames, largest)
+        if self._is_settled and self._loss.reason and self._frames.dtype == torch.float16:
+            self._keep_float32()
         num_free = min(max(self.capacity - self.num_seen, 0), len(frames))
         self._frames[self.num_seen : self.num_seen + num_free] = frames[:num_free]
         # A later frame, the i-th of all, replaces a random one with probability capacity / i.
@@ -72,6 +79,8 @@ class FrameReservoir:
             self._frames[list(replaced)] = frames[list(replaced.values())].to(self._frames.dtype)
         self.num_seen += len(frames)
         self._epoch = -1
+        if self.num_seen >= ENOUGH:
+            self._settle()
 
     def batch(self, step: int, batch_size: int) -> Tensor:
         """Batch `step` of an endless run of shuffled epochs; -> (batch_size, dim) float32.
@@ -90,7 +99,7 @@ class FrameReservoir:
             order = self._shuffled(epoch)[offset : offset + end - position]
             rows.append(order)
             position += len(order)
-        return self._frames[torch.cat(rows)].float()
+        return self.frames[torch.cat(rows)].float()
 
     def _shuffled(self, epoch: int) -> Tensor:
         if epoch != self._epoch:
@@ -99,16 +108,19 @@ class FrameReservoir:
             self._order, self._epoch = torch.randperm(len(self), generator=generator), epoch
         return self._order
 
-    def _make_room_for(self, frames: Tensor, largest: float) -> None:
-        if self._frames.dtype == torch.float32 or frames.dtype == torch.float16:
+    def _settle(self) -> None:
+        if self._is_settled or self.num_seen == 0:
             return
-        if largest > torch.finfo(torch.float16).max:
-            reason = f"an embedding reaches {largest:.3g}, beyond float16"
-        elif (loss := self._loss.add(frames.float())) > MAX_LOSS:
-            reason = f"float16 would lose {loss:.2g} of the embeddings' variance"
-        else:
+        self._is_settled = True
+        if self._loss.reason:
+            self._keep_float32()
             return
-        logger.warning("%s: float32 from now on", reason)
+        rounded = torch.empty(self.capacity, self.dim, dtype=torch.float16)
+        rounded[: len(self)] = self._frames[: len(self)]
+        self._frames = rounded
+
+    def _keep_float32(self) -> None:
+        logger.warning("%s: the sample is kept in float32", self._loss.reason)
         self._frames = self._frames.float()
 
 
@@ -116,13 +128,18 @@ class RoundingLoss:
     """What float16 loses of all frames so far: the squared error, over the frames' variance."""
 
     def __init__(self) -> None:
-        self._origin = torch.empty(0)  # the first frame: sums of differences from it are exact
+        self._largest = 0.0
+        self._origin = torch.empty(0)  # the first frame: differences from it are small, and exact
         self._num_frames = 0
         self._error = self._squares = 0.0
         self._sum = torch.zeros((), dtype=torch.float64)  # then (dim,)
 
-    def add(self, frames: Tensor) -> float:
-        """frames: (num_frames, dim) float32, within float16's range; 0 until there are two."""
+    def add(self, frames: Tensor, largest: float) -> None:
+        """frames: (num_frames, dim); those that are float16 lose nothing."""
+        self._largest = max(self._largest, largest)
+        if frames.dtype == torch.float16 or not len(frames) or self._largest > MAX_FLOAT16:
+            return
+        frames = frames.float()
         if self._num_frames == 0:
             self._origin = frames[:1].clone()
         self._num_frames += len(frames)
@@ -130,7 +147,16 @@ class RoundingLoss:
         differences = frames - self._origin
         self._squares += float(differences.square().sum())
         self._sum = self._sum + differences.sum(0, dtype=torch.float64)
+
+    @property
+    def reason(self) -> str:
+        """Why float16 will not do; "" where it does."""
+        if self._largest > MAX_FLOAT16:
+            return f"an embedding reaches {self._largest:.3g}, beyond float16"
         if self._num_frames < 2:
-            return 0.0
+            return ""
         variance = self._squares - float(self._sum.square().sum()) / self._num_frames
-        return self._error / max(variance, 1e-30)
+        loss = self._error / max(variance, 1e-30)
+        if loss > MAX_LOSS:
+            return f"float16 would lose {loss:.2g} of the embeddings' variance"
+        return ""

@@ -26,6 +26,8 @@ def without_memory(checkpoint: str) -> Iterator[None]:
     try:
         with torch.device("meta"):
             yield
+    except ImportError:
+        raise
     except Exception as error:  # KeyError, ValueError, ZeroDivisionError, ..., by the setting
         raise CheckpointError(
             f"{checkpoint}: its settings (config.json of a folder) make no encoder "

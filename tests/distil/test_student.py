@@ -1,5 +1,6 @@
 """Students of several kinds: built, measured, saved, loaded; wrong configs are named."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from k2distil.distil.student import (
 from k2distil.distil.student_config import DEFAULT_STUDENT, whole_tree
 from k2distil.distil.vocabulary import characters_of, make_tokenizer
 from k2distil.errors import CheckpointError, ConfigError
+from k2distil.pipeline.distil_check import _fault_of_text
 from k2distil.pipeline.distil_data import DistilDataset
 from k2distil.pipeline.transcribe import transcribe
 
@@ -105,6 +107,7 @@ def test_rotary_positions_of_a_trial_or_test_are_no_matter_to_training(tmp_path)
     config = {"model_type": "wav2vec2-conformer", "position_embeddings_type": "rotary"}
     student = make_student({**config, **WIDTHS, **CONVOLUTIONS}, TOKENIZER, seed=0)
     kept = [part for part in student.model.modules() if hasattr(part, "cached_sequence_length")]
+    assert not student.padding_matters() or kept
     assert [part.cached_sequence_length for part in kept] == [None]  # it may go to another device
     soundfile.write(tmp_path / "a.wav", audio(0.5)[0], 16000, "FLOAT")
     utterances = [Utterance("a", str(tmp_path / "a.wav"), text="one")]
@@ -132,8 +135,8 @@ def test_where_padding_matters_is_measured(kind, norm):
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("pad_token_id", 3, "the blank 0, its model 8 outputs and the blank 3"),
-        ("vocab_size", 6, "ids up to 7 and the blank 0, its model 6 outputs"),
+        ("pad_token_id", 3, "the blank is 0 in its tokenizer, 3 in its model"),
+        ("vocab_size", 6, "its tokenizer has 8 tokens, its model 6 outputs"),
     ],
 )
 def test_a_tokenizer_of_another_model_is_refused(key, value, words, tmp_path):
@@ -144,6 +147,29 @@ def test_a_tokenizer_of_another_model_is_refused(key, value, words, tmp_path):
     student.save(tmp_path / "s", {})
     with pytest.raises(CheckpointError, match=words):
         load_student(tmp_path / "s")
+
+
+def test_special_tokens_may_lie_behind_the_outputs(tmp_path):
+    """As transformers 5 adds "|" to a vocabulary of Chinese without blanks."""
+    student = make_student(KINDS["wav2vec2"], make_tokenizer(characters_of(["三"])), seed=0)
+    student.save(tmp_path / "s", {})
+    tokens = {"三": 0, "四": 1, "[UNK]": 2, "[PAD]": 3}
+    for path in (tmp_path / "s").glob("*token*"):
+        path.unlink()
+    (tmp_path / "s" / "vocab.json").write_text(json.dumps(tokens))
+    (tmp_path / "s" / "tokenizer_config.json").write_text(
+        json.dumps(
+            {"tokenizer_class": "Wav2Vec2CTCTokenizer", "unk_token": "[UNK]", "pad_token": "[PAD]"}
+        )
+    )
+    config = json.loads((tmp_path / "s" / "config.json").read_text())
+    (tmp_path / "s" / "config.json").write_text(json.dumps(config | {"pad_token_id": 3}))
+    loaded = load_student(tmp_path / "s")
+    assert len(loaded.tokenizer) > loaded.model.config.vocab_size == 4
+    logits = torch.nn.functional.one_hot(torch.tensor([[0, 0, 3, 1]]), 4).float()
+    assert loaded.decode(logits, torch.tensor([4])) == ["三四"]
+    fault = "'|' is token 6, but the student has 4"
+    assert fault in str(_fault_of_text("三 四", 1.0, 50, loaded))
 
 
 def test_the_seed_decides_the_weights():

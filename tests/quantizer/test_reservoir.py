@@ -74,8 +74,8 @@ def test_values_beyond_float16_are_kept_exactly(caplog):
     reservoir.add(numbered(3))
     with caplog.at_level(logging.WARNING):
         reservoir.add(torch.tensor([[65_504.0, -70_000.0]]))
-    assert "float32 from now on" in caplog.text
-    assert reservoir.batch(0, 4).abs().max() == 70_000
+        assert reservoir.batch(0, 4).abs().max() == 70_000
+    assert "kept in float32" in caplog.text
     assert torch.equal(reservoir.frames[:3], numbered(3))
 
 
@@ -87,13 +87,33 @@ def test_an_offset_costs_no_precision(offset, length):
     for part in frames.split(length):
         reservoir.add(part)
     assert (reservoir.frames.dtype == torch.float32) == (offset == 20_000)
-    kept = reservoir.frames.float()[1:]  # of one frame alone nobody knows the variance
-    assert (kept - frames[1:]).square().mean() < 1e-4 * 4**2
+    assert (reservoir.frames.float() - frames).square().mean() < 1e-4 * 4**2
     rounded = FrameReservoir(2000, 8, seed=0)
     for part in frames.half().split(length):
         rounded.add(part)
         rounded.add(part.float())
     assert rounded.frames.dtype == torch.float16
+
+
+@pytest.mark.parametrize("num_frames", [3000, 9000])
+def test_frames_that_begin_all_the_same_need_no_float32(num_frames, caplog):
+    generator = torch.Generator().manual_seed(0)
+    silence = 1 + 1e-4 * torch.randn(150, 8, generator=generator)
+    speech = torch.randn(num_frames, 8, generator=generator)
+    reservoir = FrameReservoir(10_000, 8, seed=0)
+    for part in (silence, *speech.split(100)):
+        reservoir.add(part)
+    assert torch.equal(reservoir.frames, torch.cat([silence, speech]).half())
+    assert not caplog.text
+
+
+def test_float32_is_taken_up_late_too(caplog):
+    reservoir = FrameReservoir(10_000, 1, seed=0)
+    reservoir.add(torch.randn(6000, 1))
+    assert reservoir.frames.dtype == torch.float16
+    reservoir.add(torch.full((1, 1), 1e5))
+    assert reservoir.frames.dtype == torch.float32
+    assert "reaches 1e+05, beyond float16" in caplog.text
 
 
 def test_values_too_small_for_float16_are_kept():
