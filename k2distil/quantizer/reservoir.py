@@ -26,7 +26,7 @@ class FrameReservoir:
     sampling with a reservoir", 1985.
 
     Args:
-        capacity: frames; memory is capacity * dim * 2 bytes, taken at once.
+        capacity: frames; memory is capacity * dim * 2 bytes when it is full, in float32 twice that.
     """
 
     def __init__(self, capacity: int, dim: int, seed: int) -> None:
@@ -63,9 +63,10 @@ class FrameReservoir:
         largest = float(frames.abs().max()) if len(frames) else 0.0  # NaN where there is one
         if not math.isfinite(largest):
             raise DataError("frames hold NaN or infinite values: look at the audio")
-        self._loss.add(frames, largest)
-        if self._is_settled and self._loss.reason and self._frames.dtype == torch.float16:
-            self._keep_float32()
+        if not self._is_settled or self._frames.dtype == torch.float16:
+            self._loss.add(frames, largest)
+            if self._is_settled and self._loss.reason:
+                self._keep_float32()
         num_free = min(max(self.capacity - self.num_seen, 0), len(frames))
         self._frames[self.num_seen : self.num_seen + num_free] = frames[:num_free]
         # A later frame, the i-th of all, replaces a random one with probability capacity / i.
