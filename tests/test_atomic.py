@@ -16,7 +16,7 @@ import pytest
 from k2distil.atomic import make_folder, replacing
 from k2distil.errors import DataError
 from k2distil.storage import PartFolder
-from tests.storage.arrays import ATTRIBUTES, FINGERPRINT, some_arrays, write_all
+from tests.storage.arrays import ATTRIBUTES, FINGERPRINT, missing, some_arrays, write_all
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_full_disk_is_a_clear_error_and_what_was_done_stays(small_disk: Path) 
         big = {f"b{i}": np.zeros((frames, 8), np.uint8) for i in range(num)}
         with pytest.raises(DataError, match=r"part-000001\.h5: no room .*run the same command"):
             parts.write(1, big, {})
-        assert parts.missing() == [1, 2]
+        assert missing(parts) == [1, 2]
         assert sorted(os.listdir(parts.folder)) == [
             "part-000000.h5",
             "part-000000.json",
@@ -160,7 +160,7 @@ def test_a_merge_without_room_says_so_before_it_starts_and_keeps_the_parts(
     with pytest.raises(DataError, match=r"merging its parts needs .* are free; make room"):
         parts.merge(list(arrays), ATTRIBUTES)
     assert os.listdir(small_disk) == ["exp.h5.parts"]
-    assert parts.missing() == []
+    assert missing(parts) == []
 
 
 def test_a_full_disk_while_a_text_is_written_is_a_clear_error(small_disk: Path) -> None:
@@ -189,11 +189,11 @@ def test_a_file_that_may_not_grow_is_a_clear_error_in_parts_and_merge(tmp_path: 
     parts = PartFolder(tmp_path / "exp.h5", FINGERPRINT, 1, 1)
     with pytest.raises(DataError, match=r"part-000000\.h5: no room to write it"):
         parts.write(0, arrays, {})
-    assert parts.missing() == [0]
+    assert missing(parts) == [0]
     parts = write_all(tmp_path / "other.h5", arrays, size=4)
     with pytest.raises(DataError, match=r"other\.h5: no room to write it"):
         parts.merge(list(arrays), ATTRIBUTES)
-    assert parts.missing() == []
+    assert missing(parts) == []
     assert sorted(os.listdir(tmp_path)) == ["exp.h5.parts", "other.h5.parts"]
 
 

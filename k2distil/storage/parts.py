@@ -198,15 +198,6 @@ class PartFolder:
                 logger.warning("%s: damaged, to be made again: %s", self._h5_path(index), reason)
                 self._report_path(index).unlink(missing_ok=True)
 
-    def missing(self) -> list[int]:
-        """The parts that are still to be made; a part that is cut or cannot be opened is one."""
-        done = self.done()
-        return [
-            index
-            for index in range(self.num_parts)
-            if index not in done or self._damage(index) is not None
-        ]
-
     def refuse_missing(self) -> None:
         """Refuse to go on without all parts.
 

@@ -43,6 +43,12 @@ def make_h5(
     return path
 
 
+def missing(parts: PartFolder) -> list[int]:
+    """The parts that a run which goes on has to make."""
+    parts.discard_damaged()
+    return sorted(set(range(parts.num_parts)) - parts.done())
+
+
 def assert_holds(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """As others read it: f[key][:]."""
     with h5py.File(path) as file:

@@ -17,7 +17,7 @@ from k2distil.storage import (
     finished,
     remove_parts,
 )
-from tests.storage.arrays import ATTRIBUTES, FINGERPRINT, in_chunks, some_arrays
+from tests.storage.arrays import ATTRIBUTES, FINGERPRINT, in_chunks, missing, some_arrays
 
 Arrays = dict[str, np.ndarray]
 HOUR = 180_000  # frames of 0.02 s
@@ -48,7 +48,7 @@ def run(path: Path, arrays: Arrays, hours: float | None, keys: list[str] | None 
         remove_parts(path)
         parts = PartFolder(path, fingerprint, len(todo), 4)
     for index, chunk in enumerate(in_chunks(todo, 4)):
-        if index in parts.missing():
+        if index in missing(parts):
             parts.write(index, chunk, {})
     parts.merge(keys, attributes, onto=onto)
 

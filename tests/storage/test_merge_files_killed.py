@@ -16,7 +16,7 @@ from k2distil.storage import (
     merge_files,
 )
 from k2distil.storage.file_list import files_of
-from tests.storage.arrays import ATTRIBUTES, FINGERPRINT, in_chunks
+from tests.storage.arrays import ATTRIBUTES, FINGERPRINT, in_chunks, missing
 from tests.storage.several_files import HOUR, NEW, OLD, Arrays, assert_holds, names, run, shard
 
 FAILED = list(NEW)[4:7]
@@ -146,6 +146,6 @@ def test_a_damaged_part_is_told_and_the_files_made_before_it_are_kept(tmp_path: 
     with pytest.raises(DataError, match=r"part-000004.*is not what was written"):
         parts.merge(list(NEW), {**ATTRIBUTES, **hours})
     assert names(tmp_path) == ["codes.h5.parts"]
-    assert parts.missing() == [4]
+    assert missing(parts) == [4]
     shard(path, NEW, 200)
     assert_holds(path, NEW)

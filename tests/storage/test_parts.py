@@ -23,6 +23,7 @@ from tests.storage.arrays import (
     assert_holds,
     in_chunks,
     make_h5,
+    missing,
     some_arrays,
     write_all,
 )
@@ -86,15 +87,15 @@ def test_resume_skips_what_is_done(tmp_path: Path) -> None:
     arrays = some_arrays(10)
     chunks = list(in_chunks(arrays, 4))
     parts = PartFolder(tmp_path / "exp.h5", FINGERPRINT, 10, 4)
-    assert parts.missing() == [0, 1, 2]
+    assert missing(parts) == [0, 1, 2]
     report = parts.write(1, chunks[1], {"failed": [{"key": "x", "wav": "x.wav", "reason": "?"}]})
     assert list(report["written"]) == list(chunks[1])
     again = PartFolder(tmp_path / "exp.h5", FINGERPRINT, 10, 4)
-    assert again.missing() == [0, 2]
+    assert missing(again) == [0, 2]
     assert list(again.reports()) == [report]
     with pytest.raises(DataError, match=r"2 of 3 parts are missing \(0, 2\); run the same command"):
         again.merge(list(arrays), ATTRIBUTES)
-    for index in again.missing():
+    for index in missing(again):
         again.write(index, chunks[index], {})
     again.merge(list(arrays), ATTRIBUTES)
     assert_holds(tmp_path / "exp.h5", arrays)
@@ -181,8 +182,7 @@ def test_a_damaged_part_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureF
         parts = write_all(tmp_path / f"{number}.h5", some_arrays(10))
         damage(parts.folder)
         caplog.clear()
-        assert parts.missing() == [0]
-        parts.discard_damaged()
+        assert missing(parts) == [0]
         assert "part-000000.h5: damaged" in caplog.text
 
 
@@ -195,13 +195,13 @@ def test_a_flipped_bit_is_found_and_the_part_made_again(tmp_path: Path) -> None:
     data = bytearray(h5_path.read_bytes())
     data[data.index(arrays[key].tobytes())] ^= 1
     h5_path.write_bytes(data)
-    assert parts.missing() == []
+    assert missing(parts) == []
     with pytest.raises(
         DataError, match=rf"part-000001.*{key} is not what was written.*run the same"
     ):
         parts.merge(list(arrays), ATTRIBUTES)
     assert os.listdir(tmp_path) == ["exp.h5.parts"]
-    assert parts.missing() == [1]
+    assert missing(parts) == [1]
     parts.write(1, list(in_chunks(arrays, 4))[1], {})
     parts.merge(list(arrays), ATTRIBUTES)
     assert_holds(path, arrays)
@@ -220,7 +220,7 @@ def test_broken_structures_in_a_part_are_found_by_the_merge(
     h5_path.write_bytes(data)
     with pytest.raises(DataError, match=r"part-000000\.h5: damaged"):
         parts.merge(list(arrays), ATTRIBUTES)
-    assert parts.missing() == [0]
+    assert missing(parts) == [0]
 
 
 def test_a_strange_key_and_one_in_two_parts_are_refused(tmp_path: Path) -> None:
