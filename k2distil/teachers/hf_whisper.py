@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from k2distil.errors import CheckpointError
 from k2distil.teachers.hf_source import HfSource, read_config
-from k2distil.teachers.tensors import fill, refuse_lora, select, without_memory
-from k2distil.teachers.whisper_encoder import WhisperDims, WhisperEncoder
+from k2distil.teachers.tensors import refuse_lora, select
+from k2distil.teachers.whisper_encoder import WhisperDims
 from k2distil.teachers.whisper_teacher import WhisperWeights
 from k2distil.torchaudio_guard import hide_broken_torchaudio
 
@@ -29,7 +29,7 @@ def read_hf_whisper(source: HfSource) -> WhisperWeights:
     """The encoder of a Hugging Face Whisper; decoder and heads are left out.
 
     Raises:
-        CheckpointError: a tensor is missing, unexpected, or contradicts config.json.
+        CheckpointError: the weights cannot be read, or config.json is not Whisper's.
     """
     hide_broken_torchaudio()
     from transformers import WhisperConfig
@@ -50,7 +50,4 @@ def read_hf_whisper(source: HfSource) -> WhisperWeights:
         ffn_dim=config.encoder_ffn_dim,
         num_positions=config.max_source_positions,
     )
-    with without_memory(source.checkpoint):
-        encoder = WhisperEncoder(dims)
-    found = select(tensors, PREFIX)
-    return WhisperWeights(dims, fill(encoder, found, NAMES, source.checkpoint))
+    return WhisperWeights(dims, select(tensors, PREFIX), NAMES)

@@ -6,23 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from k2distil.errors import CheckpointError
-from k2distil.teachers.tensors import fill, refuse_lora, require_names, select, without_memory
-from k2distil.teachers.whisper_encoder import WhisperDims, WhisperEncoder
+from k2distil.teachers.tensors import refuse_lora, require_names, select
+from k2distil.teachers.whisper_encoder import WhisperDims
 from k2distil.teachers.whisper_teacher import WhisperWeights
+
+DIMS = ("n_mels", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer")
 
 
 def read_openai_whisper(content: Mapping[str, Any], checkpoint: str) -> WhisperWeights:
     """The encoder of a loaded `.pt`; the decoder may be there or not.
 
     Raises:
-        CheckpointError: a dimension or tensor is missing, or they contradict each other.
+        CheckpointError: a dimension is missing, or there are no tensors.
     """
     tensors = content.get("model_state_dict")
     if not isinstance(tensors, Mapping):
         raise CheckpointError(f"{checkpoint}: `dims` without `model_state_dict`; download it again")
     refuse_lora(require_names(tensors, checkpoint), checkpoint)
     try:
-        given = {name: int(content["dims"][name]) for name in _DIMS}
+        given = {name: int(content["dims"][name]) for name in DIMS}
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{checkpoint}: `dims` lacks a usable {error}; download it again"
@@ -35,9 +37,4 @@ def read_openai_whisper(content: Mapping[str, Any], checkpoint: str) -> WhisperW
         ffn_dim=4 * given["n_audio_state"],
         num_positions=given["n_audio_ctx"],
     )
-    with without_memory(checkpoint):
-        encoder = WhisperEncoder(dims)
-    return WhisperWeights(dims, fill(encoder, select(tensors, r"encoder\."), {}, checkpoint))
-
-
-_DIMS = ("n_mels", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer")
+    return WhisperWeights(dims, select(tensors, r"encoder\."), {})

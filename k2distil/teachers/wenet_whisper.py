@@ -16,8 +16,8 @@ from torch import Tensor
 from k2distil.batch import SAMPLE_RATE
 from k2distil.errors import CheckpointError, ConfigError
 from k2distil.teachers.log_mel import HOP, N_FFT
-from k2distil.teachers.tensors import fill, refuse_lora, select, without_memory
-from k2distil.teachers.whisper_encoder import CONV1D2, CONV2D, WhisperDims, WhisperEncoder
+from k2distil.teachers.tensors import refuse_lora, select
+from k2distil.teachers.whisper_encoder import CONV1D2, CONV2D, WhisperDims
 from k2distil.teachers.whisper_teacher import MAX_SAMPLES, Padding, WhisperWeights
 
 NAMES = {  # ours -> WeNet's
@@ -96,7 +96,7 @@ def read_wenet_whisper(
     """The encoder of a loaded `.pt`; decoder and CTC head are left out.
 
     Raises:
-        CheckpointError: a tensor is missing, unexpected, or of a wrong shape.
+        CheckpointError: a tensor that tells the dimensions is missing.
         ConfigError: the yaml lacks the head count, or contradicts the weights.
     """
     refuse_lora(content, checkpoint)
@@ -105,11 +105,8 @@ def read_wenet_whisper(
     if positions is not None and positions.dim() == 3:  # (1, num_positions, dim)
         found["embed.pos_enc.pe"] = positions[0]
     dims = _dims(found, config, checkpoint)
-    with without_memory(checkpoint):
-        encoder = WhisperEncoder(dims)
-    weights = WhisperWeights(dims, fill(encoder, found, NAMES, checkpoint))
     _require_settings(dims, config, checkpoint)
-    return weights
+    return WhisperWeights(dims, found, NAMES)
 
 
 def _dims(found: dict[str, Tensor], config: Mapping[str, Any], checkpoint: str) -> WhisperDims:

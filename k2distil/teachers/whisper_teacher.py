@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -24,7 +23,7 @@ from k2distil.teachers.log_mel import (
     num_mel_frames,
 )
 from k2distil.teachers.precision import FiniteEncoder
-from k2distil.teachers.tensors import digest, load_float32
+from k2distil.teachers.tensors import digest, fill, load_float32, without_memory
 from k2distil.teachers.whisper_encoder import CONV2D, WhisperDims, WhisperEncoder
 
 MAX_SAMPLES = 30 * SAMPLE_RATE  # what Whisper was trained on
@@ -33,10 +32,11 @@ CONV2D_MIN_SAMPLES = 7 * HOP  # mel frames that leave one encoder frame
 
 @dataclass(frozen=True)
 class WhisperWeights:
-    """What a format's reader gives: the shape, and the encoder's tensors under our names."""
+    """What a format's reader gives: the shape, and the encoder's tensors."""
 
     dims: WhisperDims
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Tensor]  # under the checkpoint's names
+    names: Mapping[str, str]  # rules from our names to the checkpoint's
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,9 @@ def whisper_teacher(
 ) -> EncoderTeacher:
     """Cut the encoder after the chosen layer and put it on the device; see `build_teacher`."""
     dims = weights.dims
+    with without_memory(name):
+        encoder = WhisperEncoder(dims)
+    tensors = fill(encoder, weights.tensors, weights.names, name)
     longest = min(MAX_SAMPLES, dims.num_positions * 2 * HOP)
     if padding.total > longest:
         raise ConfigError(
@@ -77,10 +80,8 @@ def whisper_teacher(
             "use --whisper_padding none"
         )
     layer = resolve_layer(choice.middle_layer, dims.num_layers)
-    with torch.device("meta"):
-        encoder = WhisperEncoder(dims)
     encoder.cut_after(layer, choice.final_norm(layer, dims.num_layers))
-    load_float32(encoder, weights.tensors)
+    load_float32(encoder, tensors)
     filters = mel_filters(dims.num_mels).to(choice.device)
 
     def front_end(samples: Tensor, lengths: Sequence[int]) -> tuple[Tensor, list[int]]:
@@ -101,7 +102,7 @@ def whisper_teacher(
         num_layers=dims.num_layers,
         layer=layer,
         frame_shift=per_frame / SAMPLE_RATE,
-        digest=digest(weights.tensors, num_heads=dims.num_heads),
+        digest=digest(tensors, num_heads=dims.num_heads),
         padding=str(padding),
         min_samples=min_samples,
         max_samples=max_samples,
