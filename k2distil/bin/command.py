@@ -46,7 +46,7 @@ def run(
     Args:
         kind: a config dataclass; its docstring is "name: what it does".
         target: "module:function", imported only after the flags are known to be right; it returns
-            an object with `num_failed`, the utterances that failed, and perhaps a `report`.
+            a `pipeline.summary.Summary`.
         argv: the flags; None: those of the process.
         several: the module to start once per device where --gpu names several; None: one process.
     """
@@ -83,8 +83,8 @@ def run(
     except KeyboardInterrupt:
         show("interrupted; run the same command again to resume", sys.stderr)
         return EXIT_SIGINT
-    if report := getattr(result, "report", ""):
-        show(report)
+    if result.report:
+        show(result.report)
     return tell_launcher(EXIT_SOME_FAILED) if result.num_failed else EXIT_OK
 
 

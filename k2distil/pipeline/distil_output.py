@@ -61,7 +61,7 @@ class StudentFolder:
             self._clear()
         elif (self.path / "last").is_dir() and (figures := read_summary(self.stem)):
             logger.info("%s: complete already", self.path)
-            return Summary(self.path, int(figures.get("failed", 0)), figures)
+            return Summary(int(figures.get("failed", 0)), figures)
         write_text(marker, json.dumps(fingerprint, indent=2, ensure_ascii=False) + "\n")
         self._lock.enter_context(locked(marker))
         return None
@@ -100,8 +100,7 @@ class StudentFolder:
     def finish(self, student: Student, figures: Mapping[str, Any], num_failed: int) -> Summary:
         """Write the last student and the summary."""
         student.save(self.path / "last", {})
-        summary = write_summary(self.stem, {**figures, "failed": num_failed}, num_failed)
-        return Summary(self.path, num_failed, summary.figures)
+        return write_summary(self.stem, {**figures, "failed": num_failed}, num_failed)
 
     def _has_results(self) -> bool:
         """Whether anything would be lost: an earlier run may have ended before its first step."""

@@ -64,7 +64,7 @@ def evaluate(config: EvaluateConfig) -> Summary:
         f"{names}: WER {100 * rates['wer']:.2f} %, CER {100 * rates['cer']:.2f} %, "
         f"{len(scored.transcripts)} utterances, {failed} failed"
     )
-    return Summary(config.student_checkpoint, failed, rates, report.strip())
+    return Summary(failed, rates, report.strip())
 
 
 def _check_replaceable(path: Path) -> None:

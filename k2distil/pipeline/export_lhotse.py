@@ -69,7 +69,7 @@ def export_lhotse(config: ExportConfig) -> Summary:
         done = found.get("failed") == 0 and (config.shar is None or config.shar.exists())
         if done and found["fingerprint"] == fingerprint:
             logger.info("%s: complete already", save_path)
-            return Summary(save_path, 0, found)
+            return Summary(0, found)
     _check_shar(config)
     reader = _in_dtype(config, reader)
     if config.cuts_path is None:

@@ -36,7 +36,7 @@ def export_multi_quantization(config: ExportConfig) -> Summary:
     if save_path.exists():
         if _holds(save_path, state):
             logger.info("%s: complete already", save_path)
-            return Summary(save_path, 0, read_summary(save_path))
+            return Summary(0, read_summary(save_path))
         _check_replaceable(save_path, quantizer.id, config.force)
     if quantizer.codebook_size < MIN_REFINED_ENTRIES:
         logger.warning(

@@ -9,15 +9,15 @@ from typing import Any
 
 from k2distil.config import InspectConfig
 from k2distil.pipeline.contents import Contents, perplexity, plain
-from k2distil.pipeline.findings import Findings
 from k2distil.pipeline.open_output import open_output
+from k2distil.pipeline.summary import Summary
 from k2distil.quantizer import Quantizer, quantizer_file
 
 NUM_SHOWN = 3  # utterances
 EXPECTED = "codes, embeddings or a quantizer; students are shown by k2distil report"
 
 
-def inspect_file(config: InspectConfig) -> Findings:
+def inspect_file(config: InspectConfig) -> Summary:
     """Attributes, size and statistics of a file.
 
     Raises:
@@ -26,8 +26,8 @@ def inspect_file(config: InspectConfig) -> Findings:
     """
     found = open_output(config.path, EXPECTED)
     if isinstance(found, Contents):
-        return Findings(_describe_h5(found))
-    return Findings(_describe_quantizer(quantizer_file(config.path), found))
+        return Summary(report=_describe_h5(found))
+    return Summary(report=_describe_quantizer(quantizer_file(config.path), found))
 
 
 def _describe_quantizer(path: Path, quantizer: Quantizer) -> str:

@@ -46,4 +46,4 @@ def _outcome(save_path: Path, what: str) -> Summary:
     logger.info("%s: %s", save_path, what)
     if figures := read_summary(save_path):
         log_outcome(save_path, figures)
-    return Summary(save_path, figures.get("failed", 0), figures)
+    return Summary(figures.get("failed", 0), figures)

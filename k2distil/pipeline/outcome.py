@@ -90,14 +90,14 @@ def entries_of(summary: Summary) -> dict[str, Any]:
 def complete_already(save_path: Path) -> Summary:
     """Of a run that found nothing to do."""
     logger.info("%s: complete already", save_path)
-    return Summary(save_path, 0, _shown(save_path))
+    return Summary(0, _shown(save_path))
 
 
 def made_by_others(save_path: Path) -> Summary:
     """Of a process that helped, when another one merged."""
     logger.info("%s: merged by another process", save_path)
     figures = _shown(save_path)
-    return Summary(save_path, figures.get("failed", 0), figures)
+    return Summary(figures.get("failed", 0), figures)
 
 
 def _shown(save_path: Path) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def report(config: ReportConfig) -> Summary:
         _describe(page, path)
     write_text(config.save_path, page.html)
     logger.info("%s: open it in a browser", config.save_path)
-    return Summary(config.save_path, 0, {})
+    return Summary()
 
 
 def _beginning(path: Path) -> str:

@@ -9,7 +9,7 @@ import json
 import logging
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,10 @@ PACKAGES = ("torch", "transformers", "h5py", "numpy", "soundfile", "soxr")
 
 @dataclass(frozen=True)
 class Summary:
-    """The content of <save_path>.summary.json, and what decides the exit status."""
+    """What a command did."""
 
-    save_path: Path
-    num_failed: int
-    figures: dict[str, Any]
+    num_failed: int = 0  # decides the exit status
+    figures: dict[str, Any] = field(default_factory=dict)  # in <save_path>.summary.json, mostly
     report: str = ""  # for standard output
 
 
@@ -65,7 +64,7 @@ def write_summary(save_path: Path, figures: Mapping[str, Any], num_failed: int =
     """Write <save_path>.summary.json."""
     content = {**figures, "versions": versions()}
     write_text(beside(save_path, "summary.json"), json.dumps(content, indent=2) + "\n")
-    return Summary(save_path, num_failed, content)
+    return Summary(num_failed, content)
 
 
 def read_summary(save_path: Path) -> dict[str, Any]:

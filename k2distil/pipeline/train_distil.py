@@ -118,7 +118,7 @@ def train_distil(config: TrainDistilConfig) -> Summary:
             trainer.evaluate()
     failed = _failed(trainer, train, test)
     if args.process_index != 0:
-        return Summary(folder.path, len(failed), {})
+        return Summary(len(failed))
     write_rejections(folder.stem, failed, dropped)
     figures = {
         "wall_seconds": time.monotonic() - started,  # of this run; less than all after a resume

@@ -66,7 +66,7 @@ def train_quantizer(config: TrainQuantizerConfig) -> Summary:
         with processes.all_or_none():
             _check_together(job, save_path, processes)
         if job is None:
-            return Summary(save_path, 0, read_summary(save_path))
+            return Summary(0, read_summary(save_path))
         if processes.rank == 0:
             write_config(save_path, config)
         training, held_out = _read(job, config, processes)
@@ -74,7 +74,7 @@ def train_quantizer(config: TrainQuantizerConfig) -> Summary:
         _train(job, training, config, processes)
         training_seconds = time.monotonic() - training_started
     if processes.rank > 0:
-        return Summary(save_path, 0, {})  # the first process measures and writes
+        return Summary()  # the first process measures and writes
     summary = _finish(job, training, held_out, config.seed, started, training_seconds)
     _training_path(save_path).unlink(missing_ok=True)
     return summary

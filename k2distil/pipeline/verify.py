@@ -12,9 +12,8 @@ from k2distil.config.load import read_yaml
 from k2distil.data import audio_seconds, sample_utterances
 from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.durations import durations
-from k2distil.pipeline.findings import Findings
 from k2distil.pipeline.lists import read_lists
-from k2distil.pipeline.summary import beside, read_rejections
+from k2distil.pipeline.summary import Summary, beside, read_rejections
 from k2distil.storage import Problems, check_h5
 
 logger = logging.getLogger(__name__)
@@ -22,7 +21,7 @@ logger = logging.getLogger(__name__)
 TOLERANCE = 3  # frames: teachers differ in what they make of the ends
 
 
-def verify(config: VerifyConfig) -> Findings:
+def verify(config: VerifyConfig) -> Summary:
     """Look for all that can be wrong; the report fails if anything is.
 
     Raises:
@@ -49,8 +48,9 @@ def verify(config: VerifyConfig) -> Findings:
     if isinstance(frame_shift, float):
         counts += f", {num_frames * frame_shift / 3600:.2f} hours"
     if not problems.counts:
-        return Findings(f"{counts}: all right")
-    return Findings("\n".join([counts, *problems.lines()]), sum(problems.counts.values()))
+        return Summary(report=f"{counts}: all right")
+    report = "\n".join([counts, *problems.lines()])
+    return Summary(sum(problems.counts.values()), report=report)
 
 
 def _file_of(config: VerifyConfig) -> tuple[Path, str]:

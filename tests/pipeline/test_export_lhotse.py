@@ -53,8 +53,9 @@ def config(corpus, **options):
 
 
 def exported(corpus, **options):
-    summary = export(config(corpus, **options))
-    return lhotse.CutSet.from_file(summary.save_path).to_eager(), summary
+    asked = config(corpus, **options)
+    summary = export(asked)
+    return lhotse.CutSet.from_file(asked.save_path).to_eager(), summary
 
 
 def some_cuts(corpus):

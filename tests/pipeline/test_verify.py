@@ -12,7 +12,7 @@ import pytest
 
 from k2distil.config import VerifyConfig
 from k2distil.errors import ConfigError, DataError
-from k2distil.pipeline.findings import Findings
+from k2distil.pipeline.summary import Summary
 from k2distil.pipeline.verify import verify
 from k2distil.storage.keys import Keys
 from k2distil.storage.offsets import find_offsets, index_path, write_offsets
@@ -37,7 +37,7 @@ def codes(tmp_path: Path) -> Path:
     return write_output(tmp_path / "codes.h5", random_codes())
 
 
-def verify_codes(codes: Path, *lists: Path) -> Findings:
+def verify_codes(codes: Path, *lists: Path) -> Summary:
     return verify(VerifyConfig(codebook_path=codes, train_data=lists or None))
 
 
@@ -45,10 +45,10 @@ def test_a_file_that_is_all_right_is_one_line_with_its_counts(
     codes: Path, data_list: Path, tmp_path: Path
 ) -> None:
     counts = "4 utterances of 4 in the list, 0 dropped, 132 frames, 0.00 hours"
-    assert verify_codes(codes, data_list) == Findings(f"{codes}: {counts}: all right")
+    assert verify_codes(codes, data_list) == Summary(report=f"{codes}: {counts}: all right")
     embedding = write_output(tmp_path / "e.h5", random_embedding(), EMBEDDING)
     found = verify(VerifyConfig(embedding_path=embedding, train_data=(data_list,)))
-    assert found == Findings(f"{embedding}: {counts}: all right")
+    assert found == Summary(report=f"{embedding}: {counts}: all right")
     index_path(codes).unlink()
     assert verify_codes(codes).report == f"{codes}: 4 utterances, 132 frames, 0.00 hours: all right"
 
