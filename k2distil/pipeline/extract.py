@@ -86,7 +86,7 @@ def extract(
     Raises:
         DataError: the output cannot be written, or was made with other settings.
     """
-    options = embed_options(config, config.wenet_yaml, teacher)
+    options = embed_options(config, teacher)
     fingerprint = {name: attributes[name] for name in attributes.keys() - NO_CONTENT}
     fingerprint |= request(config, utterances, options.limits)
     attributes = {**attributes, "list": fingerprint["list"], "versions": json.dumps(versions())}
@@ -164,7 +164,7 @@ def _earlier(
     """
     # Audio that the teacher takes whole comes out the same, whatever is done with longer audio.
     ways = [replace(config, long_audio=way) for way in ("error", "skip")]
-    equivalent = [reading(each, limits_of(each, each.wenet_yaml)) for each in ways]
+    equivalent = [reading(each, limits_of(each)) for each in ways]
     try:
         return find_earlier(config.save_path, fingerprint, equivalent, utterances)
     except DataError as error:

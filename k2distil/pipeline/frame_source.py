@@ -130,9 +130,9 @@ def _from_h5(path: Path) -> FrameSource:
 
 def _from_audio(config: TrainQuantizerConfig, processes: Processes) -> FrameSource:
     """Each process embeds its parts of the list; the frames come in the order of the list."""
-    utterances = read_utterances(config, config.seed, config.save_path)
+    utterances = read_utterances(config)
     teacher, provenance = open_teacher(config, processes.device)
-    options = embed_options(config, config.wenet_yaml, teacher)
+    options = embed_options(config, teacher)
     outcome = Embedded()
     chunks = chunks_of(utterances, config.part_utterances)
     own = chunks[processes.rank :: processes.size]

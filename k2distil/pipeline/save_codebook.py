@@ -35,7 +35,7 @@ def save_codebook(config: SaveCodebookConfig) -> Summary:
     num_trained = quantizer.num_codebooks
     if config.num_codebooks_used is not None:
         quantizer = _first(quantizer, config.num_codebooks_used)
-    utterances = read_utterances(config, config.seed, config.save_path)
+    utterances = read_utterances(config)
     teacher, provenance = open_teacher(config, device)
     check_same_embedding(
         config.quantizer_path,

@@ -15,7 +15,7 @@ def save_embedding(config: SaveEmbeddingConfig | SaveCodebookConfig) -> Summary:
     """Write the embeddings of the utterances that a config asks for."""
     prepare_output(config.save_path, [*(config.train_data or ()), config.checkpoint])
     device = use_device(config.gpu)
-    utterances = read_utterances(config, config.seed, config.save_path)
+    utterances = read_utterances(config)
     teacher, provenance = open_teacher(config, device)
     attributes = {"kind": "embedding", **provenance, "embedding_dtype": config.embedding_dtype}
     if config.shard_output is not None:

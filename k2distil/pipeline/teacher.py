@@ -5,13 +5,18 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from k2distil.batch import Utterance
-from k2distil.config import AudioOptions, ListOptions, TeacherOptions
+from k2distil.config import (
+    ListOptions,
+    SaveCodebookConfig,
+    SaveEmbeddingConfig,
+    TeacherOptions,
+    TrainQuantizerConfig,
+)
 from k2distil.config.wenet_yaml import DurationLimits, duration_limits
 from k2distil.data import sample_utterances
 from k2distil.device import choose_dtype
@@ -24,6 +29,8 @@ from k2distil.teachers import Teacher, build_teacher
 logger = logging.getLogger(__name__)
 
 MAX_WORKERS = 8  # by default; a few cores decode faster than a big teacher computes
+
+EmbedConfig = SaveEmbeddingConfig | SaveCodebookConfig | TrainQuantizerConfig
 
 
 def open_teacher(config: TeacherOptions, device: torch.device) -> tuple[Teacher, dict[str, Any]]:
@@ -51,10 +58,10 @@ def open_teacher(config: TeacherOptions, device: torch.device) -> tuple[Teacher,
     return teacher, provenance
 
 
-def read_utterances(config: AudioOptions, seed: int, output: Path) -> list[Utterance]:
-    """The utterances to be done, in list order, without text; see `read_lists` for `output`."""
-    found = read_lists(config.train_data, config, output, with_text=False)
-    chosen = sample_utterances(found, config.num_audio, config.num_audio_from, seed)
+def read_utterances(config: EmbedConfig) -> list[Utterance]:
+    """The utterances to be done, in list order, without text."""
+    found = read_lists(config.train_data, config, config.save_path, with_text=False)
+    chosen = sample_utterances(found, config.num_audio, config.num_audio_from, config.seed)
     names = names_of(config.train_data)
     logger.info("%s: %d utterances, %d to be done", names, len(found), len(chosen))
     if config.num_audio is not None and len(found) < config.num_audio:
@@ -70,17 +77,15 @@ def num_workers(config: ListOptions) -> int:
     return max(1, min(MAX_WORKERS, len(os.sched_getaffinity(0)) // processes - 1))
 
 
-def limits_of(config: AudioOptions, wenet_yaml: dict[str, Any] | None) -> DurationLimits:
+def limits_of(config: EmbedConfig) -> DurationLimits:
     """Which audio is dropped for its length; filter_conf counts only in a yaml the user gave."""
-    limits = duration_limits(wenet_yaml)
+    limits = duration_limits(config.wenet_yaml)
     if config.long_audio == "chunk":  # asked for: filter_conf then drops nothing for its length
         return dataclasses.replace(limits, longest=float("inf"))
     return limits
 
 
-def embed_options(
-    config: AudioOptions, wenet_yaml: dict[str, Any] | None, teacher: Teacher
-) -> EmbedOptions:
+def embed_options(config: EmbedConfig, teacher: Teacher) -> EmbedOptions:
     """How audio reaches the teacher."""
     if config.long_audio != "error" and teacher.max_samples is None:
         logger.warning(
@@ -91,7 +96,7 @@ def embed_options(
     return EmbedOptions(
         config.batch_seconds,
         config.long_audio,
-        limits_of(config, wenet_yaml),
+        limits_of(config),
         num_workers(config),
         config.channel,
         config.decode_timeout,

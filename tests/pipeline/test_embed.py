@@ -226,10 +226,10 @@ def test_a_length_just_beyond_the_limit_is_told_to_the_sample(run, over):
 def test_a_teacher_without_a_limit_never_cuts_which_a_warning_says(run, caplog, long_audio):
     teacher = StubTeacher()
     config = SaveEmbeddingConfig(save_path=Path("e.h5"), long_audio=long_audio)
-    embed_options(config, None, teacher)
+    embed_options(config, teacher)
     assert not caplog.text
     teacher.max_samples = None
-    embed_options(config, None, teacher)
+    embed_options(config, teacher)
     warning = f"--long_audio {long_audio}: nothing is too long for the teacher stub"
     assert (warning in caplog.text) == (long_audio != "error")
     result = run(sines(31 * SAMPLE_RATE), teacher, long_audio=long_audio)
