@@ -58,7 +58,6 @@ class Plan:
     chunks: list[Chunk]  # the utterances of each part
     keys: list[str]  # of the whole list
     attributes: dict[str, Any]  # of the h5's root
-    fingerprint: dict[str, Any]
     earlier: Earlier | None  # None: there is no output yet
 
 
@@ -151,7 +150,7 @@ def _agree(
     note_for_merge(parts, keys, attributes, earlier=noted)
     write_config(save_path, config)
     chunks = chunks_of(todo, config.part_utterances)
-    return Plan(parts, chunks, keys, attributes, fingerprint, earlier)
+    return Plan(parts, chunks, keys, attributes, earlier)
 
 
 def _earlier(
@@ -204,7 +203,7 @@ def _merge(plan: Plan) -> Summary:
     """All parts -> the output, and what stands beside it."""
     parts, earlier = plan.parts, plan.earlier
     # Before the merge, which removes the parts and with them what they say of themselves.
-    summary = summarise(parts.save_path, parts.reports(), plan.fingerprint, earlier)
+    summary = summarise(parts, earlier)
     attributes = {**plan.attributes, **entries_of(summary)}
     if earlier is None:
         parts.merge(plan.keys, attributes)

@@ -38,7 +38,7 @@ def _merge(save_path: Path) -> Summary:
     left.parts.refuse_missing()
     parts = left.parts
     earlier = Earlier.of(save_path, parts.fingerprint, left.earlier) if left.onto else None
-    left.merge(entries_of(summarise(save_path, parts.reports(), parts.fingerprint, earlier)))
+    left.merge(entries_of(summarise(parts, earlier)))
     return _outcome(save_path, "merged")
 
 

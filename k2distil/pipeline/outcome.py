@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +16,28 @@ from k2distil.pipeline.summary import (
     write_rejections,
     write_summary,
 )
+from k2distil.storage import PartFolder
 
 logger = logging.getLogger(__name__)
 
 
-def summarise(
-    save_path: Path,
-    reports: Iterable[dict[str, Any]],
-    fingerprint: dict[str, Any],
-    earlier: Earlier | None,
-) -> Summary:
+def summarise(parts: PartFolder, earlier: Earlier | None) -> Summary:
     """Write what stands beside the output.
 
     Args:
-        save_path: of the output.
-        reports: of all its parts.
-        fingerprint: of the output.
+        parts: all of them done.
         earlier: what they are added to; None: they are all.
 
     Raises:
         DataError: some are missing; another process may have merged and removed them.
     """
+    save_path, fingerprint = parts.save_path, parts.fingerprint
     failed: list[dict[str, str]] = []
     dropped: list[dict[str, str]] = []
     audio_seconds = wall_seconds = 0.0
     num_written = num_frames = 0
     entries: list[int | None] = []  # None: made by an older k2distil, which did not say
-    for report in reports:  # one at a time: together they are as large as the list
+    for report in parts.reports():  # one at a time: together they are as large as the list
         failed += report["failed"]
         dropped += report["dropped"]
         audio_seconds += report["audio_seconds"]
