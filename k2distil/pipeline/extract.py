@@ -30,6 +30,7 @@ from k2distil.pipeline.teacher import embed_options, limits_of
 from k2distil.pipeline.windows import Chunk, chunks_of
 from k2distil.stages import stage
 from k2distil.storage import (
+    SHARD_HOURS,
     DamagedPartError,
     Leases,
     PartFolder,
@@ -86,6 +87,8 @@ def extract(
         DataError: the output cannot be written, or was made with other settings.
     """
     options = embed_options(config, teacher)
+    if config.shard_output is not None:
+        attributes = {**attributes, SHARD_HOURS: config.shard_output}
     fingerprint = {name: attributes[name] for name in attributes.keys() - NO_CONTENT}
     fingerprint |= request(config, utterances, options.limits)
     attributes = {**attributes, "list": fingerprint["list"], "versions": json.dumps(versions())}

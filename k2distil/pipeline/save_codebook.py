@@ -13,7 +13,6 @@ from k2distil.pipeline.save_embedding import save_embedding
 from k2distil.pipeline.summary import Summary, prepare_output
 from k2distil.pipeline.teacher import open_teacher, read_utterances
 from k2distil.quantizer import MultiQuantizer, Quantizer, load_quantizer
-from k2distil.storage import SHARD_HOURS
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +52,6 @@ def save_codebook(config: SaveCodebookConfig) -> Summary:
     }
     if quantizer.num_codebooks < num_trained:  # all of them are the same output as ever
         attributes["num_codebooks_trained"] = num_trained
-    if config.shard_output is not None:
-        attributes[SHARD_HOURS] = config.shard_output
     return extract(config, utterances, teacher, quantizer.encode, attributes)
 
 

@@ -8,7 +8,6 @@ from k2distil.pipeline.embed import as_dtype
 from k2distil.pipeline.extract import extract
 from k2distil.pipeline.summary import Summary, prepare_output
 from k2distil.pipeline.teacher import open_teacher, read_utterances
-from k2distil.storage import SHARD_HOURS
 
 
 def save_embedding(config: SaveEmbeddingConfig | SaveCodebookConfig) -> Summary:
@@ -18,6 +17,4 @@ def save_embedding(config: SaveEmbeddingConfig | SaveCodebookConfig) -> Summary:
     utterances = read_utterances(config)
     teacher, provenance = open_teacher(config, device)
     attributes = {"kind": "embedding", **provenance, "embedding_dtype": config.embedding_dtype}
-    if config.shard_output is not None:
-        attributes[SHARD_HOURS] = config.shard_output
     return extract(config, utterances, teacher, as_dtype(config.embedding_dtype), attributes)
