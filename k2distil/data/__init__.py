@@ -2,12 +2,19 @@
 
 from k2distil.data.audio import MAX_OVERSHOOT, audio_seconds, load_audio
 from k2distil.data.batching import batch_by_seconds
-from k2distil.data.decode import decode_ahead, start_worker, unwrapped, worker_remedy
+from k2distil.data.decode import (
+    as_it_is,
+    decode_ahead,
+    start_worker,
+    unwrapped,
+    worker_remedy,
+)
 from k2distil.data.manifest import ListAccess, read_list, sample_utterances
 
 __all__ = [
     "MAX_OVERSHOOT",
     "ListAccess",
+    "as_it_is",
     "audio_seconds",
     "batch_by_seconds",
     "decode_ahead",

@@ -26,6 +26,7 @@ from k2distil.stages import add_seconds
 
 PREFETCH_FACTOR = 4  # utterances decoded ahead by each worker; bounds the memory
 PATIENCE_STEP = 5.0  # seconds between looks at workers that give nothing
+DECODE = "decode (in workers)"  # the stage
 
 Audio = Tensor | DataError
 
@@ -72,9 +73,6 @@ def decode_ahead(
             left = itertools.chain(drawn, left)
 
 
-DECODE = "decode (in workers)"  # the stage
-
-
 class _HangingError(Exception):
     """A worker does not give the utterance that is next."""
 
@@ -119,7 +117,7 @@ def _decode_in_workers(
         sampler=draw(),
         num_workers=num_workers,
         prefetch_factor=PREFETCH_FACTOR,
-        collate_fn=_as_it_is,
+        collate_fn=as_it_is,
         worker_init_fn=start_worker,
         timeout=PATIENCE_STEP,
     )
@@ -180,8 +178,9 @@ def unwrapped(error: Exception) -> str:
     return str(error).rpartition("k2distil.errors.DataError: ")[2].strip() or str(error)
 
 
-def _as_it_is(samples: Any) -> Any:
-    return samples
+def as_it_is(found: Any) -> Any:
+    """A DataLoader's collate_fn for datasets that make batches themselves, or none."""
+    return found
 
 
 def start_worker(worker: int) -> None:

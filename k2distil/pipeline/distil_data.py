@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -131,11 +130,6 @@ class DistilDataset(Dataset):
             self.codes.offset,
             utterance.key,
         )
-
-
-def as_it_is(batch: Any) -> Any:
-    """A DataLoader's collate_fn for datasets that make batches themselves."""
-    return batch
 
 
 def _pad(rows: list[Tensor]) -> Tensor:

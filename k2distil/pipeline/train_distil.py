@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from k2distil.batch import Utterance
 from k2distil.config import TrainDistilConfig
-from k2distil.data import start_worker
+from k2distil.data import as_it_is, start_worker
 from k2distil.distil import CodebookLoss
 from k2distil.distil.batches import BatchesBySeconds
 from k2distil.distil.model import DistilModel
@@ -43,7 +43,7 @@ from k2distil.distil.vocabulary import characters_of, make_tokenizer, normalize,
 from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.distil_check import Checked, check_utterances, refuse_unfit
 from k2distil.pipeline.distil_codes import check_coverage, open_codes
-from k2distil.pipeline.distil_data import Codes, DistilDataset, as_it_is
+from k2distil.pipeline.distil_data import Codes, DistilDataset
 from k2distil.pipeline.distil_output import StudentFolder
 from k2distil.pipeline.distil_test import StudentTest
 from k2distil.pipeline.lists import names_of, read_lists

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import DataLoader
 
-from k2distil.data import start_worker
+from k2distil.data import as_it_is, start_worker
 from k2distil.distil.batches import by_length
 from k2distil.distil.model import DistilModel
 from k2distil.distil.scoring import CodeScores, Transcript
 from k2distil.distil.student import Student
 from k2distil.distil.vocabulary import normalize
-from k2distil.pipeline.distil_data import DistilDataset, as_it_is
+from k2distil.pipeline.distil_data import DistilDataset
 
 logger = logging.getLogger(__name__)
 
