@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import json
 import logging
@@ -20,7 +19,7 @@ from k2distil.config import ExportConfig
 from k2distil.errors import ConfigError, DataError
 from k2distil.interop.lhotse import Rejected, attach_codes, make_cuts, read_cuts, require_lhotse
 from k2distil.pipeline.lists import read_lists
-from k2distil.pipeline.provenance import digest_of
+from k2distil.pipeline.provenance import digest_of, digest_of_file
 from k2distil.pipeline.summary import (
     Summary,
     prepare_output,
@@ -58,7 +57,7 @@ def export_lhotse(config: ExportConfig) -> Summary:
     prepare_output(save_path, inputs)
     reader = CodebookReader(config.codebook_path)
     if config.cuts_path is not None:
-        utterances, source = [], _digest(config.cuts_path)
+        utterances, source = [], digest_of_file(config.cuts_path)
     else:
         utterances = read_lists(config.train_data, config, save_path)
         source = digest_of(utterances, with_text=True)
@@ -87,7 +86,7 @@ def export_lhotse(config: ExportConfig) -> Summary:
         "written": written,
         "failed": len(rows),
         "fingerprint": fingerprint,
-        "sha256": _digest(save_path),
+        "sha256": digest_of_file(save_path),
     }
     summary = write_summary(save_path, figures, len(rows))
     if config.shar is not None:
@@ -119,7 +118,7 @@ def _fingerprint(config: ExportConfig, reader: CodebookReader, source: str) -> d
 def _check_replaceable(
     save_path: Path, found: dict[str, Any], fingerprint: dict[str, Any], force: bool
 ) -> None:
-    if found.get("sha256") != _digest(save_path):
+    if found.get("sha256") != digest_of_file(save_path):
         raise DataError(
             f"{save_path}: not made by k2distil export, never replaced; give another --save_path"
         )
@@ -212,11 +211,3 @@ def _here(cuts: Iterable[Any], field: str, reader: CodebookReader) -> Iterator[A
         path = reader.file_of(codes.array.storage_key).path
         array = fastcopy(codes.array, storage_path=str(path))
         yield cut.with_custom(field, fastcopy(codes, array=array))
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from k2distil.config import ExportConfig
 from k2distil.errors import CheckpointError
+from k2distil.pipeline.provenance import digest_of_file
 from k2distil.pipeline.summary import Summary, prepare_output, read_summary, write_summary
 from k2distil.quantizer import load_quantizer, package_state, quantizer_file, write_tensors
 
@@ -49,7 +49,7 @@ def export_multi_quantization(config: ExportConfig) -> Summary:
         *(save_path, quantizer.dim, quantizer.codebook_size, quantizer.num_codebooks),
         *(quantizer.type, quantizer.id),
     )
-    figures = {"to": config.to, "quantizer_id": quantizer.id, "sha256": _digest(save_path)}
+    figures = {"to": config.to, "quantizer_id": quantizer.id, "sha256": digest_of_file(save_path)}
     return write_summary(save_path, figures)
 
 
@@ -71,7 +71,7 @@ def _check_replaceable(save_path: Path, quantizer_id: str, force: bool) -> None:
         CheckpointError: both ids, or that the file is another's.
     """
     found = read_summary(save_path)
-    if found.get("sha256") != _digest(save_path):
+    if found.get("sha256") != digest_of_file(save_path):
         raise CheckpointError(
             f"{save_path}: not made by k2distil export, never replaced; give another --save_path"
         )
@@ -80,7 +80,3 @@ def _check_replaceable(save_path: Path, quantizer_id: str, force: bool) -> None:
             f"{save_path}: exported from quantizer {found['quantizer_id']}, this one is "
             f"{quantizer_id}; give another --save_path, or --force to replace it"
         )
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from k2distil.batch import Utterance
@@ -96,6 +97,15 @@ def digest_of(utterances: Sequence[Utterance], with_text: bool = False) -> str:
         if with_text:
             digest.update(repr(each.text).encode())
     return digest.hexdigest()[:16]
+
+
+def digest_of_file(path: Path) -> str:
+    """sha256 (hex) of its bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def digest_of_entries(utterances: Iterable[Utterance]) -> int:
