@@ -198,7 +198,7 @@ def _write(path: Path, arrays: dict[str, np.ndarray], codebook_size: int) -> Non
     path.with_suffix(".tmp").rename(path)
 
 
-def bytes_of(path: Path, keys: Sequence[str] | None = None) -> int:
+def bytes_of(path: Path) -> int:
     """What the arrays take, without the file's own."""
     with h5py.File(path) as file:
-        return sum(file[key].nbytes for key in (keys or file))
+        return sum(each.nbytes for each in file.values())

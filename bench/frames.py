@@ -18,7 +18,6 @@ import h5py
 import numpy as np
 import soundfile
 import torch
-from digits import ROOT, default_data
 from torch import Tensor
 
 from k2distil.atomic import replacing
@@ -26,8 +25,6 @@ from k2distil.batch import SAMPLE_RATE, AudioBatch
 from k2distil.quantizer import FrameReservoir
 from k2distil.teachers import build_teacher
 from k2distil.teachers.log_mel import log_mel, mel_filters
-
-__all__ = ["DATA", "ROOT", "Frames", "default_data", "dim_of", "least_error", "make", "read"]
 
 VERSION = 1  # of what this file makes: raise it with any change to the data
 MAX_HELD_OUT = 15_000  # frames

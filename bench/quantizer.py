@@ -32,7 +32,8 @@ import faiss
 import report
 import torch
 from coders import CODEBOOK_SIZE, FOLLOWS, METHODS, TRAIN, Coder, Task, Trained, clock_of
-from frames import DATA, ROOT, Frames, default_data, dim_of, make, read
+from digits import ROOT, default_data
+from frames import DATA, Frames, dim_of, make, read
 from frontier import cells, draw, summary
 from torch import Tensor
 

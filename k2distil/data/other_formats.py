@@ -59,11 +59,11 @@ def segment_of(samples: np.ndarray, rate: int, utterance: Utterance) -> np.ndarr
     return samples[first:last]
 
 
-def _first_bytes(source: str | io.BytesIO, num_bytes: int = 12) -> bytes:
+def _first_bytes(source: str | io.BytesIO) -> bytes:
     if isinstance(source, io.BytesIO):
-        return source.getvalue()[:num_bytes]
+        return source.getvalue()[:12]
     with open(source, "rb") as file:
-        return file.read(num_bytes)
+        return file.read(12)
 
 
 @functools.cache

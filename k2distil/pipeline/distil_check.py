@@ -21,6 +21,7 @@ from k2distil.pipeline.durations import durations
 logger = logging.getLogger(__name__)
 
 UNKNOWN_SHOWN = 20  # characters
+UNFIT_SHOWN = 10  # utterances
 LEAST_INPUTS = 2  # frames of features, or samples
 
 
@@ -156,16 +157,16 @@ def _fault_of_codes(key: str, num_frames: int, codes: Codes) -> str | None:
     return None
 
 
-def refuse_unfit(names: str, unfit: Sequence[Mapping[str, str]], num_shown: int = 10) -> None:
+def refuse_unfit(names: str, unfit: Sequence[Mapping[str, str]]) -> None:
     """Say what does not fit, all at once.
 
     Raises:
         DataError: there is any.
     """
     if unfit:
-        lines = [f"  {row['key']} ({row['wav']}): {row['reason']}" for row in unfit[:num_shown]]
-        if len(unfit) > num_shown:
-            lines.append(f"  and {len(unfit) - num_shown} more")
+        lines = [f"  {row['key']} ({row['wav']}): {row['reason']}" for row in unfit[:UNFIT_SHOWN]]
+        if len(unfit) > UNFIT_SHOWN:
+            lines.append(f"  and {len(unfit) - UNFIT_SHOWN} more")
         raise DataError(
             f"{names}: {len(unfit)} utterances whose text or codes do not fit; correct them, or "
             "leave them out with --bad_utterances skip:\n" + "\n".join(lines)

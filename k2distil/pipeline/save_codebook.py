@@ -29,7 +29,7 @@ def save_codebook(config: SaveCodebookConfig) -> Summary:
     inputs = [*(config.train_data or ()), config.checkpoint, config.quantizer_path]
     prepare_output(config.save_path, inputs)
     device = use_device(config.gpu)
-    quantizer = load_quantizer(config.quantizer_path).to(device)
+    quantizer = load_quantizer(config.quantizer_path, device)
     _check_flags(config, quantizer)
     num_trained = quantizer.num_codebooks
     if config.num_codebooks_used is not None:

@@ -14,17 +14,11 @@ from k2distil.storage.parts import (
     refuse_unfinished,
     remove_parts,
 )
-from k2distil.storage.reader import (
-    FORMAT_VERSION,
-    CodebookReader,
-    EmbeddingReader,
-    UtteranceReader,
-)
+from k2distil.storage.reader import CodebookReader, EmbeddingReader, UtteranceReader
 from k2distil.storage.unmerged import find_unmerged, merged_already, note_for_merge
 from k2distil.storage.utterance_h5 import attributes_of
 
 __all__ = [
-    "FORMAT_VERSION",
     "SHARD_HOURS",
     "CodebookReader",
     "DamagedPartError",

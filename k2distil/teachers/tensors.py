@@ -118,7 +118,7 @@ def fill(
     return {ours: found[name] for ours, name in theirs.items()}
 
 
-def load_float32(encoder: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+def load_float32(encoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Give an encoder on the meta device its tensors, copied to float32, and set eval mode.
 
     Tensors the encoder no longer has (blocks that were cut off) are left out.
@@ -130,7 +130,7 @@ def load_float32(encoder: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module
         for name in encoder.state_dict()
     }
     encoder.load_state_dict(copies, assign=True)
-    return encoder.eval().requires_grad_(False)
+    encoder.eval().requires_grad_(False)
 
 
 def digest(tensors: Mapping[str, Tensor], **settings: object) -> str:
