@@ -337,18 +337,13 @@ def switch_off_layerdrop(student: Student) -> bool:
     Returns:
         Whether it was on.
     """
-    parts = [part for part in student.model.modules() if getattr(part, "layerdrop", 0)]
-    for part in parts:
-        part.layerdrop = 0.0
-    configs = {id(each): each for each in [_encoder_config(student.model.config)]}
-    configs |= {
-        id(part.config): part.config for part in student.model.modules() if hasattr(part, "config")
-    }
-    found = bool(parts)
-    for each in configs.values():
-        found = found or bool(getattr(each, "layerdrop", 0))
-        if hasattr(each, "layerdrop"):
-            each.layerdrop = 0.0
+    parts = list(student.model.modules())
+    configs = [part.config for part in parts if hasattr(part, "config")]
+    places = [*parts, *configs, _encoder_config(student.model.config)]
+    places = [each for each in places if hasattr(each, "layerdrop")]
+    found = any(each.layerdrop for each in places)
+    for each in places:
+        each.layerdrop = 0.0
     return found
 
 
