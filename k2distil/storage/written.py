@@ -17,7 +17,7 @@ class Written(NamedTuple):
 
 
 class WrittenArrays(Mapping[str, Written]):
-    """Many of them, in half the memory of a dict: 94 MB instead of 175 for 1M keys."""
+    """Many of them, in half the memory of a dict."""
 
     def __init__(self) -> None:
         self._row: dict[str, int] = {}
