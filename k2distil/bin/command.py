@@ -119,8 +119,8 @@ def parse(kind: Any, argv: Sequence[str] | None = None) -> Any:
     )
     hints = option_types(kind)
     options = {each.name: each for each in fields(kind) if each.name in hints}
+    own = "output" if "save_path" in hints else "file"
     for owner in kind.__mro__[:-1]:  # the command's own options first, then the shared groups
-        own = "output" if "save_path" in hints else "file"
         title = own if owner is kind else owner.__name__.removesuffix("Options").lower()
         group = parser.add_argument_group(title)
         for name in [name for name in vars(owner).get("__annotations__", {}) if name in options]:

@@ -12,9 +12,8 @@ from k2distil.bin.show import show
 from k2distil.device import device_indexes
 from k2distil.errors import ConfigError
 
-STATUS_FILE = (
-    "K2DISTIL_STATUS_FILE"  # where a process says that it is done, but for some utterances
-)
+# Names the file where a process says that it is done, but for some utterances.
+STATUS_FILE = "K2DISTIL_STATUS_FILE"
 
 
 def launch(

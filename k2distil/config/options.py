@@ -58,7 +58,7 @@ class TeacherOptions:
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = option(
         "the teacher computes in this; auto: float32 on the CPU, float16 on a GPU", "auto"
     )
-    wenet_yaml: dict[str, Any] | None = field(default=None, metadata={"internal": True})
+    wenet_yaml: dict[str, Any] | None = None  # no option: `load_config` sets it
 
 
 @dataclass(frozen=True, kw_only=True)
