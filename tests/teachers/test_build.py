@@ -10,9 +10,9 @@ import torch
 
 from k2distil.errors import CheckpointError, ConfigError, DataError
 from k2distil.teachers import build_teacher
+from k2distil.teachers.whisper_encoder import CONV2D
 from tests.teachers.oracles import difference
 from tests.teachers.tiny import (
-    CONV2D,
     DIMS,
     audio_batch,
     batch_of,

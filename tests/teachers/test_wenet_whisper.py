@@ -9,10 +9,9 @@ import yaml
 
 from k2distil.errors import CheckpointError, ConfigError
 from k2distil.teachers import build_teacher
+from k2distil.teachers.whisper_encoder import CONV1D2, CONV2D
 from tests.teachers.oracles import difference
 from tests.teachers.tiny import (
-    CONV1D2,
-    CONV2D,
     DIMS,
     GOLDEN,
     audio_batch,

@@ -5,7 +5,7 @@ import torch
 
 from k2distil.errors import ConfigError
 from k2distil.teachers import build_teacher, whisper_encoder
-from k2distil.teachers.whisper_encoder import conv2d_size
+from k2distil.teachers.whisper_encoder import CONV2D, conv2d_size
 from tests.teachers.oracles import (
     difference,
     embed_alone,
@@ -13,7 +13,7 @@ from tests.teachers.oracles import (
     openai_blocks,
     wave_of,
 )
-from tests.teachers.tiny import CONV2D, DIMS, audio_batch, make_hf_whisper, make_openai, make_wenet
+from tests.teachers.tiny import DIMS, audio_batch, make_hf_whisper, make_openai, make_wenet
 
 PARITY = 5e-6
 BATCHING = 1e-5

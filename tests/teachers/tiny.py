@@ -22,7 +22,7 @@ from k2distil.batch import AudioBatch
 from k2distil.teachers.hf_whisper import NAMES as HF_NAMES
 from k2distil.teachers.tensors import translate
 from k2distil.teachers.wenet_whisper import NAMES as WENET_NAMES
-from k2distil.teachers.whisper_encoder import CONV1D2, CONV2D, WhisperDims, WhisperEncoder
+from k2distil.teachers.whisper_encoder import CONV2D, WhisperDims, WhisperEncoder
 from k2distil.torchaudio_guard import hide_broken_torchaudio
 
 hide_broken_torchaudio()
@@ -307,25 +307,3 @@ def _pretend_fairseq() -> Iterator[object]:
     finally:
         for name in names:
             del sys.modules[name]
-
-
-__all__ = [
-    "CONV1D2",
-    "CONV2D",
-    "DIMS",
-    "GOLDEN",
-    "audio_batch",
-    "batch_of",
-    "fairseq_tensors",
-    "hubert_model",
-    "make_fairseq_hubert",
-    "make_hf_hubert",
-    "make_hf_whisper",
-    "make_openai",
-    "make_wenet",
-    "openai_dims",
-    "randomize",
-    "to_bin",
-    "wenet_config",
-    "whisper_tensors",
-]
