@@ -20,7 +20,7 @@ from k2distil.pipeline.outcome import (
     complete_already,
     entries_of,
     log_outcome,
-    made_by_others,
+    outcome_of,
     summarise,
 )
 from k2distil.pipeline.profiling import profiled
@@ -46,6 +46,7 @@ from k2distil.teachers import Teacher
 
 logger = logging.getLogger(__name__)
 
+MERGED_BY_OTHERS = "merged by another process"
 NO_CONTENT = {"teacher"}  # attributes that do not decide the content: the digest does
 
 ExtractConfig = SaveEmbeddingConfig | SaveCodebookConfig
@@ -185,7 +186,7 @@ def _carry_out(plan: Plan, embed_all: EmbedAll, leases: Leases) -> Summary:
         make_parts(plan.parts, plan.chunks, embed_all, leases)
         with leases.held(output_lease(save_path)):
             if not plan.parts.exist():
-                return made_by_others(save_path)
+                return outcome_of(save_path, MERGED_BY_OTHERS)
             if len(plan.parts.done()) < len(plan.chunks):
                 continue  # another process has found one damaged
             try:
@@ -199,7 +200,9 @@ def _carry_out(plan: Plan, embed_all: EmbedAll, leases: Leases) -> Summary:
             except DataError:
                 if plan.parts.exist():
                     raise
-                return made_by_others(save_path)  # we slept, were taken for dead, and succeeded
+                return outcome_of(
+                    save_path, MERGED_BY_OTHERS
+                )  # we slept, were taken for dead, and succeeded
 
 
 def _merge(plan: Plan) -> Summary:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from k2distil.config import MergeConfig
 from k2distil.errors import DataError
 from k2distil.pipeline.earlier import Earlier
-from k2distil.pipeline.outcome import entries_of, log_outcome, summarise
-from k2distil.pipeline.summary import Summary, read_summary
+from k2distil.pipeline.outcome import entries_of, outcome_of, summarise
+from k2distil.pipeline.summary import Summary
 from k2distil.storage import Leases, find_unmerged, output_lease, refuse_foreign, remove_parts
-
-logger = logging.getLogger(__name__)
 
 
 def merge(config: MergeConfig) -> Summary:
@@ -30,20 +27,13 @@ def _merge(save_path: Path) -> Summary:
     if left is None:
         if not save_path.exists():
             raise DataError(f"{save_path}: no parts of it to merge; correct --save_path")
-        return _outcome(save_path, "merged already")
+        return outcome_of(save_path, "merged already")
     refuse_foreign(save_path)
     if left.is_merged():
         remove_parts(save_path)
-        return _outcome(save_path, "merged already")
-    left.parts.refuse_missing()
+        return outcome_of(save_path, "merged already")
     parts = left.parts
+    parts.refuse_missing()
     earlier = Earlier.of(save_path, parts.fingerprint, left.earlier) if left.onto else None
     left.merge(entries_of(summarise(parts, earlier)))
-    return _outcome(save_path, "merged")
-
-
-def _outcome(save_path: Path, what: str) -> Summary:
-    logger.info("%s: %s", save_path, what)
-    if figures := read_summary(save_path):
-        log_outcome(save_path, figures)
-    return Summary(figures.get("failed", 0), figures)
+    return outcome_of(save_path, "merged")

@@ -87,9 +87,9 @@ def complete_already(save_path: Path) -> Summary:
     return Summary(0, _shown(save_path))
 
 
-def made_by_others(save_path: Path) -> Summary:
-    """Of a process that helped, when another one merged."""
-    logger.info("%s: merged by another process", save_path)
+def outcome_of(save_path: Path, what: str) -> Summary:
+    """Of an output that is merged; `what` happened to it, for the log."""
+    logger.info("%s: %s", save_path, what)
     figures = _shown(save_path)
     return Summary(figures.get("failed", 0), figures)
 
