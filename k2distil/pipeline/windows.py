@@ -16,7 +16,7 @@ from k2distil.errors import DataError
 from k2distil.stages import stage
 from k2distil.teachers import Teacher
 
-WINDOW = 30 * 60 * SAMPLE_RATE  # samples sorted by length together; bounds the memory to 115 MB
+WINDOW = 30 * 60 * SAMPLE_RATE  # samples sorted by length together, 115 MB
 
 
 @dataclass(frozen=True)
