@@ -87,13 +87,18 @@ def make_lists(data: Path, folder: Path, unseen_speaker: str, num_labelled: int)
     _write_list(folder, "unseen", unseen, {each.key for each in unseen})
 
 
+def librispeech(data: Path) -> list[dict[str, str]]:
+    """The rows of its table (key, path, seconds, ...), with whole paths."""
+    folder = data / "librispeech"
+    with (folder / "transcripts.tsv").open() as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    return [{**row, "path": str(folder / row["path"])} for row in rows]
+
+
 def librispeech_list(data: Path, folder: Path) -> Path:
     """Write the list of LibriSpeech, 50 minutes of two speakers, without text; returns it."""
     path = folder / "librispeech.list"
-    with (data / "librispeech" / "transcripts.tsv").open() as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    wavs = {row["key"]: str(data / "librispeech" / row["path"]) for row in rows}
-    lines = [json.dumps({"key": key, "wav": wav}) for key, wav in wavs.items()]
+    lines = [json.dumps({"key": row["key"], "wav": row["path"]}) for row in librispeech(data)]
     path.write_text("\n".join(lines) + "\n")
     return path
 

@@ -14,7 +14,6 @@ The second: `extract_large.py`.
 """
 
 import argparse
-import csv
 import json
 import statistics
 import tempfile
@@ -29,7 +28,7 @@ import numpy as np
 import report
 import soundfile
 import torch
-from digits import default_data
+from digits import default_data, librispeech
 from extract_flops import count_flops, matrix_rate
 from extract_ours import Ours
 from extract_peers import (
@@ -85,10 +84,8 @@ class Method:
 
 def shortest(data: Path, number: int) -> list[Utterance]:
     """The shortest utterances of LibriSpeech there: 22 of them are of 5 s on average."""
-    folder = data / "librispeech"
-    with (folder / "transcripts.tsv").open() as file:
-        rows = sorted(csv.DictReader(file, delimiter="\t"), key=lambda row: float(row["seconds"]))
-    return [Utterance(row["key"], str(folder / row["path"])) for row in rows[:number]]
+    rows = sorted(librispeech(data), key=lambda row: float(row["seconds"]))
+    return [Utterance(row["key"], row["path"]) for row in rows[:number]]
 
 
 def methods(

@@ -9,16 +9,16 @@ LibriSpeech's utterances, repeated under new keys and padded to 30 s, the teache
 """
 
 import argparse
-import csv
 import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from digits import librispeech
 from extract_flops import count_flops
 from extract_ours import Ours, random_quantizer
 from torch import Tensor
@@ -203,13 +203,11 @@ def _save(encoder: WhisperEncoder, dims: WhisperDims, folder: Path) -> Path:
 
 def _repeat(data: Path, number: int, folder: Path) -> Path:
     """A list of so many utterances of LibriSpeech."""
-    source = data / "librispeech"
-    with (source / "transcripts.tsv").open() as file:
-        rows: Sequence[dict[str, str]] = list(csv.DictReader(file, delimiter="\t"))
+    rows = librispeech(data)
     path = folder / "large.list"
     with path.open("w") as file:
         for index in range(number):
             row = rows[index % len(rows)]
-            line = {"key": f"{index}-{row['key']}", "wav": str(source / row["path"]), "txt": ""}
+            line = {"key": f"{index}-{row['key']}", "wav": row["path"], "txt": ""}
             file.write(json.dumps(line) + "\n")
     return path

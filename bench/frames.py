@@ -9,7 +9,6 @@ Speech is LibriSpeech: the first 90 % of the utterances train, the others are he
 as float16, as embedding files do. Of Gaussians the least error any code can have is known.
 """
 
-import csv
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import h5py
 import numpy as np
 import soundfile
 import torch
+from digits import librispeech
 from torch import Tensor
 
 from k2distil.atomic import replacing
@@ -149,12 +149,10 @@ def _log_mel_stack(data: Path) -> tuple[Parts, None]:
 
 def _utterances(data: Path) -> Iterator[tuple[str, Tensor]]:
     """("train" or "held_out", (S,) float32 samples)."""
-    folder = data / "librispeech"
-    with (folder / "transcripts.tsv").open() as file:
-        paths = [row["path"] for row in csv.DictReader(file, delimiter="\t")]
+    paths = [row["path"] for row in librispeech(data)]
     num_training = int(TRAINING_PART * len(paths))
     for index, path in enumerate(paths):
-        samples, rate = soundfile.read(folder / path, dtype="float32")
+        samples, rate = soundfile.read(path, dtype="float32")
         assert rate == SAMPLE_RATE, path
         yield "train" if index < num_training else "held_out", torch.from_numpy(samples)
 
