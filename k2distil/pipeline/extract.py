@@ -200,9 +200,8 @@ def _carry_out(plan: Plan, embed_all: EmbedAll, leases: Leases) -> Summary:
             except DataError:
                 if plan.parts.exist():
                     raise
-                return outcome_of(
-                    save_path, MERGED_BY_OTHERS
-                )  # we slept, were taken for dead, and succeeded
+                # We slept, were taken for dead, and succeeded.
+                return outcome_of(save_path, MERGED_BY_OTHERS)
 
 
 def _merge(plan: Plan) -> Summary:
