@@ -41,6 +41,22 @@ def is_cut(fields: Any) -> bool:
     )
 
 
+def fault_of_manifest(fields: Any) -> str | None:
+    """What is wrong and what helps where a line of JSON is of another manifest of lhotse.
+
+    >>> fault_of_manifest({"id": "c", "start": 0.0, "recording": {}})  # None: a cut
+    """
+    if not isinstance(fields, dict) or "key" in fields or is_cut(fields):
+        return None
+    if "sources" not in fields and "recording_id" not in fields:
+        return None
+    what = "recordings" if "sources" in fields else "supervisions or features"
+    return (
+        f"{what} of lhotse, no cuts; make cuts first (lhotse cut simple, then lhotse cut "
+        "trim-to-supervisions)"
+    )
+
+
 def read_cuts(lines: Lines, list_path: Path) -> Iterator[tuple[int, Utterance | str]]:
     """Yield (line number, utterance), or (line number, what is wrong and what helps).
 
@@ -77,9 +93,10 @@ def _utterance(cut: dict[str, Any], resolve: Callable[[str], str]) -> Utterance:
                 f"cut {name}: changed by {what}, so that its frames are not those of the audio "
                 "file; give the cuts from before that"
             )
-    if len(recording["sources"]) != 1:
-        raise DataError(f"cut {name}: {len(recording['sources'])} audio files; expected one")
-    (source,) = recording["sources"]
+    channel = cut["channel"]
+    source = next((each for each in recording["sources"] if channel in each["channels"]), None)
+    if source is None:
+        raise DataError(f"cut {name}: no channel {channel} in its recording")
     if source["type"] != "file":
         raise DataError(
             f"cut {name}: its audio is of type {source['type']!r}, expected 'file'; "
@@ -89,13 +106,11 @@ def _utterance(cut: dict[str, Any], resolve: Callable[[str], str]) -> Utterance:
     if not (0 <= start < MAX_SECONDS and 0 < duration < MAX_SECONDS):
         raise DataError(f"cut {name}: {duration} s from {start} s is no segment")
     texts = [each["text"] for each in cut.get("supervisions", ()) if each.get("text")]
-    if cut["channel"] not in source["channels"]:
-        raise DataError(f"cut {name}: no channel {cut['channel']} in its recording")
     return Utterance(
         str(name),
         resolve(source["source"]),
         start,
         start + duration,
         " ".join(texts) or None,
-        channel=source["channels"].index(cut["channel"]),
+        channel=source["channels"].index(channel),
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from k2distil.batch import Utterance
 from k2distil.data.kaldi_folder import read_kaldi_folder, utterance_file
-from k2distil.data.lhotse_cuts import is_cut, read_cuts
+from k2distil.data.lhotse_cuts import fault_of_manifest, is_cut, read_cuts
 from k2distil.data.list_file import describe_problems, lines_of
 from k2distil.data.raw_list import read_raw_lines
 from k2distil.data.shard_list import read_shard_lines
@@ -153,7 +153,15 @@ def _guess_type(path: Path) -> str:
         return "kaldi"
     _, line = next(lines_of(path), (0, "{"))  # an empty list fails later, as empty
     if line.startswith("{"):
-        return "lhotse" if is_cut(_as_json(line)) else "raw"
+        fields = _as_json(line)
+        if (fault := fault_of_manifest(fields)) is not None:
+            raise DataError(f"{path}: {fault}")
+        return "lhotse" if is_cut(fields) else "raw"
+    if line.startswith(("[", "- ")):
+        raise DataError(
+            f"{path}: one JSON array or yaml, expected a JSON object per line; of lhotse's cuts "
+            f"it is made by: lhotse copy {path} cuts.jsonl.gz"
+        )
     if ".tar" in line or line.endswith(".tgz") or line.startswith(("http://", "https://")):
         return "shard"
     raise DataError(

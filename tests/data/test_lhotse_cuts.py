@@ -70,6 +70,38 @@ def test_cuts_of_other_times_or_kinds_are_refused_by_name(tmp_path: Path) -> Non
         assert f"line {number}: {words}" in message
 
 
+def test_of_a_file_for_each_channel_the_cut_s_is_taken(tmp_path: Path) -> None:
+    lhotse = pytest.importorskip("lhotse")
+    first, others = np.full(16000, 0.1), np.full((16000, 2), [0.2, 0.3])
+    sources = []
+    for name, channels, samples in (("a.wav", [0], first), ("b.wav", [2, 1], others)):
+        soundfile.write(tmp_path / name, samples, 16000, subtype="FLOAT")
+        sources.append(lhotse.AudioSource("file", channels, str(tmp_path / name)))
+    recording = lhotse.Recording("r", sources, 16000, 16000, 1.0, [0, 1, 2])
+    cuts = [lhotse.MonoCut(f"c{n}", 0.0, 1.0, n, recording=recording) for n in range(3)]
+    lhotse.CutSet.from_cuts(cuts).to_file(tmp_path / "cuts.jsonl")
+    for utterance, cut in zip(read_list(tmp_path / "cuts.jsonl"), cuts, strict=True):
+        np.testing.assert_allclose(load_audio(utterance), cut.load_audio()[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"id": "r", "sources": []}', "recordings of lhotse, no cuts; make cuts first (lhotse cu"),
+        ('{"id": "s", "recording_id": "r"}', "supervisions or features of lhotse, no cuts"),
+        ("[" + json.dumps(GOOD) + "]", "expected a JSON object per line; of lhotse's cuts"),
+        ("- channel: 0\n  id: c1", "one JSON array or yaml"),
+    ],
+)
+def test_other_manifests_are_named_with_what_makes_cuts(
+    tmp_path: Path, content: str, words: str
+) -> None:
+    (tmp_path / "list").write_text(content)
+    message = problems_of(tmp_path / "list")
+    assert words in message
+    assert "bad entries" not in message
+
+
 def changed(**fields: object) -> str:
     return json.dumps({**GOOD, **fields})
 
@@ -86,7 +118,7 @@ def with_source(**fields: object) -> str:
         ("[" * 100_000, "not JSON"),
         ("7", "not a cut as lhotse writes it"),
         (changed(recording=None), "cut c1: no recording in it"),
-        (changed(recording={"sources": []}), "cut c1: 0 audio files"),
+        (changed(recording={"sources": []}), "cut c1: no channel 0"),
         (changed(recording={"sources": [7]}), "not a cut as lhotse writes it"),
         (changed(recording={"sources": [1], "transforms": [{"name": "New"}]}), "changed by New"),
         (with_source(type="command"), "of type 'command', expected 'file'"),
