@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,22 @@ def require_lhotse() -> None:
         ) from error
 
 
+def check_field(name: str) -> None:
+    """Refuse a field that `cut.<name>` and `cut.load_<name>()` would not give.
+
+    Raises:
+        ConfigError: it is no name of Python, or one that a cut has already.
+    """
+    from lhotse import MonoCut
+
+    taken = {*dir(MonoCut), *(each.name for each in fields(MonoCut))}
+    if not name.isidentifier() or {name, f"load_{name}"} & taken:
+        raise ConfigError(
+            f"--field {name}: expected letters, digits and _, and nothing that lhotse's cuts have; "
+            "give another name"
+        )
+
+
 def read_cuts(path: Path) -> Iterator[Any]:
     """The cuts of a manifest, one at a time.
 
@@ -80,14 +96,15 @@ def make_cuts(utterances: Iterable[Utterance], channel: int = 0) -> Iterator[Any
         channel: of the audio, 0: the first, where the list names none.
 
     Raises:
-        ConfigError: audio lies in a tar.
+        ConfigError: audio lies in a tar, or comes from a command.
     """
     from lhotse import MonoCut, Recording, SupervisionSegment
 
     for each in utterances:
-        if each.tar_offset is not None:
+        if each.tar_offset is not None or each.is_command:
+            where = "from a command" if each.is_command else "in a tar"
             raise ConfigError(
-                f"{each.wav}: cuts cannot be made of audio in a tar; give --cuts_path, or a list "
+                f"{each.wav}: cuts cannot be made of audio {where}; give --cuts_path, or a list "
                 "of audio files"
             )
         try:
@@ -152,7 +169,7 @@ def attach_codes(
     if not {"frame_shift", "num_codebooks"} <= reader.meta.keys():
         raise DataError(
             f"{reader.path}: no frame_shift and num_codebooks among its root attributes; "
-            "make it with save_codebook.sh --save_codebook"
+            "make it with save_codebook.sh --save_codebook, or add them"
         )
     frame_shift, num_codebooks = reader.meta["frame_shift"], reader.meta["num_codebooks"]
     for cut in cuts:
@@ -174,7 +191,12 @@ def attach_codes(
 
 def _fault(cut: Any, reader: CodebookReader, frame_shift: float) -> str | None:
     if cut.id not in reader:
-        return f"no codes in {reader.path}, whose keys must be the ids of the cuts"
+        fault = f"no codes in {reader.path}, whose keys must be the ids of the cuts"
+        if len(cut.supervisions) == 1 and (name := cut.supervisions[0].id) in reader:
+            fault += (
+                f"; the id of its supervision, {name}, is one: cut.with_id() makes it the cut's"
+            )
+        return fault
     there, wanted = reader.num_frames(cut.id), round(cut.duration / frame_shift)
     if abs(there - wanted) > TOLERANCE:
         return (

@@ -17,7 +17,14 @@ import numpy as np
 from k2distil.atomic import make_folder, replacing
 from k2distil.config import ExportConfig
 from k2distil.errors import ConfigError, DataError
-from k2distil.interop.lhotse import Rejected, attach_codes, make_cuts, read_cuts, require_lhotse
+from k2distil.interop.lhotse import (
+    Rejected,
+    attach_codes,
+    check_field,
+    make_cuts,
+    read_cuts,
+    require_lhotse,
+)
 from k2distil.pipeline.lists import read_lists
 from k2distil.pipeline.provenance import digest_of, digest_of_file
 from k2distil.pipeline.summary import (
@@ -50,6 +57,7 @@ def export_lhotse(config: ExportConfig) -> Summary:
     assert config.codebook_path is not None
     _check_source(config)
     require_lhotse()
+    check_field(config.field)
     save_path = config.save_path
     if not save_path.name.endswith(SUFFIXES):
         raise ConfigError(f"--save_path {save_path}: lhotse reads {' or '.join(SUFFIXES)} as cuts")
@@ -97,6 +105,8 @@ def export_lhotse(config: ExportConfig) -> Summary:
 def _check_source(config: ExportConfig) -> None:
     if (config.cuts_path is None) == (config.train_data is None):
         raise ConfigError("--to lhotse: give either --cuts_path or --train_data")
+    if config.cuts_path is not None and config.cuts_path.is_dir():
+        raise DataError(f"{config.cuts_path}: a folder; give a file of cuts in it")
     if config.cuts_path is not None and not config.cuts_path.is_file():
         raise DataError(f"{config.cuts_path}: no such file; check --cuts_path")
 

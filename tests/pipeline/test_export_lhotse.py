@@ -326,7 +326,31 @@ def test_cuts_cannot_be_made_of_audio_in_tars(corpus):
         exported(corpus, train_data=(corpus / "shards.list",))
 
 
+def test_cuts_cannot_be_made_of_commands(corpus):
+    (corpus / "wav.scp").write_text(f"utt1 cat {corpus / 'utt1.wav'} |\n")
+    with pytest.raises(ConfigError, match=r"cat .*: cuts cannot be made of audio from a command"):
+        exported(corpus, train_data=(corpus,), allow_pipes=True)
+
+
+@pytest.mark.parametrize("field", ["recording", "id", "audio", "my codes", ""])
+def test_a_field_that_a_cut_would_not_give_is_refused(corpus, field):
+    with pytest.raises(ConfigError, match=f"--field {field}: expected letters, digits and _"):
+        exported(corpus, field=field)
+
+
+def test_a_key_that_is_the_id_of_the_supervision_is_told(corpus):
+    cut = some_cuts(corpus)["utt1"]
+    text = lhotse.SupervisionSegment("utt1", cut.recording_id, 0.0, 1.0)
+    cut = cut.with_id("rec-utt1-0")
+    cut.supervisions = [text]
+    source = saved(lhotse.CutSet.from_cuts([cut]), corpus / "in.jsonl")
+    with pytest.raises(DataError, match=r"the id of its supervision, utt1, is one: cut\.with_id"):
+        exported(corpus, cuts_path=source)
+
+
 def test_what_is_no_manifest_is_refused_by_name(corpus):
+    with pytest.raises(DataError, match=r": a folder; give a file of cuts in it"):
+        export(config(corpus, cuts_path=corpus))
     (corpus / "in.jsonl").write_text("junk\n")
     with pytest.raises(DataError, match=r"in\.jsonl: no manifest of cuts"):
         export(config(corpus, cuts_path=corpus / "in.jsonl"))
