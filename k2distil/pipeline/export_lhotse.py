@@ -187,12 +187,9 @@ def _write_shar(cuts_path: Path, folder: Path, field: str, reader: CodebookReade
     from lhotse import CutSet
 
     cuts = CutSet.from_file(cuts_path)
-    first = next(iter(cuts))
-    fields = {field: "numpy"}
-    if first.has_recording:
-        fields["recording"] = "flac"
-    if first.has_features:
-        fields["features"] = "lilcom"
+    fields: dict[str, str] = {}
+    for cut in cuts:
+        fields |= _fields_of(cut)
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     make_folder(temporary)
@@ -210,6 +207,22 @@ def _write_shar(cuts_path: Path, folder: Path, field: str, reader: CodebookReade
     if folder.exists():
         folder.rmdir()
     temporary.rename(folder)
+
+
+def _fields_of(cut: Any) -> dict[str, str]:
+    """What to pack, and how: all, since the cuts of a Shar start at 0 and fit nothing outside."""
+    from lhotse import Recording
+    from lhotse.array import Array, TemporalArray
+
+    fields = {"recording": "flac"} if cut.has_recording else {}
+    if cut.has_features:
+        fields["features"] = "lilcom"
+    for name, value in cut.custom.items():
+        if isinstance(value, Array | TemporalArray):
+            fields[name] = "numpy"
+        elif isinstance(value, Recording):
+            fields[name] = "flac"
+    return fields
 
 
 def _here(cuts: Iterable[Any], field: str, reader: CodebookReader) -> Iterator[Any]:

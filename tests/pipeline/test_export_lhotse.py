@@ -158,6 +158,21 @@ def test_shards_hold_audio_and_codes_and_need_no_h5(corpus, arrays):
     assert not (corpus / ".shar.tmp").exists()
 
 
+def test_shards_hold_the_codes_of_other_teachers_and_other_audio_too(corpus, arrays):
+    others = {key: values[::-1].copy() for key, values in arrays.items()}
+    make_h5(corpus / "others.h5", others)
+    cuts, _ = exported(corpus, codebook_path=corpus / "others.h5", field="others")
+    for cut in list(cuts)[1:]:
+        cut.target = cut.recording
+    source = saved(cuts, corpus / "in.jsonl")
+    cuts, _ = exported(corpus, cuts_path=source, save_path=corpus / "b.jsonl", shar=corpus / "shar")
+    for cut, packed in zip(cuts, lhotse.CutSet.from_shar(in_dir=corpus / "shar"), strict=True):
+        assert np.array_equal(packed.load_codebook_indexes(), arrays[cut.id])
+        assert np.array_equal(packed.load_others(), others[cut.id])
+        if cut.has_custom("target"):
+            np.testing.assert_allclose(packed.load_target(), cut.load_audio(), atol=1e-4)
+
+
 def test_a_prefix_says_where_the_training_finds_the_codes(corpus):
     cuts, _ = exported(corpus, path_prefix=Path("exp/codes"))
     paths = {cut.codebook_indexes.array.storage_path for cut in cuts}
