@@ -35,7 +35,7 @@ from k2distil.pipeline.summary import (
     write_summary,
 )
 from k2distil.storage import CodebookReader, describe_differences
-from k2distil.storage.convert import write_as
+from k2distil.storage.convert import COPIED_FROM, write_as
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ def _in_dtype(config: ExportConfig, reader: CodebookReader) -> CodebookReader:
         return reader
     path = config.save_path.with_name(f"{reader.path.stem}.{config.dtype}.h5")
     if path.exists():
-        copied_from = CodebookReader(path).meta.get("copied_from")
+        copied_from = CodebookReader(path).meta.get(COPIED_FROM)
         if copied_from and copied_from == reader.meta.get("content_digest"):
             return CodebookReader(path)
         if copied_from is None or not config.force:

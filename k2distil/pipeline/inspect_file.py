@@ -51,9 +51,10 @@ def _describe_h5(contents: Contents) -> str:
     statistics = _usage(contents) if contents.is_codes else _aligned(contents.moments())
     step = contents.sample_step
     what = "all utterances" if step == 1 else f"one utterance in {step}"
-    rows = [["utterance", "frames", "seconds"]]
+    shift = contents.frame_shift
+    rows = [["utterance", "frames", "seconds"][: 3 if shift else 2]]
     rows += [
-        [key, f"{num:,}", f"{num * contents.frame_shift:.2f}"]
+        [key, f"{num:,}", f"{num * shift:.2f}"][: len(rows[0])]
         for key, num in itertools.islice(contents.lengths.items(), NUM_SHOWN)
     ]
     return _sections(

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 
 from k2distil.errors import DataError
+from k2distil.storage.convert import COPIED_FROM
 from k2distil.storage.file_list import ListedFile, fault_of, is_list, parse_list
 from k2distil.storage.merge import checksum, digest_line
 from k2distil.storage.merge_files import digest_of_files
@@ -164,6 +165,8 @@ def _check_attributes(meta: Mapping[str, Any], kind: str, problems: Problems) ->
         if meta.get(name) != value:
             problems.add("attributes", f"{name}: expected {value}, found {meta.get(name)!r}")
     for name, type_of in {**ATTRIBUTES, **ATTRIBUTES_OF_KIND[kind]}.items():
+        if name == "fingerprint" and COPIED_FROM in meta:
+            continue  # of the command that made the codes, not of the export that copied them
         value = meta.get(name)
         if type(value) is not type_of:
             what = "missing" if value is None else f"expected {type_of.__name__}, found {value!r}"
@@ -221,7 +224,7 @@ def _dtype(meta: Mapping[str, Any], kind: str) -> str | None:
     if kind == "embedding":
         return meta.get("embedding_dtype")
     size = meta.get("codebook_size")
-    if type(size) is not int:
+    if type(size) is not int or COPIED_FROM in meta:
         return None
     return "uint8" if size <= 256 else "int16" if size <= 32_768 else "int32"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ import numpy as np
 from k2distil.atomic import replacing
 from k2distil.errors import DataError
 from k2distil.storage.file_list import FILES, SHARD_HOURS
+from k2distil.storage.merge import checksum, digest_line
 from k2distil.storage.reader import CodebookReader
 from k2distil.storage.utterance_h5 import create_h5, write_attributes, write_dataset
 
 # Attributes that a copy does not share.
 OF_THESE_BYTES = ("content_digest", "entries", "fingerprint", FILES, SHARD_HOURS)
+COPIED_FROM = "copied_from"  # the content_digest of what was copied; marks a copy
 
 
 def write_as(reader: CodebookReader, path: Path, dtype: np.dtype) -> None:
@@ -29,7 +32,8 @@ def write_as(reader: CodebookReader, path: Path, dtype: np.dtype) -> None:
     """
     bounds = np.iinfo(dtype)
     attributes = {name: each for name, each in reader.meta.items() if name not in OF_THESE_BYTES}
-    attributes["copied_from"] = reader.meta.get("content_digest", "")
+    attributes[COPIED_FROM] = reader.meta.get("content_digest", "")
+    digest = hashlib.sha256()
     with replacing(path) as temporary, create_h5(temporary) as file:
         write_attributes(file, attributes)
         for key, codes in reader.items():
@@ -38,4 +42,7 @@ def write_as(reader: CodebookReader, path: Path, dtype: np.dtype) -> None:
                     f"{reader.path}[{key}]: codes up to {codes.max()} do not fit into {dtype}; "
                     "give another --dtype"
                 )
-            write_dataset(file, key, codes.astype(dtype))
+            values = codes.astype(dtype)
+            write_dataset(file, key, values)
+            digest.update(digest_line(key, len(values), checksum(values)))
+        write_attributes(file, {"content_digest": digest.hexdigest()})

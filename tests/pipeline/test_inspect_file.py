@@ -96,7 +96,7 @@ def test_files_of_others_are_described_too(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["a"] = np.array([[0, 3], [2, 1]], np.int64)
     lines = [" ".join(line.split()) for line in inspect(tmp_path / "other.h5").splitlines()]
-    assert {"utterances 1", "0 0.500 2", "1 0.500 2"} <= set(lines)
+    assert {"utterances 1", "0 0.500 2", "1 0.500 2", "utterance frames", "a 2"} <= set(lines)
 
 
 def test_what_cannot_be_described_is_an_error(tmp_path: Path) -> None:

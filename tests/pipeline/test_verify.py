@@ -14,6 +14,8 @@ from k2distil.config import VerifyConfig
 from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.summary import Summary
 from k2distil.pipeline.verify import verify
+from k2distil.storage import CodebookReader
+from k2distil.storage.convert import write_as
 from k2distil.storage.keys import Keys
 from k2distil.storage.offsets import find_offsets, index_path, write_offsets
 from tests.pipeline.outputs import (
@@ -208,6 +210,17 @@ def test_nan_and_infinite_embeddings_are_counted(tmp_path: Path) -> None:
     assert "NaN or infinite: 1\n  b: 2 values" in found.report
     path = write_output(tmp_path / "f.h5", random_embedding("float32"), EMBEDDING)
     assert "a: expected float16, found float32" in verify(VerifyConfig(embedding_path=path)).report
+
+
+def test_a_copy_in_another_dtype_is_all_right_until_a_bit_of_it_changes(
+    codes: Path, data_list: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "codes.int16.h5"
+    write_as(CodebookReader(codes), copy, np.dtype("int16"))
+    assert verify_codes(copy, data_list).report.endswith("all right")
+    with h5py.File(copy, "r+") as file:
+        file["b"][3, 1] ^= 1
+    assert "not what was written (content_digest)" in verify_codes(copy).report
 
 
 def test_a_file_of_others_a_cut_one_and_none(tmp_path: Path, codes: Path) -> None:
