@@ -112,7 +112,7 @@ def check_coverage(
     message += f"{names}: {shown}"
     if not ignore_missing:
         raise DataError(
-            f"{message}; run save_codebook.sh for them, or --missing_codes ignore to train them on "
-            "their text alone"
+            f"{message}; the save_codebook.sh that made it adds them where --train_data names all "
+            "lists, or --missing_codes ignore trains them on their text alone"
         )
     logger.warning("%s", message)

@@ -138,6 +138,8 @@ def _agree(
             refuse_others(save_path, leases)
         remove_parts(save_path)
         return None
+    if earlier is not None:
+        logger.info("%s: %d to be done, the others are in it", save_path, len(todo))
     settings = (save_path, fingerprint, len(todo), config.part_utterances)
     try:
         parts = PartFolder(*settings)

@@ -100,13 +100,14 @@ def _peek(frames: Iterator[Tensor], num: int) -> tuple[int, Iterator[Tensor]]:
 
 def _from_h5(path: Path) -> FrameSource:
     reader = EmbeddingReader(path)
+    remedy = "run save_embedding.sh again" if reader.meta else "correct or remove it there"
     if not reader:
         raise DataError(f"{path}: no utterances in it; run save_embedding.sh again")
     first = reader[next(iter(reader))]
     if first.ndim != 2 or first.dtype.kind != "f":
         raise DataError(
             f"{path}: expected float arrays (num_frames, dim), got {first.dtype} {first.shape}; "
-            "is it a file of codes?"
+            + ("make it anew" if first.dtype.kind == "f" else "is it a file of codes?")
         )
 
     def frames() -> Iterator[Tensor]:
@@ -115,10 +116,10 @@ def _from_h5(path: Path) -> FrameSource:
             if array.ndim != 2 or array.shape[1] != first.shape[1]:
                 raise DataError(
                     f"{path}[{key}]: expected (num_frames, {first.shape[1]}), got {array.shape}; "
-                    "run save_embedding.sh again"
+                    f"{remedy}"
                 )
             if not np.isfinite(array).all():
-                raise DataError(f"{path}[{key}]: NaN or inf; run save_embedding.sh again")
+                raise DataError(f"{path}[{key}]: NaN or inf; {remedy}")
             yield torch.from_numpy(array)
 
     provenance = {name: reader.meta[name] for name in PROVENANCE if name in reader.meta}

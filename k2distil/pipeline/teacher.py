@@ -59,11 +59,11 @@ def open_teacher(config: TeacherOptions, device: torch.device) -> tuple[Teacher,
 
 
 def read_utterances(config: EmbedConfig) -> list[Utterance]:
-    """The utterances to be done, in list order, without text."""
+    """The utterances asked for, in list order, without text."""
     found = read_lists(config.train_data, config, config.save_path, with_text=False)
     chosen = sample_utterances(found, config.num_audio, config.num_audio_from, config.seed)
     names = names_of(config.train_data)
-    logger.info("%s: %d utterances, %d to be done", names, len(found), len(chosen))
+    logger.info("%s: %d utterances, %d taken", names, len(found), len(chosen))
     if config.num_audio is not None and len(found) < config.num_audio:
         logger.info("%s: fewer than --num_audio %d", names, config.num_audio)
     return chosen

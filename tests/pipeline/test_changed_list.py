@@ -68,8 +68,12 @@ def fingerprint_of(path: Path) -> dict[str, object]:
 
 @pytest.mark.parametrize("shard_output", [None, 30 * 0.02 / 3600])
 def test_a_corrected_path_and_new_entries_are_added_to_what_is_there(
-    config: SaveEmbeddingConfig, tmp_path: Path, shard_output: float | None
+    config: SaveEmbeddingConfig,
+    tmp_path: Path,
+    shard_output: float | None,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO")
     config = replace(config, shard_output=shard_output)
     assert save_embedding(config).num_failed == 1
     before = arrays_of(config.save_path)
@@ -80,6 +84,7 @@ def test_a_corrected_path_and_new_entries_are_added_to_what_is_there(
     hide(tmp_path, "acd")
     summary = save_embedding(config)
     assert (summary.num_failed, summary.figures["written"]) == (0, 5)
+    assert f"{config.save_path}: 2 to be done, the others are in it" in caplog.text
     assert not (tmp_path / "e.h5.failed.tsv").exists()
     found, expected = arrays_of(config.save_path), arrays_of(fresh.save_path)
     assert found.keys() == expected.keys() == {*"abcd", "new"}

@@ -56,7 +56,12 @@ CODES = np.zeros((50, 2), np.uint8)
         (
             lambda c, p: h5py.File(p / "codes.h5", "a").__delitem__("utt07"),
             [],
-            ["no codes for 1 of 20", "utt07", "--missing_codes ignore"],
+            [
+                "no codes for 1 of 20",
+                "utt07",
+                "--train_data names all lists",
+                "--missing_codes ignore",
+            ],
         ),
         (
             lambda c, p: None,
