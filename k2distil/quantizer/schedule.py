@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 EARLY_DECAY, LATE_DECAY = 0.5, 0.9  # how much the sums of earlier rounds count in the next
 LATE = 0.7  # share of the product rounds after which LATE_DECAY holds
@@ -21,8 +21,8 @@ class Schedule:
     product_rounds: int
     product_steps: int  # of one round
     num_rotations: int  # Procrustes solutions a round
-    additive_rounds: int = 0
-    additive_steps: int = 0  # of one round
+    additive_rounds: int
+    additive_steps: int  # of one round
 
     @property
     def start_of_additive(self) -> int:
@@ -67,18 +67,13 @@ def plan(
     """A round shows each entry 20 frames (40, additive), fewer of the entries beyond 256."""
     num_weighted = min(codebook_size, 256) + max(codebook_size - 256, 0) / 5
     gather_frames = max(32 * min(codebook_size, 1024), 4 * codebook_size)
-    schedule = Schedule(
+    additive = quantizer_type == "additive"
+    return Schedule(
         gather_steps=math.ceil(gather_frames / batch_size),
         product_rounds=144,
         product_steps=math.ceil(20 * num_weighted / batch_size),
         # The time of one solution grows with dim^3, that of a round with dim.
         num_rotations=min(max(2048 // dim, 1), 4) if num_codebooks > 1 else 0,
-    )
-    if quantizer_type == "product":
-        return schedule
-    return replace(
-        schedule,
-        product_rounds=48,
-        additive_rounds=40 + CHECKING_ROUNDS,
-        additive_steps=math.ceil(40 * num_weighted / batch_size),
+        additive_rounds=60 + CHECKING_ROUNDS if additive else 0,
+        additive_steps=math.ceil(40 * num_weighted / batch_size) if additive else 0,
     )

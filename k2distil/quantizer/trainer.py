@@ -25,7 +25,7 @@ near a saddle point. docs/quantizer.md has the figures.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -282,6 +282,7 @@ class QuantizerTrainer:
         quantizer = self._quantizer
         return {
             "config": dict(self.config),
+            "schedule": asdict(self.schedule),
             "steps_done": self.steps_done,
             "generator": self._generator.get_state(),
             "gathered": list(self._gathered),
@@ -311,6 +312,8 @@ class QuantizerTrainer:
                     f"the unfinished training has {name} {saved}, not {value}: "
                     "give it the same settings, or start anew with --force"
                 )
+        if state["schedule"] != asdict(self.schedule):
+            raise CheckpointError("the unfinished training is of another version (other rounds)")
         self.steps_done = state["steps_done"]
         self._generator.set_state(state["generator"].cpu())
         self._gathered = [frames.to(self.device) for frames in state["gathered"]]
