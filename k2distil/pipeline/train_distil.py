@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import signal
 import time
@@ -81,7 +82,7 @@ def train_distil(config: TrainDistilConfig) -> Summary:
         names = names_of(config.train_data)
         check_coverage(names, utterances, codes, config.missing_codes == "ignore")
     folder = StudentFolder(config.save_path)
-    fingerprint = _fingerprint(config, utterances, codes, args.world_size)
+    fingerprint = _fingerprint(config, utterances, student, codes, args.world_size)
     if (done := _on_first(args, lambda: folder.begin(fingerprint, config.force))) is not None:
         return done
     lists = (config.train_data, utterances)
@@ -195,6 +196,7 @@ def _with_text(config: TrainDistilConfig) -> list[Utterance]:
 def _fingerprint(
     config: TrainDistilConfig,
     utterances: Sequence[Utterance],
+    student: Student,
     codes: Codes | None,
     world_size: int,
 ) -> dict[str, Any]:
@@ -207,6 +209,10 @@ def _fingerprint(
     options = {key: str(each) if isinstance(each, Path) else each for key, each in options.items()}
     options["batches_per_step"] = world_size * config.accumulate_batches
     options["list"] = digest_of(utterances, with_text=True)
+    if config.vocabulary is not None or config.student_checkpoint is not None:
+        # The path may stay while the file changes; then outputs of a checkpoint mean other tokens.
+        tokens = sorted(student.tokenizer.get_vocab().items())
+        options["tokens"] = hashlib.sha256(repr(tokens).encode()).hexdigest()[:16]
     if codes is not None:
         content = getattr(codes.reader, "meta", {}).get("content_digest", str(codes.path))
         sizes = (codes.num_codebooks, codes.codebook_size, codes.frames_ratio)
