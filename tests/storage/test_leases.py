@@ -156,6 +156,19 @@ def test_what_went_to_another_process_is_not_given_back(lease):
         assert lease.exists()
 
 
+def test_of_two_that_find_a_lease_abandoned_the_faster_keeps_it(lease, monkeypatch):
+    lease.touch()
+
+    def is_abandoned(self, path, signature):  # and taken by another process since it was read
+        path.write_text("the faster")
+        return True
+
+    monkeypatch.setattr(Leases, "_is_abandoned", is_abandoned)
+    with Leases(60) as leases:
+        assert not leases.claim(lease)
+    assert [each.read_text() for each in lease.parent.iterdir()] == ["the faster"]
+
+
 def test_held_waits_for_its_turn(lease):
     order = []
     with Leases(1000) as one, Leases(1000) as other:

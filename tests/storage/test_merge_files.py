@@ -95,6 +95,13 @@ def test_a_retry_adds_a_file_and_leaves_the_others_alone(tmp_path: Path) -> None
     assert files_of(path) == after
 
 
+def test_one_file_in_the_place_of_several_leaves_none_of_them(tmp_path: Path) -> None:
+    shard(tmp_path / "codes.h5", OLD, 200)
+    run(tmp_path / "codes.h5", NEW, None)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["codes.h5", "codes.h5.idx.npz"]
+    assert_holds(tmp_path / "codes.h5", NEW)
+
+
 def test_a_key_that_is_there_already_is_refused(tmp_path: Path) -> None:
     for hours in (200 / HOUR, None):
         path = tmp_path / f"{hours}.h5"

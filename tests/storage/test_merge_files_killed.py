@@ -149,3 +149,17 @@ def test_a_damaged_part_is_told_and_the_files_made_before_it_are_kept(tmp_path: 
     assert missing(parts) == [4]
     shard(path, NEW, 200)
     assert_holds(path, NEW)
+
+
+def test_a_file_made_of_a_part_that_came_out_differently_since_is_made_again(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "codes.h5"
+    assert run_and_die(lambda: shard(path, NEW, 200), 4)
+    assert (tmp_path / "codes.h5.parts" / "merged" / "codes-00000.h5").exists()
+    first = next(iter(NEW))
+    changed = {**NEW, first: 255 - NEW[first]}
+    parts = PartFolder(path, {**FINGERPRINT, "shard_hours": 200 / HOUR}, len(NEW), 4)
+    parts.write(0, next(in_chunks(changed, 4)), {})
+    shard(path, changed, 200)
+    assert_holds(path, changed)

@@ -223,6 +223,20 @@ def test_broken_structures_in_a_part_are_found_by_the_merge(
     assert missing(parts) == [0]
 
 
+def test_a_part_is_not_done_while_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(report: object) -> str:
+        raise KeyboardInterrupt
+
+    arrays = some_arrays(4)
+    parts = write_all(tmp_path / "exp.h5", arrays)
+    monkeypatch.setattr("k2distil.storage.parts._sealed", killed)
+    with pytest.raises(KeyboardInterrupt):
+        parts.write(0, arrays, {})
+    assert parts.done() == set()
+
+
 def test_a_strange_key_and_one_in_two_parts_are_refused(tmp_path: Path) -> None:
     arrays = some_arrays(4)
     parts = write_all(tmp_path / "a.h5", arrays, size=2)
