@@ -151,6 +151,12 @@ def test_a_cut_says_segment_transcript_and_channel(tmp_path: Path) -> None:
     assert second.wav == str(tmp_path / "b.wav")  # beside the list
 
 
+def test_a_channel_is_counted_among_those_of_its_file(tmp_path: Path) -> None:
+    cut = {**json.loads(with_source(channels=[4, 7])), "channel": 7}
+    (tmp_path / "cuts.jsonl").write_text(json.dumps(cut))
+    assert [each.channel for each in read_list(tmp_path / "cuts.jsonl")] == [1]
+
+
 def test_a_gzip_that_is_cut_or_none_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "cuts.jsonl.gz"
     whole = gzip.compress(b"".join(json.dumps({**GOOD, "id": n}).encode() for n in range(50)))
