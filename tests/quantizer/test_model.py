@@ -74,6 +74,17 @@ def test_codes_do_not_depend_on_the_frames_beside_them(quantizer, seed, num_fram
     assert torch.equal(quantizer.encode(frames[row]), codes[row])
 
 
+def test_rounding_decides_a_tie_alike_whatever_frames_stand_beside():
+    generator = torch.Generator().manual_seed(0)
+    entries = torch.randn(2, 4, 24, generator=generator)
+    table = torch.cat([entries, entries.flip(-1)], dim=1)
+    frames = torch.randn(300, 12, generator=generator)
+    frames = torch.cat([frames, frames.flip(-1)], dim=1)  # as near to an entry as to its mirror
+    quantizer = ProductQuantizer(table, torch.zeros(24), torch.ones(()))
+    alone = torch.stack([quantizer.encode(frame) for frame in frames])
+    assert torch.equal(quantizer.encode(frames), alone)
+
+
 def test_codes_are_those_of_a_search_over_all_frames_at_once(quantizer, frames):
     whole = quantizer._search(quantizer.normalise(frames))
     assert torch.equal(quantizer.encode(frames).long(), whole)

@@ -22,16 +22,18 @@ def test_all_frames_are_kept_while_there_is_room():
     assert torch.equal(reservoir.frames.float(), numbered(10))
 
 
-def test_every_frame_is_kept_with_the_same_probability():
-    kept = torch.zeros(40)
+@pytest.mark.parametrize(("capacity", "num_frames"), [(10, 40), (1, 2)])
+def test_every_frame_is_kept_with_the_same_probability(capacity, num_frames):
+    kept = torch.zeros(num_frames)
     for seed in range(1500):
-        reservoir = FrameReservoir(10, 2, seed)
-        for part in numbered(40).split(7):
+        reservoir = FrameReservoir(capacity, 2, seed)
+        for part in numbered(num_frames).split(7):
             reservoir.add(part)
-        assert len(reservoir.frames[:, 0].unique()) == 10
+        assert len(reservoir.frames[:, 0].unique()) == capacity
         kept[reservoir.frames[:, 0].long()] += 1
-    # 1500 draws with p = 1/4: deviation 0.0112
-    assert (kept / 1500 - 0.25).abs().max() < 5 * 0.0112
+    share = capacity / num_frames
+    deviation = (share * (1 - share) / 1500) ** 0.5
+    assert (kept / 1500 - share).abs().max() < 5 * deviation
 
 
 def test_the_sample_depends_on_the_seed_alone():
@@ -61,6 +63,9 @@ def test_any_batch_can_be_had_again():
     in_order = [first.batch(step, 32) for step in range(9)]
     for step in (8, 0, 5):
         assert torch.equal(second.batch(step, 32), in_order[step])
+    other = FrameReservoir(50, 2, seed=4)
+    other.add(numbered(50))
+    assert not torch.equal(other.batch(0, 32), in_order[0])
 
 
 def test_a_batch_larger_than_the_reservoir_repeats_frames():

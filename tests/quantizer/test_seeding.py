@@ -42,6 +42,13 @@ def test_dead_entries_move_beside_those_with_the_greatest_error():
     assert moved.all()
 
 
+def test_an_entry_of_one_frame_has_no_room_for_another():
+    table = torch.randn(1, 3, 3, generator=generator())
+    counts, errors = torch.tensor([[0.0, 1.0, 5.0]]), torch.tensor([[0.0, 9.0, 1.0]])
+    _, moved = revive_entries(table, counts, errors, generator(1))
+    assert moved.tolist() == [True, False, True]
+
+
 def test_nothing_moves_where_nothing_is_dead_or_nothing_is_wrong():
     table = torch.randn(1, 3, 3, generator=generator())
     for counts, errors in [([5.0, 5.0, 5.0], [1.0, 1.0, 1.0]), ([9.0, 0.0, 0.0], [0.0, 0.0, 0.0])]:
