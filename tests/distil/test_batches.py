@@ -53,6 +53,13 @@ def test_scarce_text_is_in_every_batch():
         assert sum(not labelled[index] for index in batch) == 5
 
 
+def test_text_has_the_share_of_the_seconds_that_was_asked_for():
+    labelled = [index % 2 == 0 for index in range(80)]
+    for batch in batches([1.0] * 80, labelled, share=0.2):
+        assert len(batch) == 10
+        assert sum(labelled[index] for index in batch) == 2
+
+
 def test_processes_share_the_batches_of_one():
     seconds, labelled = [1.0 + 0.05 * i for i in range(30)], [i % 2 == 0 for i in range(30)]
     together = batches(seconds, labelled, num=40)

@@ -11,6 +11,7 @@ import yaml
 
 from k2distil.batch import Utterance
 from k2distil.distil.model import DistilModel
+from k2distil.distil.spec_augment import SpecAugment
 from k2distil.distil.student import (
     check_layer,
     load_student,
@@ -92,6 +93,15 @@ def test_lengths_layers_and_texts_of_a_student(kind, tmp_path):
     with torch.inference_mode():
         torch.testing.assert_close(loaded.model(**inputs).logits, student.model(**inputs).logits)
     assert loaded.encode_text("two  one") == student.encode_text("two one")
+
+
+def test_a_saved_student_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr("k2distil.distil.student.flush", lambda path: flushed.append(path.name))
+    make_student(PARAKEET, TOKENIZER, seed=0).save(tmp_path / "best", {"metrics.json": "{}"})
+    *files, folder, above = flushed
+    assert sorted(files) == sorted(each.name for each in (tmp_path / "best").iterdir())
+    assert (folder, above) == (".best.new", tmp_path.name)
 
 
 def test_a_student_whose_replacement_was_killed_comes_back(tmp_path):
@@ -280,8 +290,11 @@ def test_parts_of_a_batch_sum_to_the_whole():
         torch.testing.assert_close(value, output[name])
 
 
-def test_the_ctc_part_is_torchs_own_on_what_has_text():
-    student = make_student(KINDS["wav2vec2"], TOKENIZER, seed=0)
+@pytest.mark.parametrize("blank", [0, 7])
+def test_the_ctc_part_is_torchs_own_on_what_has_text(blank):
+    tokens = characters_of(["one two"])
+    tokenizer = make_tokenizer(tokens[1 : blank + 1] + tokens[:1] + tokens[blank + 1 :])
+    student = make_student(KINDS["wav2vec2"], tokenizer, seed=0)
     model = DistilModel(student.model, None, 2, 5.0, None).eval()
     given = batch(student, [[2, 3, 4], [-100]], [False, False])
     output = model([given])
@@ -291,9 +304,25 @@ def test_the_ctc_part_is_torchs_own_on_what_has_text():
         torch.tensor([[2, 3, 4]]),
         given["num_frames"][:1],
         torch.tensor([3]),
+        blank=blank,
     )
     torch.testing.assert_close(output["ctc"], expected, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(output["loss"].detach(), output["ctc"])
+
+
+def test_text_that_does_not_fit_the_audio_decoded_adds_nothing():
+    student = make_student(KINDS["wav2vec2"], TOKENIZER, seed=0)
+    model = DistilModel(student.model, None, 2, 5.0, None).eval()
+    long, short = (batch(student, [ids], [False]) for ids in ([2, 3] * 100, [2]))
+    assert model([long])["loss"] == 0.0
+    assert model([long, short])["loss"] == model([short])["loss"] / 2
+
+
+def test_masks_are_for_training_alone():
+    student = make_student(PARAKEET, TOKENIZER, seed=0)
+    given = batch(student, [[2, 3]], [False])
+    model = DistilModel(student.model, None, 2, 5.0, SpecAugment()).eval()
+    assert model([given])["loss"] == model([given])["loss"]
 
 
 def test_the_default_student_is_the_one_of_conf():

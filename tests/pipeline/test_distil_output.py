@@ -73,3 +73,14 @@ def test_force_leaves_nothing_of_the_old_student(tmp_path):
     (tmp_path / "last").mkdir()
     begun(tmp_path, {"learning_rate": 2}, force=True)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["train_distil.json"]
+
+
+def test_it_goes_on_from_the_last_checkpoint_that_is_whole(tmp_path):
+    folder = StudentFolder(tmp_path)
+    assert folder.checkpoint() is None
+    for step in (8, 12, 100):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        state = tmp_path / f"checkpoint-{step}" / "trainer_state.json"
+        state.write_text(json.dumps({"global_step": step}))
+    state.write_text('{"global_')
+    assert folder.checkpoint() == tmp_path / "checkpoint-12"

@@ -1,0 +1,26 @@
+"""What is ours in transformers' Trainer, without a training."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from k2distil.distil.trainer import DistilTrainer, Pace
+from k2distil.errors import DataError
+
+
+def test_a_training_that_goes_on_tests_and_saves_as_often_as_asked_now():
+    asked = SimpleNamespace(eval_steps=5, save_steps=7, logging_steps=2)
+    saved = SimpleNamespace(eval_steps=500, save_steps=500, logging_steps=50)
+    Pace().on_train_begin(asked, saved, None)
+    assert saved == asked
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
+    trainer = DistilTrainer.__new__(DistilTrainer)
+    trainer.model = torch.nn.Linear(1, 1)
+    torch.nn.init.constant_(trainer.model.bias, float("nan"))
+    trainer.args = SimpleNamespace(output_dir=str(tmp_path))
+    trainer.state = SimpleNamespace(global_step=3)
+    with pytest.raises(DataError, match="a weight is not a number at step 3"):
+        trainer._save_checkpoint(trainer.model, None)
