@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -122,6 +123,15 @@ def test_what_failed_may_be_removed_and_nothing_is_computed(
     assert fingerprint_of(config.save_path)["utterances"] == 3
     assert summary.figures["fingerprint"]["utterances"] == 3
     assert not parts_folder(config.save_path).exists()
+
+
+def test_a_teacher_that_was_moved_is_the_same(config: SaveEmbeddingConfig, tmp_path: Path) -> None:
+    relist(config, b=None)
+    save_embedding(config)
+    shutil.copytree(WENET, tmp_path / "moved")
+    hide(tmp_path, "acd")
+    moved = replace(config, checkpoint=str(tmp_path / "moved" / "final.pt"))
+    assert save_embedding(moved).figures["written"] == 3
 
 
 def test_a_list_in_another_order_computes_nothing_and_gives_the_new_order(

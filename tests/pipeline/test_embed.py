@@ -10,11 +10,12 @@ import soundfile
 import torch
 
 from k2distil.batch import SAMPLE_RATE, EmbeddingBatch, Utterance
-from k2distil.config import SaveEmbeddingConfig
+from k2distil.config import EvaluateConfig, SaveEmbeddingConfig
 from k2distil.pipeline import windows
 from k2distil.pipeline.embed import Embedded, as_dtype, embed
-from k2distil.pipeline.teacher import embed_options
+from k2distil.pipeline.teacher import embed_options, num_workers
 from k2distil.pipeline.windows import Chunk, EmbedOptions
+from k2distil.quantizer import ProductQuantizer
 from k2distil.teachers import build_teacher
 from k2distil.teachers.whisper_encoder import CONV1D2, CONV2D
 from tests.teachers.tiny import DIMS, make_wenet, wenet_config
@@ -41,6 +42,15 @@ class StubTeacher:
         for row, frames in zip(sums, num_frames.tolist(), strict=True):
             row[frames:] = 0
         return EmbeddingBatch(batch.keys, sums[..., None], num_frames)
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "expected"), [(4, 1, 3), (64, 1, 8), (16, 4, 3), (1, 1, 1), (8, 8, 1)]
+)
+def test_every_process_of_a_host_leaves_itself_a_core(cores, processes, expected, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert num_workers(EvaluateConfig(student_checkpoint=Path())) == expected
 
 
 @pytest.fixture
@@ -122,6 +132,18 @@ def test_what_cannot_be_done_is_named_and_its_neighbours_are_done(run, tmp_path)
         assert "too short" in reasons["u4"]
         assert dtype == "float32" or "use --embedding_dtype float32" in reasons["u2"]
         assert "gone.wav" in reasons["gone"]
+
+
+def test_a_quantizer_that_refuses_nan_codes_the_neighbours_of_an_utterance_that_has_it(
+    run, tmp_path
+):
+    audio = sines(500, 500)
+    audio["u1"][3] = 7
+    run(audio, StubTeacher())  # writes the files
+    listed = [Utterance(key, str(tmp_path / f"{key}.wav")) for key in audio]
+    quantizer = ProductQuantizer(torch.tensor([[[-1.0], [1.0]]]), torch.zeros(1), torch.ones(()))
+    [only] = embed([Chunk(0, listed)], StubTeacher(), quantizer.encode, EmbedOptions(60.0))
+    assert list(only.result().values) == ["u0"]
 
 
 OUT_OF_MEMORY = [
