@@ -61,6 +61,10 @@ def test_the_same_weights_have_the_same_digest_in_every_format(made, tmp_path):
         assert torch.equal(teacher.embed(AUDIO).embedding, first)
     other = build_teacher(WENET, make_openai(tmp_path / "other.pt", seed=1))
     assert other.digest != teachers[0].digest
+    content = torch.load(made["openai"])
+    content["dims"]["n_audio_head"] //= 2
+    torch.save(content, tmp_path / "heads.pt")
+    assert build_teacher(WENET, str(tmp_path / "heads.pt")).digest != teachers[0].digest
     assert build_teacher(HF, made["hf"], middle_layer=1).digest == teachers[0].digest
 
 

@@ -130,6 +130,7 @@ def test_do_normalize_is_never_guessed(folder):
     with pytest.raises(ConfigError, match="--do_normalize true"):
         build_teacher("hubert", checkpoint)
     given = build_teacher("hubert", checkpoint, do_normalize=True)
+    assert build_teacher("hubert", checkpoint, do_normalize=False).digest != given.digest
     processor = {"feature_extractor": {"do_normalize": True}}  # how transformers 5 saves it
     Path(checkpoint, "processor_config.json").write_text(json.dumps(processor))
     saved = build_teacher("hubert", checkpoint)
