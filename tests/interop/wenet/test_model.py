@@ -45,7 +45,7 @@ def batch():
     return found | {"codes": codes, "codes_lengths": torch.tensor([19, 13])}
 
 
-def expected_loss(model, found, layer):
+def expected_loss(model, found, layer, offset=0):
     """By hand, from the layer's frames and each utterance's own codes."""
     xs, mask = model.encoder.embed(found["feats"][:, 2::4][:, :9]), None
     for each in model.encoder.encoders[: layer if layer > 0 else None]:
@@ -54,8 +54,17 @@ def expected_loss(model, found, layer):
     lengths = [9, 6]
     codes = torch.full((2, 9, N * RATIO), -100)
     for row, num in enumerate(found["codes_lengths"].tolist()):
-        codes[row, : lengths[row]] = align_codes(found["codes"][row, :num], lengths[row], RATIO)
+        own = found["codes"][row, :num]
+        codes[row, : lengths[row]] = align_codes(own, lengths[row], RATIO, offset)
     return model.codebook_loss(frames, codes)
+
+
+@pytest.mark.parametrize("offset", [1, -2])
+def test_codes_begin_at_the_offset(offset):
+    _, model = models(codebook_offset=offset)
+    found = batch()
+    loss = model(found, CPU)["loss_codebook"]
+    torch.testing.assert_close(loss, expected_loss(model, found, 2, offset))
 
 
 @pytest.mark.parametrize("layer", [1, 2, 3, -1])
