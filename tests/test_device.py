@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from k2distil.config import TrainDistilConfig, load_config
-from k2distil.device import use_device
+from k2distil.device import choose_dtype, use_device
 from k2distil.pipeline.training_arguments import training_arguments
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +31,19 @@ def test_the_device_is_made_the_current_one(made_current, monkeypatch):
     assert use_device("2,3") == torch.device("cuda", 1)
     assert use_device("cpu") == torch.device("cpu")
     assert made_current == [torch.device("cuda", 2), torch.device("cuda", 1)]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "expected"),
+    [
+        ("auto", "cpu", torch.float32),
+        ("auto", "cuda", torch.float16),
+        ("bfloat16", "cuda", torch.bfloat16),
+        ("float32", "cuda", torch.float32),
+    ],
+)
+def test_a_teacher_computes_in_what_the_device_is_fast_at_or_as_asked(dtype, device, expected):
+    assert choose_dtype(dtype, torch.device(device)) == expected
 
 
 @pytest.mark.parametrize(("has_bf16", "precision"), [(True, "bf16"), (False, "fp16")])

@@ -1,12 +1,13 @@
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from k2distil.bin.command import parse, run
+from k2distil.bin.command import _interrupt, parse, run
 from k2distil.config import SaveEmbeddingConfig, TrainQuantizerConfig
 
 ROOT = Path(__file__).parents[2]
@@ -111,3 +112,13 @@ def test_a_module_that_is_missing_is_named_or_its_error_told(
     monkeypatch.delitem(sys.modules, "lacking", raising=False)
     assert run(SaveEmbeddingConfig, "lacking:main", NEEDED) == 2
     assert f"{sys.executable}: {words} run `make venv`" in capsys.readouterr().err
+
+
+def test_a_second_ctrl_c_does_not_break_the_cleaning_up_after_the_first():
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _interrupt(signal.SIGINT, None)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-from k2distil.bin.launch import launch
+from k2distil.bin.launch import STATUS_FILE, launch
 from k2distil.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +65,16 @@ def test_a_process_sees_its_device_alone(devices, gpu, visible, seen, tmp_path):
     _, log = process.communicate(timeout=120)
     assert process.returncode == 0, log
     assert (tmp_path / "0").read_text() == seen
+
+
+def test_a_process_that_a_signal_killed_has_the_status_that_shells_give(monkeypatch):
+    def killed(argv):
+        raise ChildFailedError("child", {0: ProcessFailure(0, 1, -signal.SIGKILL, "")})
+
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setenv(STATUS_FILE, "of another test")  # launch sets it
+    monkeypatch.setattr("torch.distributed.run.main", killed)
+    assert launch("child", [], "cpu", max_restarts=1) == 137
 
 
 def test_a_signal_stops_all_and_is_told_as_one(tmp_path):

@@ -174,6 +174,13 @@ def test_a_wenet_yaml_describes_the_teacher_and_sets_no_option_of_ours(conf):
     assert config.wenet_yaml["encoder_conf"]["attention_heads"] == 4
 
 
+def test_options_in_a_wenet_yaml_are_told_but_its_own_dtype_is_none(conf, caplog):
+    load_config(SaveEmbeddingConfig, conf(WENET), (), FLAGS)
+    assert "not read" not in caplog.text
+    load_config(SaveEmbeddingConfig, conf(f"num_audio: 5\n{WENET}"), (), FLAGS)
+    assert "not read from a WeNet yaml: num_audio; give flags" in caplog.text
+
+
 def test_an_override_reaches_into_a_wenet_yaml(conf):
     overrides = ["encoder_conf.attention_heads 8", "batch_seconds 10"]
     config = load_config(SaveEmbeddingConfig, conf(WENET), overrides, FLAGS)
