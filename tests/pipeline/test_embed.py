@@ -13,7 +13,8 @@ from k2distil.batch import SAMPLE_RATE, EmbeddingBatch, Utterance
 from k2distil.config import EvaluateConfig, SaveEmbeddingConfig
 from k2distil.pipeline import windows
 from k2distil.pipeline.embed import Embedded, as_dtype, embed
-from k2distil.pipeline.teacher import embed_options, num_workers
+from k2distil.pipeline.teacher import embed_options
+from k2distil.pipeline.teacher import num_workers as workers_of
 from k2distil.pipeline.windows import Chunk, EmbedOptions
 from k2distil.quantizer import ProductQuantizer
 from k2distil.teachers import build_teacher
@@ -50,7 +51,7 @@ class StubTeacher:
 def test_every_process_of_a_host_leaves_itself_a_core(cores, processes, expected, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-    assert num_workers(EvaluateConfig(student_checkpoint=Path())) == expected
+    assert workers_of(EvaluateConfig(student_checkpoint=Path())) == expected
 
 
 @pytest.fixture
