@@ -51,7 +51,7 @@ def test_a_warm_up_that_never_ends_is_told(tmp_path, caplog):
         assert ("the learning rate never gets to" in caplog.text) == is_told
 
 
-def test_a_vocabulary_that_changes_is_another_training(tmp_path):
+def test_a_vocabulary_or_text_that_changes_is_another_training(tmp_path):
     units = tmp_path / "units.txt"
     given = {"train_data": ("a.list",), "save_path": tmp_path / "s", "codebook_weight": 0.0}
     given |= {"student": STUDENT, "vocabulary": units}
@@ -62,6 +62,8 @@ def test_a_vocabulary_that_changes_is_another_training(tmp_path):
         student = _open_student(config, utterances)
         found.append(_fingerprint(config, utterances, student, None, 1))
     assert found[0] == found[2] != found[1]
+    other = [Utterance("a", "a.wav", text="yx")]
+    assert found[2] != _fingerprint(config, other, student, None, 1)
 
 
 class AtStep:

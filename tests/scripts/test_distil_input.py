@@ -84,9 +84,9 @@ CODES = np.zeros((50, 2), np.uint8)
         (lambda c, p: None, ["--codebook_path", "TMP/absent.h5"], ["absent.h5"]),
         (lambda c, p: None, ["--channel", 1], ["batches without audio", "no channel 1"]),
         (
-            lambda c, p: h5py.File(p / "codes.h5", "a").attrs.__setitem__("codebook_size", 8),
+            lambda c, p: h5py.File(p / "codes.h5", "a").attrs.__setitem__("codebook_size", 15),
             ["--num_workers", 1],
-            ["codes.h5[utt", "a code of 15"],
+            ["codes.h5[utt", "a code of 15, but codebooks of 15"],
         ),
         (
             lambda c, p: (p / "conf.yaml").write_text("encoder_conf: {}\ndataset_conf: {}\n"),
