@@ -21,6 +21,7 @@ from tests.scripts.conftest import (
     interrupt,
     k2distil,
     run,
+    speech,
     succeed,
 )
 from tests.scripts.student_material import WAV2VEC2, YAML, flags, losses, text_of
@@ -194,6 +195,8 @@ def test_evaluate_says_what_is_wrong_with_a_student(material, tmp_path, caplog):
     before = (tmp_path / "codes.h5").read_bytes()
     assert evaluate([*more, str(tmp_path / "codes.h5")]) == 2
     assert (tmp_path / "codes.h5").read_bytes() == before
+    material.add("short", speech(0.0125))
+    assert evaluate([*student, "--train_data", str(material.path)]) == 1
 
 
 def test_a_full_disk_is_named_and_the_training_goes_on_afterwards(material, small_disk, resize):
