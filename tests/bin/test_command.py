@@ -115,7 +115,7 @@ def test_a_module_that_is_missing_is_named_or_its_error_told(
 
 
 def test_a_second_ctrl_c_does_not_break_the_cleaning_up_after_the_first():
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
             _interrupt(signal.SIGINT, None)
