@@ -106,7 +106,8 @@ def _fault_of_audio(
     """Features of a single frame have no deviation to be scaled by."""
     if num_inputs >= LEAST_INPUTS and num_frames >= max(1, least_frames):
         return None
-    masks = f", fewer than its mask_time_length of {least_frames}" if num_frames else ""
+    is_masked = 0 < num_frames < least_frames
+    masks = f", fewer than its mask_time_length of {least_frames}" if is_masked else ""
     return (
         f"{seconds:.3f} s are too short for the student: {num_inputs} inputs, {num_frames} "
         f"frames{masks}; remove it from the list"

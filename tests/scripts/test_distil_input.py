@@ -107,7 +107,11 @@ CODES = np.zeros((50, 2), np.uint8)
         (
             lambda c, p: c.add("short", speech(0.0125)),
             ["--missing_codes", "ignore"],
-            ["short", "0.013 s are too short for the student: 1 inputs", "--bad_utterances skip"],
+            [
+                "short",
+                "too short for the student: 1 inputs, 1 frames; remove it",
+                "--bad_utterances skip",
+            ],
         ),
         (lambda c, p: change(c, 3, txt="a <pad>"), [], ["utt03", "'<pad>' is CTC's blank"]),
         (lambda c, p: change(c, 3, txt="a | b"), [], ["utt03", "'|' stands for the blank"]),
