@@ -47,7 +47,7 @@ class TeacherOptions:
     )
     whisper_padding: Literal["none", "30s"] | None = option(
         "whisper input: as long as the audio (none) or padded to 30 s as in pretraining; "
-        "not given: as the WeNet yaml says, else none",
+        "not given: wenet-whisper as its yaml says, else none",
         None,
     )
     do_normalize: bool | None = option(

@@ -108,6 +108,17 @@ def digest_of_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def digest_of_path(path: Path) -> str:
+    """sha256 (hex) of a file; of a folder that of its files."""
+    if not path.is_dir():
+        return digest_of_file(path)
+    digest = hashlib.sha256()
+    for each in sorted(path.iterdir()):
+        if each.is_file():
+            digest.update(f"{each.name} {digest_of_file(each)}\n".encode())
+    return digest.hexdigest()
+
+
 def digest_of_entries(utterances: Iterable[Utterance]) -> int:
     """Of keys, audio and segments in any order; those of two sets add up to that of both.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import signal
 import time
@@ -48,7 +47,7 @@ from k2distil.pipeline.distil_data import Codes, DistilDataset
 from k2distil.pipeline.distil_output import StudentFolder
 from k2distil.pipeline.distil_test import StudentTest
 from k2distil.pipeline.lists import names_of, read_lists
-from k2distil.pipeline.provenance import digest_of
+from k2distil.pipeline.provenance import digest_of, digest_of_path
 from k2distil.pipeline.summary import Summary, write_config, write_rejections
 from k2distil.pipeline.teacher import num_workers
 from k2distil.pipeline.training_arguments import training_arguments
@@ -82,7 +81,7 @@ def train_distil(config: TrainDistilConfig) -> Summary:
         names = names_of(config.train_data)
         check_coverage(names, utterances, codes, config.missing_codes == "ignore")
     folder = StudentFolder(config.save_path)
-    fingerprint = _fingerprint(config, utterances, student, codes, args.world_size)
+    fingerprint = _fingerprint(config, utterances, codes, args.world_size)
     if (done := _on_first(args, lambda: folder.begin(fingerprint, config.force))) is not None:
         return done
     lists = (config.train_data, utterances)
@@ -196,7 +195,6 @@ def _with_text(config: TrainDistilConfig) -> list[Utterance]:
 def _fingerprint(
     config: TrainDistilConfig,
     utterances: Sequence[Utterance],
-    student: Student,
     codes: Codes | None,
     world_size: int,
 ) -> dict[str, Any]:
@@ -209,10 +207,10 @@ def _fingerprint(
     options = {key: str(each) if isinstance(each, Path) else each for key, each in options.items()}
     options["batches_per_step"] = world_size * config.accumulate_batches
     options["list"] = digest_of(utterances, with_text=True)
-    if config.vocabulary is not None or config.student_checkpoint is not None:
-        # The path may stay while the file changes; then outputs of a checkpoint mean other tokens.
-        tokens = sorted(student.tokenizer.get_vocab().items())
-        options["tokens"] = hashlib.sha256(repr(tokens).encode()).hexdigest()[:16]
+    # A path may stay while what it holds changes: then outputs of a checkpoint mean other tokens.
+    given = [each for each in (config.vocabulary, config.student_checkpoint) if each is not None]
+    if given:
+        options["content"] = [digest_of_path(each) for each in given]
     if codes is not None:
         content = getattr(codes.reader, "meta", {}).get("content_digest", str(codes.path))
         sizes = (codes.num_codebooks, codes.codebook_size, codes.frames_ratio)

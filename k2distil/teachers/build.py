@@ -65,8 +65,8 @@ def build_teacher(
         middle_layer_norm: "final" applies the final norm after a middle block too.
         device: where `embed` computes.
         dtype: what it computes in; a checkpoint of another dtype is converted.
-        whisper_padding: "none" or "30s" (what openai-whisper and transformers do); None: what
-            the WeNet yaml says, else "none".
+        whisper_padding: "none" or "30s" (what openai-whisper and transformers do); None: of
+            wenet-whisper what its yaml says, else "none".
         wenet_config: the parsed train.yaml; None: train.yaml beside the checkpoint.
         do_normalize: HuBERT only, where the checkpoint does not say it.
 

@@ -333,15 +333,12 @@ def test_options_that_are_missing_or_wrong_are_named(corpus, options, message):
         export(config(corpus, **options))
 
 
-def test_cuts_cannot_be_made_of_audio_in_tars(corpus):
+def test_cuts_cannot_be_made_of_audio_in_tars_and_of_commands(corpus):
     with tarfile.open(corpus / "a.tar", "w") as tar:
         tar.add(corpus / "utt1.wav", "utt1.wav")
     (corpus / "shards.list").write_text("a.tar\n")
     with pytest.raises(ConfigError, match=r"a\.tar: cuts cannot be made of audio in a tar; give"):
         exported(corpus, train_data=(corpus / "shards.list",))
-
-
-def test_cuts_cannot_be_made_of_commands(corpus):
     (corpus / "wav.scp").write_text(f"utt1 cat {corpus / 'utt1.wav'} |\n")
     with pytest.raises(ConfigError, match=r"cat .*: cuts cannot be made of audio from a command"):
         exported(corpus, train_data=(corpus,), allow_pipes=True)
@@ -354,10 +351,8 @@ def test_a_field_that_a_cut_would_not_give_is_refused(corpus, field):
 
 
 def test_a_key_that_is_the_id_of_the_supervision_is_told(corpus):
-    cut = some_cuts(corpus)["utt1"]
-    text = lhotse.SupervisionSegment("utt1", cut.recording_id, 0.0, 1.0)
-    cut = cut.with_id("rec-utt1-0")
-    cut.supervisions = [text]
+    cut = some_cuts(corpus)["utt1"].with_id("rec-utt1-0")
+    cut.supervisions = [lhotse.SupervisionSegment("utt1", cut.recording_id, 0.0, 1.0)]
     source = saved(lhotse.CutSet.from_cuts([cut]), corpus / "in.jsonl")
     with pytest.raises(DataError, match=r"the id of its supervision, utt1, is one: cut\.with_id"):
         exported(corpus, cuts_path=source)
