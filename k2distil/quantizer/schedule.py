@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 EARLY_DECAY, LATE_DECAY = 0.5, 0.9  # how much the sums of earlier rounds count in the next
 LATE = 0.7  # share of the product rounds after which LATE_DECAY holds
-ADDITIVE_DECAY = 0.8
+ADDITIVE_DECAY, RESTING_DECAY = 0.8, 0.95  # the same in additive rounds
 MOMENTUM = 0.9  # how much of an additive round's change the next starts beyond it
-ROUNDS_AT_REST = 3  # the last additive ones before the checking ones, without momentum
+ROUNDS_AT_REST = 12  # the last additive ones before the checking ones, without momentum
 CHECKING_ROUNDS = 2  # additive ones at the end, which move only entries that no frame chose
 
 
@@ -48,17 +48,20 @@ class Schedule:
     def decay(self, step: int) -> float:
         """How much earlier sums count when the round that ends with this step is merged."""
         if step > self.start_of_additive:
-            return ADDITIVE_DECAY
+            return RESTING_DECAY if self.is_at_rest(step) else ADDITIVE_DECAY
         return LATE_DECAY if step > LATE * self.start_of_additive else EARLY_DECAY
 
     def is_product(self, step: int) -> bool:
         """Whether the quantizer is a product quantizer after this step."""
         return step < self.start_of_additive or not self.additive_rounds
 
+    def is_at_rest(self, step: int) -> bool:
+        """Whether the additive round that ends here only settles: what is left is averaging."""
+        return step > self.final_step - ROUNDS_AT_REST * self.additive_steps
+
     def momentum(self, step: int) -> float:
         """How far the additive round that ends here makes the next start beyond its solution."""
-        at_rest = step > self.final_step - ROUNDS_AT_REST * self.additive_steps
-        return 0.0 if at_rest else MOMENTUM
+        return 0.0 if self.is_at_rest(step) else MOMENTUM
 
 
 def plan(

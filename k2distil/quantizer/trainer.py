@@ -232,8 +232,7 @@ class QuantizerTrainer:
         if self.schedule.is_product(self.steps_done):
             self._quantizer = ProductQuantizer(table, mean, scale)
         else:
-            at_rest = self.schedule.momentum(self.steps_done) == 0.0
-            search = {} if at_rest else TRAINING_SEARCH
+            search = {} if self.schedule.is_at_rest(self.steps_done) else TRAINING_SEARCH
             additive = AdditiveQuantizer(table, mean, scale, **search)
             if quantizer.type == "product" or becomes_final:
                 self._use(additive)

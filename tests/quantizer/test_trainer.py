@@ -59,7 +59,7 @@ def test_entries_go_beyond_the_solution_by_momentum_but_not_at_the_end(monkeypat
     assert torch.allclose(tables[0.9], solved + 0.9 * (solved - start), atol=1e-5)
     steps = range(schedule.start_of_additive + 1, schedule.num_steps + 1)
     ends = [step for step in steps if schedule.round_ends(step)]
-    assert [schedule.momentum(step) for step in ends] == [0.9] * (len(ends) - 5) + [0.0] * 5
+    assert [schedule.momentum(step) for step in ends] == [0.9] * (len(ends) - 14) + [0.0] * 14
 
 
 def test_the_step_error_falls_and_is_that_of_the_quantizer(frames):
