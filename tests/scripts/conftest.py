@@ -114,7 +114,7 @@ def k2distil(*arguments: object) -> str:
 
 
 def interrupt(
-    flags: list[str], is_time: Callable[[], bool], signum: signal.Signals, **more_environment: str
+    flags: list[str], is_time: Callable[[], object], signum: signal.Signals, **more_environment: str
 ) -> tuple[int, str]:
     """Start a command and send it a signal once `is_time`; -> (exit status, log)."""
     process = subprocess.Popen(

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from k2distil.bin.evaluate import main as evaluate
+from k2distil.distil.trainer import last_checkpoint
 from tests.scripts.conftest import (
     ROOT,
     command,
@@ -102,8 +104,8 @@ def test_the_weight_of_the_codes_changes_in_a_straight_line(begin, end, material
 def test_a_stopped_training_goes_on_to_the_same_student(signum, material, tmp_path):
     undisturbed = succeed("train_distil.sh", *flags(material, "--save_path", tmp_path / "one"))
     stopped = flags(material, "--save_path", tmp_path / "two")
-    checkpoint = tmp_path / "two" / "checkpoint-4" / "trainer_state.json"
-    status, log = interrupt(command("train_distil.sh", *stopped), checkpoint.exists, signum)
+    there = partial(last_checkpoint, tmp_path / "two")  # whole: its name is there sooner
+    status, log = interrupt(command("train_distil.sh", *stopped), there, signum)
     assert status == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[signum], log
     assert "Traceback" not in log, log
     assert not (tmp_path / "two" / "last").exists()
@@ -150,8 +152,8 @@ def test_two_processes_train_as_one_with_twice_the_batch(material, tmp_path):
 @pytest.mark.parametrize("dtype", ["auto", "float32", "float16"])
 def test_a_gpu_trains_and_resumes(dtype, material, tmp_path):
     on_gpu = [*flags(material, "--dtype", dtype), "--gpu", 0]
-    checkpoint = tmp_path / "student" / "checkpoint-4" / "trainer_state.json"
-    status, log = interrupt(command("train_distil.sh", *on_gpu), checkpoint.exists, signal.SIGTERM)
+    there = partial(last_checkpoint, tmp_path / "student")
+    status, log = interrupt(command("train_distil.sh", *on_gpu), there, signal.SIGTERM)
     assert status == 143, log
     log = succeed("train_distil.sh", *on_gpu)
     assert "going on from" in log
