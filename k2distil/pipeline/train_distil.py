@@ -81,8 +81,12 @@ def train_distil(config: TrainDistilConfig) -> Summary:
         names = names_of(config.train_data)
         check_coverage(names, utterances, codes, config.missing_codes == "ignore")
     folder = StudentFolder(config.save_path)
-    fingerprint = _fingerprint(config, utterances, codes, args.world_size)
-    if (done := _on_first(args, lambda: folder.begin(fingerprint, config.force))) is not None:
+
+    def begin() -> Summary | None:
+        fingerprint = _fingerprint(config, utterances, codes, args.world_size)
+        return folder.begin(fingerprint, config.force)
+
+    if (done := _on_first(args, begin)) is not None:
         return done
     lists = (config.train_data, utterances)
     train = _on_first(args, lambda: _checked(config, *lists, student, codes, text_fits=True))
@@ -208,9 +212,9 @@ def _fingerprint(
     options["batches_per_step"] = world_size * config.accumulate_batches
     options["list"] = digest_of(utterances, with_text=True)
     # A path may stay while what it holds changes: then outputs of a checkpoint mean other tokens.
-    given = [each for each in (config.vocabulary, config.student_checkpoint) if each is not None]
-    if given:
-        options["content"] = [digest_of_path(each) for each in given]
+    for name in ("vocabulary", "student_checkpoint"):
+        if (path := getattr(config, name)) is not None:
+            options[f"content of --{name}"] = digest_of_path(path)[:16]
     if codes is not None:
         content = getattr(codes.reader, "meta", {}).get("content_digest", str(codes.path))
         sizes = (codes.num_codebooks, codes.codebook_size, codes.frames_ratio)
