@@ -157,7 +157,9 @@ class TrainDistilConfig(StudentOptions, OptimizerOptions, ListOptions, LaunchOpt
     cv_data: tuple[Path, ...] | None = option(
         "lists to test on; not given: no tests, no best student", None
     )
-    codebook_path: Path | None = option("codes from save_codebook.sh", None)
+    codebook_path: tuple[Path, ...] | None = option(
+        "codes from save_codebook.sh, one output or several of one quantizer", None
+    )
     num_codebooks: int | None = option("must be the codes', if given", None, minimum=1)
     codebook_size: int | None = option(
         "must be the codes', if given; 256 where their file does not say", None, minimum=2

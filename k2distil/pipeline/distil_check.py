@@ -150,7 +150,7 @@ def _fault_of_text(text: str, seconds: float, num_frames: int, student: Student)
 
 
 def _fault_of_codes(key: str, num_frames: int, codes: Codes) -> str | None:
-    lengths = (codes.num_frames(key), num_frames)
+    lengths = (codes.reader.num_frames(key), num_frames)
     try:
         check_lengths(*lengths, codes.frames_ratio, codes.offset, key)
     except DataError as error:

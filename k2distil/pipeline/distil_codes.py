@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from k2distil.config import TrainDistilConfig
 from k2distil.distil.student import Student
 from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.distil_data import Codes
-from k2distil.storage import CodebookReader
+from k2distil.storage import CodebookReader, JoinedReader, UtteranceReader
 
 logger = logging.getLogger(__name__)
 
@@ -20,15 +21,31 @@ USUAL_SIZE = 256  # entries of a codebook, where an h5 of others does not say
 USUAL_SHIFT = 0.02  # seconds between codes, where an h5 of others does not say
 RATIO_TOLERANCE = 0.03  # a student without padding has a frame or two less in 100 s
 NUM_SHOWN = 10
+KIND = ("quantizer_id", "num_codebooks", "codebook_size", "frame_shift")  # alike in all outputs
 
 
-def open_codes(path: Path, config: TrainDistilConfig, student: Student) -> Codes:
+def open_codes(paths: Sequence[Path], config: TrainDistilConfig, student: Student) -> Codes:
     """Open the codes, and find how many of their frames a frame of the student covers.
 
+    Args:
+        paths: of outputs of save_codebook.sh; of a key in more than one the first one's count.
+        config: its options for codes.
+        student: what is to learn them.
+
     Raises:
-        ConfigError: options that contradict the file, frame shifts that do not fit.
-        DataError: no file of codes.
+        ConfigError: options that contradict a file, frame shifts that do not fit, outputs of
+            different quantizers.
+        DataError: no file of codes, or one key for two utterances.
     """
+    first, *others = [_open_output(path, config, student) for path in paths]
+    for each in others:
+        _refuse_unlike(first, each)
+    readers = [reader for each in (first, *others) for reader in each.reader.readers]
+    _tell_shared(readers)
+    return replace(first, reader=JoinedReader(readers))
+
+
+def _open_output(path: Path, config: TrainDistilConfig, student: Student) -> Codes:
     reader = CodebookReader(path)
     if not len(reader):
         raise DataError(f"{path}: no utterances in it; run save_codebook.sh --save_codebook")
@@ -81,7 +98,43 @@ def open_codes(path: Path, config: TrainDistilConfig, student: Student) -> Codes
         "%s: %d utterances, %d codebooks of %d, %d teacher frames per student frame",
         *(path, len(reader), num_codebooks, size, ratio),
     )
-    return Codes(path, reader, num_codebooks, size, shift, ratio, config.codebook_offset)
+    joined = JoinedReader([reader])
+    return Codes(joined, num_codebooks, size, shift, ratio, config.codebook_offset)
+
+
+def _refuse_unlike(first: Codes, other: Codes) -> None:
+    """Codes of one training mean the same entries, at the same times."""
+    names = (first.reader.names, other.reader.names)
+    for what, *values in zip(KIND, _kind_of(first), _kind_of(other), strict=True):
+        if None not in values and values[0] != values[1]:
+            raise ConfigError(
+                f"--codebook_path: {what} is {values[0]} in {names[0]}, {values[1]} in {names[1]}; "
+                "give codes of the same teacher and quantizer"
+            )
+
+
+def _kind_of(codes: Codes) -> tuple[Any, ...]:
+    """Values of `KIND`; None: not known."""
+    quantizer_id = codes.reader.readers[0].meta.get("quantizer_id")
+    return quantizer_id, codes.num_codebooks, codes.codebook_size, codes.frame_shift
+
+
+def _tell_shared(readers: Sequence[UtteranceReader]) -> None:
+    """A key in more than one output is well where the audio may be the same."""
+    shared = 0
+    for number, later in enumerate(readers):
+        for key in later if number else ():
+            earlier = next((each for each in readers[:number] if key in each), None)
+            if earlier is None:
+                continue
+            shared += 1
+            if (lengths := (earlier.num_frames(key), later.num_frames(key)))[0] != lengths[1]:
+                raise DataError(
+                    f"{key}: {lengths[0]} frames in {earlier.path}, {lengths[1]} in {later.path}: "
+                    "one key for two utterances; make the codes of lists whose keys differ"
+                )
+    if shared:
+        logger.warning("%d keys are in several files of codes; those of the first count", shared)
 
 
 def _usual_shift(config: TrainDistilConfig, student: Student) -> float:
@@ -101,15 +154,15 @@ def check_coverage(
     missing = [each.key for each in utterances if each.key not in codes.reader]
     if len(missing) == len(utterances):
         raise DataError(
-            f"{codes.path}: has codes for none of the {len(utterances)} utterances of {names}; "
-            f"its keys look like {next(iter(codes.reader))!r}, the list's like "
+            f"{codes.reader.names}: has codes for none of the {len(utterances)} utterances of "
+            f"{names}; its keys look like {next(iter(codes.reader))!r}, the list's like "
             f"{utterances[0].key!r}; give the codes made from this list"
         )
     if not missing:
         return
     shown = ", ".join(missing[:NUM_SHOWN]) + (", ..." if len(missing) > NUM_SHOWN else "")
-    message = f"{codes.path}: no codes for {len(missing)} of {len(utterances)} utterances of "
-    message += f"{names}: {shown}"
+    message = f"{codes.reader.names}: no codes for {len(missing)} of {len(utterances)} utterances "
+    message += f"of {names}: {shown}"
     if not ignore_missing:
         raise DataError(
             f"{message}; the save_codebook.sh that made it adds them where --train_data names all "

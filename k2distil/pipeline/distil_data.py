@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from k2distil.distil import IGNORE_INDEX, align_codes
 from k2distil.distil.model import Batch, Part
 from k2distil.distil.student import Student
 from k2distil.errors import DataError
+from k2distil.storage import JoinedReader
 
 SILENCE = Utterance("", "")  # no list has an empty key
 MAX_FAILED_BATCHES = 3
@@ -30,18 +30,12 @@ class Codes:
     reader: key -> (T, N) integers; frames_ratio: teacher frames per student frame.
     """
 
-    path: Path
-    reader: Mapping[str, np.ndarray]
+    reader: JoinedReader
     num_codebooks: int
     codebook_size: int
     frame_shift: float  # seconds
     frames_ratio: int
     offset: int = 0
-
-    def num_frames(self, key: str) -> int:
-        """The length of an utterance's codes; of our own files without reading them."""
-        count = getattr(self.reader, "num_frames", None)
-        return len(self.reader[key]) if count is None else count(key)
 
 
 class DistilDataset(Dataset):
@@ -120,8 +114,9 @@ class DistilDataset(Dataset):
         found = self.codes.reader[utterance.key]
         if found.ndim == 2 and len(found) and found.max() >= self.codes.codebook_size:
             raise DataError(
-                f"{self.codes.path}[{utterance.key}]: a code of {found.max()}, but codebooks of "
-                f"{self.codes.codebook_size}; give the right --codebook_size or make the file anew"
+                f"{self.codes.reader.file_of(utterance.key).path}[{utterance.key}]: a code of "
+                f"{found.max()}, but codebooks of {self.codes.codebook_size}; give the right "
+                "--codebook_size or make the file anew"
             )
         return align_codes(
             found,

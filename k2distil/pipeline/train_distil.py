@@ -52,6 +52,7 @@ from k2distil.pipeline.summary import Summary, write_config, write_rejections
 from k2distil.pipeline.teacher import num_workers
 from k2distil.pipeline.training_arguments import training_arguments
 from k2distil.pipeline.training_errors import explaining
+from k2distil.storage import UtteranceReader
 
 logger = logging.getLogger(__name__)
 
@@ -216,10 +217,13 @@ def _fingerprint(
         if (path := getattr(config, name)) is not None:
             options[f"content of --{name}"] = digest_of_path(path)[:16]
     if codes is not None:
-        content = getattr(codes.reader, "meta", {}).get("content_digest", str(codes.path))
         sizes = (codes.num_codebooks, codes.codebook_size, codes.frames_ratio)
-        options["codes"] = [content, *sizes]
+        options["codes"] = [*map(_content_of, codes.reader.readers), *sizes]
     return options
+
+
+def _content_of(codes: UtteranceReader) -> str:
+    return codes.meta.get("content_digest", str(codes.path))
 
 
 def _checked(

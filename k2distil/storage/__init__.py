@@ -3,6 +3,7 @@
 from k2distil.storage.check import Problems, check_h5
 from k2distil.storage.file_list import SHARD_HOURS
 from k2distil.storage.fingerprint import describe_differences
+from k2distil.storage.joined_reader import JoinedReader
 from k2distil.storage.leases import Leases
 from k2distil.storage.merge import DamagedPartError
 from k2distil.storage.parts import (
@@ -23,6 +24,7 @@ __all__ = [
     "CodebookReader",
     "DamagedPartError",
     "EmbeddingReader",
+    "JoinedReader",
     "Leases",
     "PartFolder",
     "Problems",
