@@ -32,13 +32,13 @@ def refine_jointly(
     codes: Tensor,
     width: int,
     num_rounds: int = 1,
-    never_worse: bool = True,
 ) -> Tensor:
     """Improve (B, N) codes; -> codes (B, N).
 
     It leaves minima of `refine`, which changes one code at a time, at several times its work. With
-    width >= K ** N one round finds the best of all codes. A frame's result depends on no other
-    frame.
+    width >= K ** N one round finds the best of all codes. A narrower one can raise a frame's error,
+    as in the package: the present codes are among the candidates only while they are among the best
+    ones. A frame's result depends on no other frame.
 
     Args:
         unary: (B, N, K) from `unary_scores`; interactions: (N, N * K, K) from `interaction_tables`.
@@ -46,14 +46,12 @@ def refine_jointly(
         width: candidates kept of each codebook. Groups of 4 codebooks keep twice as many, of 16
             four times, up to 128.
         num_rounds: how often; a frame whose codes a round leaves alone is done.
-        never_worse: keep the codes of a frame where the best candidate has a greater error: the
-            present codes are among the candidates only while they are among the best ones.
     """
     codes = codes.clone()
     active = torch.arange(len(codes), device=codes.device)
     for _ in range(num_rounds):
         before = codes[active]
-        after = _round(unary[active], interactions, before, width, never_worse)
+        after = _round(unary[active], interactions, before, width)
         codes[active] = after
         active = active[(after != before).any(1)]
         if not len(active):
@@ -77,9 +75,7 @@ class _Group:
     picks: Tensor
 
 
-def _round(
-    unary: Tensor, interactions: Tensor, codes: Tensor, width: int, never_worse: bool
-) -> Tensor:
+def _round(unary: Tensor, interactions: Tensor, codes: Tensor, width: int) -> Tensor:
     num_codebooks = codes.shape[1]
     entries, gains = _candidates(unary, interactions, codes, width)
     groups = _single_codebooks(entries, gains, unary.shape[2])
@@ -89,9 +85,7 @@ def _round(
         joined = [_join(*pair, table, width, num_codebooks) for pair in pairs]
         groups = joined + groups[2 * len(joined) :]
     (group,) = groups
-    gain, best = group.gains.max(1)
-    if never_worse:
-        best = torch.where(gain > 0, best, group.gains.shape[1])
+    best = group.gains.argmax(1)
     picks = group.picks.gather(1, best.view(-1, 1, 1).expand(-1, 1, num_codebooks))
     return entries.flatten(1).gather(1, picks.squeeze(1))
 

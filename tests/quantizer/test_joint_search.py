@@ -19,20 +19,10 @@ def test_with_room_for_all_candidates_it_finds_the_best_of_all(seed, num_codeboo
     assert torch.allclose(errors(frames, table, codes), least_errors(frames, table), atol=1e-4)
 
 
-@settings(deadline=None, max_examples=40)
-@given(st.integers(0, 2**31), st.integers(1, 9), st.integers(2, 40), st.integers(1, 6))
-def test_no_round_raises_the_error_unless_allowed(seed, num_codebooks, codebook_size, width):
-    frames, table, unary, interactions = problem(seed, num_codebooks, codebook_size, 8)
-    before = unary.argmax(-1)
-    after = refine_jointly(unary, interactions, before, width, num_rounds=2)
-    worse = errors(frames, table, after) - errors(frames, table, before)
-    assert (worse <= 1e-4 * frames.square().sum(1).max()).all()
-
-
-def test_a_narrow_search_may_raise_the_error_where_allowed():
+def test_a_narrow_search_may_raise_the_error():
     frames, table, unary, interactions = problem(0, 8, 64, 6, num_frames=300)
     before = refine_jointly(unary, interactions, unary.argmax(-1), 16, num_rounds=5)
-    after = refine_jointly(unary, interactions, before, 2, never_worse=False)
+    after = refine_jointly(unary, interactions, before, 2)
     assert (errors(frames, table, after) > errors(frames, table, before) + 1e-3).any()
 
 
@@ -47,16 +37,14 @@ def test_it_leaves_minima_of_single_changes():
 def test_rounds_are_repeated_calls_and_frames_are_independent(num_codebooks):
     _, _, unary, interactions = problem(2, num_codebooks, 32, 12, num_frames=100)
     start = unary.argmax(-1)
-    whole = refine_jointly(unary, interactions, start, 4, num_rounds=3, never_worse=False)
+    whole = refine_jointly(unary, interactions, start, 4, num_rounds=3)
     codes = start
     for _ in range(3):
-        codes = refine_jointly(unary, interactions, codes, 4, never_worse=False)
+        codes = refine_jointly(unary, interactions, codes, 4)
     assert torch.equal(whole, codes)
     order = torch.randperm(100, generator=torch.Generator().manual_seed(0))
     for part in order.split(33):
-        alone = refine_jointly(
-            unary[part], interactions, start[part], 4, num_rounds=3, never_worse=False
-        )
+        alone = refine_jointly(unary[part], interactions, start[part], 4, num_rounds=3)
         assert torch.equal(alone, whole[part])
     assert torch.equal(start, unary.argmax(-1))
 
