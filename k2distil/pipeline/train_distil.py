@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import signal
 import time
@@ -44,26 +43,16 @@ from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.distil_check import Checked, check_utterances, refuse_unfit
 from k2distil.pipeline.distil_codes import check_coverage, open_codes
 from k2distil.pipeline.distil_data import Codes, DistilDataset
+from k2distil.pipeline.distil_fingerprint import fingerprint_of
 from k2distil.pipeline.distil_output import StudentFolder
 from k2distil.pipeline.distil_test import StudentTest
 from k2distil.pipeline.lists import names_of, read_lists
-from k2distil.pipeline.provenance import digest_of, digest_of_path
 from k2distil.pipeline.summary import Summary, write_config, write_rejections
 from k2distil.pipeline.teacher import num_workers
 from k2distil.pipeline.training_arguments import training_arguments
 from k2distil.pipeline.training_errors import explaining
-from k2distil.storage import UtteranceReader
 
 logger = logging.getLogger(__name__)
-
-NOT_DECISIVE = {  # options that may change between two runs of the same training
-    *("save_path", "gpu", "num_workers", "force", "cache_dir", "allow_pipes"),
-    *("nnodes", "rdzv_endpoint", "max_restarts"),
-    *("cv_data", "eval_steps", "save_steps", "logging_steps"),
-    *("train_data", "data_type", "codebook_path"),  # what they lead to counts instead
-    *("num_codebooks", "codebook_size", "frames_ratio"),
-    "accumulate_batches",
-}
 
 T = TypeVar("T")
 
@@ -84,7 +73,7 @@ def train_distil(config: TrainDistilConfig) -> Summary:
     folder = StudentFolder(config.save_path)
 
     def begin() -> Summary | None:
-        fingerprint = _fingerprint(config, utterances, codes, args.world_size)
+        fingerprint = fingerprint_of(config, utterances, codes, args.world_size)
         return folder.begin(fingerprint, config.force)
 
     if (done := _on_first(args, begin)) is not None:
@@ -195,35 +184,6 @@ def _with_text(config: TrainDistilConfig) -> list[Utterance]:
     """What can be tested on."""
     found = read_lists(config.cv_data, config, config.save_path)
     return [each for each in found if each.text is not None and normalize(each.text)]
-
-
-def _fingerprint(
-    config: TrainDistilConfig,
-    utterances: Sequence[Utterance],
-    codes: Codes | None,
-    world_size: int,
-) -> dict[str, Any]:
-    """What decides the student; all of it plain values."""
-    options = {
-        each.name: getattr(config, each.name)
-        for each in dataclasses.fields(config)
-        if each.name not in NOT_DECISIVE
-    }
-    options = {key: str(each) if isinstance(each, Path) else each for key, each in options.items()}
-    options["batches_per_step"] = world_size * config.accumulate_batches
-    options["list"] = digest_of(utterances, with_text=True)
-    # A path may stay while what it holds changes: then outputs of a checkpoint mean other tokens.
-    for name in ("vocabulary", "student_checkpoint"):
-        if (path := getattr(config, name)) is not None:
-            options[f"content of --{name}"] = digest_of_path(path)[:16]
-    if codes is not None:
-        sizes = (codes.num_codebooks, codes.codebook_size, codes.frames_ratio)
-        options["codes"] = [*map(_content_of, codes.reader.readers), *sizes]
-    return options
-
-
-def _content_of(codes: UtteranceReader) -> str:
-    return codes.meta.get("content_digest", str(codes.path))
 
 
 def _checked(

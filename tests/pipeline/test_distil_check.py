@@ -11,7 +11,7 @@ from k2distil.distil.student import make_student
 from k2distil.distil.trainer import MissedTest
 from k2distil.distil.vocabulary import characters_of, make_tokenizer
 from k2distil.pipeline.distil_check import check_utterances
-from k2distil.pipeline.train_distil import _check_options, _fingerprint
+from k2distil.pipeline.train_distil import _check_options
 
 STUDENT = {
     "model_type": "hubert",
@@ -49,31 +49,6 @@ def test_a_warm_up_that_never_ends_is_told(tmp_path, caplog):
         given = {**flags, "warmup_steps": 10, "max_steps": max_steps}
         _check_options(load_config(TrainDistilConfig, None, [], given))
         assert ("the learning rate never gets to" in caplog.text) == is_told
-
-
-def test_a_vocabulary_or_text_that_changes_is_another_training(tmp_path):
-    units = tmp_path / "units.txt"
-    given = {"train_data": ("a.list",), "save_path": tmp_path / "s", "codebook_weight": 0.0}
-    given |= {"student": STUDENT, "vocabulary": units}
-    config = load_config(TrainDistilConfig, None, [], given)
-    utterances, found = [Utterance("a", "a.wav", text="xy")], []
-    for tokens in ("xy", "yx", "xy"):
-        units.write_text(f"<blank> 0\n<unk> 1\n{tokens[0]} 2\n{tokens[1]} 3\n")
-        found.append(_fingerprint(config, utterances, None, 1))
-    assert found[0] == found[2] != found[1]
-    other = [Utterance("a", "a.wav", text="yx")]
-    assert found[2] != _fingerprint(config, other, None, 1)
-
-
-def test_a_student_whose_weights_change_is_another_one_to_go_on_from(tmp_path):
-    folder, found = tmp_path / "best", []
-    folder.mkdir()
-    given = {"train_data": ("a.list",), "save_path": tmp_path / "s", "codebook_weight": 0.0}
-    config = load_config(TrainDistilConfig, None, [], {**given, "student_checkpoint": folder})
-    for weights in ("1", "2", "1"):
-        (folder / "model.safetensors").write_text(weights)
-        found.append(_fingerprint(config, [Utterance("a", "a.wav", text="x")], None, 1))
-    assert found[0] == found[2] != found[1]
 
 
 class AtStep:

@@ -1,0 +1,30 @@
+"""What decides a student, and what does not."""
+
+from k2distil.batch import Utterance
+from k2distil.config import TrainDistilConfig, load_config
+from k2distil.pipeline.distil_fingerprint import fingerprint_of
+
+
+def test_a_vocabulary_or_text_that_changes_is_another_training(tmp_path):
+    units = tmp_path / "units.txt"
+    given = {"train_data": ("a.list",), "save_path": tmp_path / "s", "codebook_weight": 0.0}
+    given["vocabulary"] = units
+    config = load_config(TrainDistilConfig, None, [], given)
+    utterances, found = [Utterance("a", "a.wav", text="xy")], []
+    for tokens in ("xy", "yx", "xy"):
+        units.write_text(f"<blank> 0\n<unk> 1\n{tokens[0]} 2\n{tokens[1]} 3\n")
+        found.append(fingerprint_of(config, utterances, None, 1))
+    assert found[0] == found[2] != found[1]
+    other = [Utterance("a", "a.wav", text="yx")]
+    assert found[2] != fingerprint_of(config, other, None, 1)
+
+
+def test_a_student_whose_weights_change_is_another_one_to_go_on_from(tmp_path):
+    folder, found = tmp_path / "best", []
+    folder.mkdir()
+    given = {"train_data": ("a.list",), "save_path": tmp_path / "s", "codebook_weight": 0.0}
+    config = load_config(TrainDistilConfig, None, [], {**given, "student_checkpoint": folder})
+    for weights in ("1", "2", "1"):
+        (folder / "model.safetensors").write_text(weights)
+        found.append(fingerprint_of(config, [Utterance("a", "a.wav", text="x")], None, 1))
+    assert found[0] == found[2] != found[1]
