@@ -13,7 +13,7 @@ from k2distil.config import TrainDistilConfig
 from k2distil.distil.student import Student
 from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.distil_data import Codes
-from k2distil.storage import CodebookReader, JoinedReader, UtteranceReader
+from k2distil.storage import CodebookReader, JoinedReader
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +37,12 @@ def open_codes(paths: Sequence[Path], config: TrainDistilConfig, student: Studen
             different quantizers.
         DataError: no file of codes, or one key for two utterances.
     """
-    first, *others = [_open_output(path, config, student) for path in paths]
-    for each in others:
-        _refuse_unlike(first, each)
-    readers = [reader for each in (first, *others) for reader in each.reader.readers]
-    _tell_shared(readers)
-    return replace(first, reader=JoinedReader(readers))
+    opened = [_open_output(path, config, student) for path in paths]
+    for each in opened[1:]:
+        _refuse_unlike(opened[0], each)
+    joined = JoinedReader([reader for each in opened for reader in each.reader.readers])
+    _tell_shared(joined)
+    return replace(opened[0], reader=joined)
 
 
 def _open_output(path: Path, config: TrainDistilConfig, student: Student) -> Codes:
@@ -119,18 +119,17 @@ def _kind_of(codes: Codes) -> tuple[Any, ...]:
     return quantizer_id, codes.num_codebooks, codes.codebook_size, codes.frame_shift
 
 
-def _tell_shared(readers: Sequence[UtteranceReader]) -> None:
+def _tell_shared(joined: JoinedReader) -> None:
     """A key in more than one output is well where the audio may be the same."""
     shared = 0
-    for number, later in enumerate(readers):
-        for key in later if number else ():
-            earlier = next((each for each in readers[:number] if key in each), None)
-            if earlier is None:
+    for later in joined.readers[1:]:
+        for key in later:
+            if (first := joined.reader_of(key)) is later:
                 continue
             shared += 1
-            if (lengths := (earlier.num_frames(key), later.num_frames(key)))[0] != lengths[1]:
+            if (lengths := (first.num_frames(key), later.num_frames(key)))[0] != lengths[1]:
                 raise DataError(
-                    f"{key}: {lengths[0]} frames in {earlier.path}, {lengths[1]} in {later.path}: "
+                    f"{key}: {lengths[0]} frames in {first.path}, {lengths[1]} in {later.path}: "
                     "one key for two utterances; make the codes of lists whose keys differ"
                 )
     if shared:

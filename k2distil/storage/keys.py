@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from io import BytesIO
 from itertools import islice
@@ -88,6 +88,15 @@ class Keys(Collection[str]):
     def _table(self) -> HashTable:
         """Made at the first look-up: a merge that only writes needs none."""
         return HashTable(hashes_of(self), np.arange(len(self), dtype=np.uint32))
+
+
+def table_of(collections: Sequence[Collection[str]]) -> HashTable:
+    """Which of them a key is in, the first one first."""
+    numbers = np.repeat(
+        np.arange(len(collections), dtype=np.uint32), [len(each) for each in collections]
+    )
+    hashes = [np.zeros(0, np.int64), *map(hashes_of, collections)]
+    return HashTable(np.concatenate(hashes), numbers)
 
 
 def hashes_of(keys: Collection[str]) -> np.ndarray:

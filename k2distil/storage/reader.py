@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from k2distil.errors import DataError
 from k2distil.storage.array_file import ArrayFile
 from k2distil.storage.file_list import fault_of, is_list, parse_list
-from k2distil.storage.keys import HashTable, hashes_of
+from k2distil.storage.keys import table_of
 
 FORMAT_VERSION = 1
 
@@ -44,7 +44,7 @@ class UtteranceReader(Mapping[str, np.ndarray]):
         self._check_meta()
         self.files = self._open_listed() if is_list(self.meta) else [opened]
         # Of the file that a key is in; None: there is but one.
-        self._numbers = None if len(self.files) == 1 else _numbers_by_key(self.files)
+        self._numbers = None if len(self.files) == 1 else table_of(self.files)
 
     def __getitem__(self, key: str) -> np.ndarray:
         """(num_frames, width), writable, in this machine's byte order.
@@ -122,13 +122,6 @@ class UtteranceReader(Mapping[str, np.ndarray]):
                 f"{self.path}: it holds {kind}, expected {self.kind}; "
                 f"{self.made_by} makes such a file"
             )
-
-
-def _numbers_by_key(files: Sequence[ArrayFile]) -> HashTable:
-    counts = [len(file) for file in files]
-    numbers = np.repeat(np.arange(len(files), dtype=np.uint32), counts)
-    hashes = [np.zeros(0, np.int64), *(hashes_of(file) for file in files)]
-    return HashTable(np.concatenate(hashes), numbers)
 
 
 class CodebookReader(UtteranceReader):
