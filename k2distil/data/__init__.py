@@ -10,10 +10,12 @@ from k2distil.data.decode import (
     worker_remedy,
 )
 from k2distil.data.manifest import ListAccess, read_list, sample_utterances
+from k2distil.data.packed import PackedUtterances
 
 __all__ = [
     "MAX_OVERSHOOT",
     "ListAccess",
+    "PackedUtterances",
     "as_it_is",
     "audio_seconds",
     "batch_by_seconds",

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 
 from k2distil.batch import SAMPLE_RATE, Utterance
-from k2distil.data import audio_seconds
+from k2distil.data import PackedUtterances, audio_seconds
 from k2distil.distil import check_lengths
 from k2distil.distil.student import Student
 from k2distil.distil.vocabulary import normalize
 from k2distil.errors import DataError
+from k2distil.pipeline.distil_checked import Checked
 from k2distil.pipeline.distil_data import Codes
 from k2distil.pipeline.durations import durations
 
@@ -25,23 +26,8 @@ UNFIT_SHOWN = 10  # utterances
 LEAST_INPUTS = 2  # frames of features, or samples
 
 
-@dataclass(frozen=True)
-class Checked:
-    """Utterances to train on, with their seconds, and why others are left out."""
-
-    utterances: list[Utterance]
-    seconds: list[float]
-    unreadable: list[dict[str, str]]  # rows of failed.tsv
-    unfit: list[dict[str, str]]  # text or codes do not fit
-
-    @property
-    def labelled(self) -> list[bool]:
-        """Whether each has text."""
-        return [each.text is not None for each in self.utterances]
-
-
 def check_utterances(
-    utterances: Sequence[Utterance], student: Student, codes: Codes | None, text_fits: bool = True
+    utterances: PackedUtterances, student: Student, codes: Codes | None, text_fits: bool = True
 ) -> Checked:
     """Look at every header, text and number of codes before any of it is used.
 
@@ -57,22 +43,25 @@ def check_utterances(
     def has_codes(utterance: Utterance) -> bool:
         return codes is not None and utterance.key in codes.reader
 
-    read, read_seconds, kept, seconds = [], [], [], []
+    of_use = [
+        row for row, each in enumerate(utterances) if each.text is not None or has_codes(each)
+    ]
+    read, read_seconds, kept, seconds, labelled = [], [], [], [], []
     unreadable: list[dict[str, str]] = []
     unfit: list[dict[str, str]] = []
     unknown: list[str] = []  # characters, of one text each
-    of_use = [each for each in utterances if each.text is not None or has_codes(each)]
-    num_idle = len(utterances) - len(of_use)
-    for each, length in durations(of_use, audio_seconds, "check"):
+    found = durations(utterances.at(of_use), audio_seconds, "check")
+    for row, (each, length) in zip(of_use, found, strict=True):
         if isinstance(length, DataError):
             unreadable.append(_row(each, str(length)))
         else:
-            read.append(each)
+            read.append(row)
             read_seconds.append(length)
     num_inputs = student.num_inputs(torch.tensor([round(s * SAMPLE_RATE) for s in read_seconds]))
     least_frames = student.least_frames if text_fits else 1
     sizes = zip(num_inputs.tolist(), student.num_frames(num_inputs).tolist(), strict=True)
-    for each, length, (inputs, frames) in zip(read, read_seconds, sizes, strict=True):
+    for row, length, (inputs, frames) in zip(read, read_seconds, sizes, strict=True):
+        each = utterances[row]
         fault = _fault_of_audio(length, inputs, frames, least_frames)
         if each.text is not None and text_fits and fault is None:
             fault = _fault_of_text(each.text, length, frames, student)
@@ -83,17 +72,24 @@ def check_utterances(
         if fault is not None:
             unfit.append(_row(each, fault))
             continue
-        kept.append(each)
+        kept.append(row)
         seconds.append(length)
+        labelled.append(each.text is not None)
     if unknown:
         logger.warning(
             "%d of %d texts have characters that the student does not know, which count as errors "
             "(%s): write them as those it was trained on, in the same case",
             *(len(unknown), len(read), "".join(sorted(set("".join(unknown))))[:UNKNOWN_SHOWN]),
         )
-    if num_idle:
+    if num_idle := len(utterances) - len(of_use):
         logger.info("%d utterances have neither text nor codes and are not used", num_idle)
-    return Checked(kept, seconds, unreadable, unfit)
+    return Checked(
+        np.array(kept, np.int64),
+        np.array(seconds, np.float64),
+        np.array(labelled, bool),
+        unreadable,
+        unfit,
+    )
 
 
 def _row(utterance: Utterance, reason: str) -> dict[str, str]:

@@ -70,6 +70,11 @@ class StudentFolder:
         """Where to go on."""
         return last_checkpoint(self.path)
 
+    @property
+    def checked(self) -> Path:
+        """Of what the check of the list found."""
+        return self.path / f"{NAME}.checked.npz"
+
     def best(self) -> dict[str, Any] | None:
         """Step and figures of the best student so far; None: there is none."""
         try:

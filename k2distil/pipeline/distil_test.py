@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from k2distil.config import TrainDistilConfig
+from k2distil.data import PackedUtterances
 from k2distil.distil.model import DistilModel
 from k2distil.distil.scoring import error_rates, has_words
 from k2distil.distil.student import Student
 from k2distil.distil.vocabulary import normalize
-from k2distil.pipeline.distil_check import Checked
+from k2distil.pipeline.distil_checked import Checked
 from k2distil.pipeline.distil_data import Codes, DistilDataset
 from k2distil.pipeline.provenance import digest_of
 from k2distil.pipeline.teacher import num_workers
@@ -32,21 +33,21 @@ class StudentTest:
     def __init__(
         self,
         student: Student,
+        utterances: PackedUtterances,
         checked: Checked,
         codes: Codes | None,
         config: TrainDistilConfig,
         args: Any,
     ) -> None:
-        self.dataset = DistilDataset(
-            checked.utterances, student, codes, config.channel, for_training=False
-        )
-        batches = batches_to_test(student, checked.seconds, config.batch_seconds)
+        tested = utterances.at(checked.rows)
+        self.dataset = DistilDataset(tested, student, codes, config.channel, for_training=False)
+        batches = batches_to_test(student, checked.seconds.tolist(), config.batch_seconds)
         self.batches = batches[args.process_index :: args.world_size]
         self.num_workers = num_workers(config)
         self.device, self.world_size = args.device, args.world_size
-        texts = [normalize(each.text) for each in checked.utterances if each.text]
+        texts = [normalize(each.text) for each in tested if each.text]
         self.metric = "wer" if has_words(texts) else "cer"  # without blanks a sentence is one word
-        self.digest = digest_of(checked.utterances, with_text=True)
+        self.digest = digest_of(tested, with_text=True)
         self.figures: dict[str, float] = {}  # of the last test
         self.failed = [*checked.unreadable]  # rows of failed.tsv
         self.unfit = checked.unfit

@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 from k2distil.config import EvaluateConfig
+from k2distil.data import PackedUtterances
 from k2distil.device import use_device
 from k2distil.distil.model import DistilModel
 from k2distil.distil.scoring import error_rates, worst
@@ -31,7 +32,7 @@ def evaluate(config: EvaluateConfig) -> Summary:
         _check_replaceable(config.save_path)
     utterances = read_lists(config.train_data, config, output)
     names = names_of(config.train_data)
-    labelled = [each for each in utterances if each.text is not None and each.text.strip()]
+    labelled = PackedUtterances(each for each in utterances if (each.text or "").strip())
     if not labelled:
         raise DataError(f'{names}: no utterance has text ("txt") to compare with')
     if num_without := len(utterances) - len(labelled):
@@ -39,14 +40,15 @@ def evaluate(config: EvaluateConfig) -> Summary:
     student = load_student(config.student_checkpoint)
     device = use_device(config.gpu)
     checked = check_utterances(labelled, student, None, text_fits=False)
-    if not checked.utterances:
+    if not len(checked.rows):
         reason = (checked.unreadable + checked.unfit)[0]["reason"]
         raise DataError(f"{names}: none of its audio can be used: {reason}")
-    batches = batches_to_test(student, checked.seconds, config.batch_seconds)
+    tested = labelled.at(checked.rows)
+    batches = batches_to_test(student, checked.seconds.tolist(), config.batch_seconds)
     student.model.to(device)
     scored = transcribe(
         DistilModel(student.model, None, -1, 0.0, None),
-        DistilDataset(checked.utterances, student, None, config.channel, for_training=False),
+        DistilDataset(tested, student, None, config.channel, for_training=False),
         batches,
         num_workers(config),
         device,

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from k2distil.batch import Utterance
 from k2distil.config import TrainDistilConfig
-from k2distil.data import as_it_is, start_worker
+from k2distil.data import PackedUtterances, as_it_is, start_worker
 from k2distil.distil import CodebookLoss
 from k2distil.distil.batches import BatchesBySeconds
 from k2distil.distil.model import DistilModel
@@ -40,7 +40,8 @@ from k2distil.distil.trainer import (
 )
 from k2distil.distil.vocabulary import characters_of, make_tokenizer, normalize, read_tokenizer
 from k2distil.errors import ConfigError, DataError
-from k2distil.pipeline.distil_check import Checked, check_utterances, refuse_unfit
+from k2distil.pipeline.distil_check import check_utterances, refuse_unfit
+from k2distil.pipeline.distil_checked import Checked
 from k2distil.pipeline.distil_codes import check_coverage, open_codes
 from k2distil.pipeline.distil_data import Codes, DistilDataset
 from k2distil.pipeline.distil_fingerprint import fingerprint_of
@@ -61,7 +62,7 @@ def train_distil(config: TrainDistilConfig) -> Summary:
     """Train the student that a config asks for, or go on where an earlier run stopped."""
     started = time.monotonic()
     _check_options(config)
-    utterances = read_lists(config.train_data, config, config.save_path)
+    utterances = PackedUtterances(read_lists(config.train_data, config, config.save_path))
     student = _open_student(config, utterances)
     layer = check_layer(student, config.student_layer)
     args = training_arguments(config, hasattr(student.model.base_model, "masked_spec_embed"))
@@ -78,13 +79,12 @@ def train_distil(config: TrainDistilConfig) -> Summary:
 
     if (done := _on_first(args, begin)) is not None:
         return done
-    lists = (config.train_data, utterances)
-    train = _on_first(args, lambda: _checked(config, *lists, student, codes, text_fits=True))
+    train = _on_first(args, lambda: _check_to_train(config, utterances, student, codes, folder))
     test = None
     if config.cv_data is not None:
-        tested = (config.cv_data, _with_text(config))
-        cv = _on_first(args, lambda: _checked(config, *tested, student, codes, text_fits=False))
-        test = StudentTest(student, cv, codes, config, args)
+        tested = _with_text(config)
+        cv = _on_first(args, lambda: _check(config, config.cv_data, tested, student, codes, False))
+        test = StudentTest(student, tested, cv, codes, config, args)
     dropped = train.unfit + ([] if test is None else test.unfit)
     if args.process_index == 0:
         write_config(folder.stem, config)
@@ -102,7 +102,7 @@ def train_distil(config: TrainDistilConfig) -> Summary:
         assert test is not None
         folder.offer(student, test.digest, test.metric, step, figures)
 
-    batches = _batches(config, train, student, codes, args)
+    batches = _batches(config, utterances, train, student, codes, args)
     trainer = DistilTrainer(model, args, batches, test, keep_best)
     trainer.add_callback(WeightOverSteps(model, config.codebook_weight_end))
     _describe(student, train)
@@ -117,9 +117,9 @@ def train_distil(config: TrainDistilConfig) -> Summary:
     figures = {
         "wall_seconds": time.monotonic() - started,  # of this run; less than all after a resume
         "steps": trainer.state.global_step,
-        "utterances": len(train.utterances),
-        "labelled": sum(train.labelled),
-        "hours": sum(train.seconds) / 3600,
+        "utterances": len(train.rows),
+        "labelled": int(train.labelled.sum()),
+        "hours": float(train.seconds.sum()) / 3600,
         "parameters": sum(each.numel() for each in student.model.parameters()),
         "last": test and test.figures,
         "best": folder.best(),
@@ -180,28 +180,46 @@ def _open_student(config: TrainDistilConfig, utterances: Sequence[Utterance]) ->
     return student
 
 
-def _with_text(config: TrainDistilConfig) -> list[Utterance]:
+def _with_text(config: TrainDistilConfig) -> PackedUtterances:
     """What can be tested on."""
     found = read_lists(config.cv_data, config, config.save_path)
-    return [each for each in found if each.text is not None and normalize(each.text)]
+    return PackedUtterances(
+        each for each in found if each.text is not None and normalize(each.text)
+    )
 
 
-def _checked(
+def _check_to_train(
+    config: TrainDistilConfig,
+    utterances: PackedUtterances,
+    student: Student,
+    codes: Codes | None,
+    folder: StudentFolder,
+) -> Checked:
+    """A training that goes on has the utterances it began with, and looks at none again."""
+    if folder.checkpoint() is not None and (before := Checked.load(folder.checked)) is not None:
+        logger.info("the utterances are those that this training began with")
+        return before
+    checked = _check(config, config.train_data, utterances, student, codes, text_fits=True)
+    checked.save(folder.checked)
+    return checked
+
+
+def _check(
     config: TrainDistilConfig,
     paths: Sequence[Path] | None,
-    utterances: Sequence[Utterance],
+    utterances: PackedUtterances,
     student: Student,
     codes: Codes | None,
     text_fits: bool,
 ) -> Checked:
     """The utterances of a list that can be used."""
     checked = check_utterances(utterances, student, codes, text_fits)
-    if not checked.utterances and checked.unreadable:
+    if not len(checked.rows) and checked.unreadable:
         first = checked.unreadable[0]["reason"]
         raise DataError(f"{names_of(paths)}: none of its audio can be read: {first}")
     if config.bad_utterances == "error":
         refuse_unfit(names_of(paths), checked.unfit)
-    if not any(checked.labelled):
+    if not checked.labelled.any():
         raise DataError(f'{names_of(paths)}: no utterance that can be used has text ("txt")')
     return checked
 
@@ -214,15 +232,20 @@ def _codebook_loss(config: TrainDistilConfig, student: Student, codes: Codes) ->
 
 
 def _batches(
-    config: TrainDistilConfig, train: Checked, student: Student, codes: Codes | None, args: Any
+    config: TrainDistilConfig,
+    utterances: PackedUtterances,
+    train: Checked,
+    student: Student,
+    codes: Codes | None,
+    args: Any,
 ) -> DataLoader:
     """All batches of this process; one pass over them is the whole training."""
     workers = num_workers(config)
     return DataLoader(
-        DistilDataset(train.utterances, student, codes, config.channel),
+        DistilDataset(utterances.at(train.rows), student, codes, config.channel),
         batch_sampler=BatchesBySeconds(
-            train.seconds,
-            train.labelled,
+            train.seconds.tolist(),
+            train.labelled.tolist(),
             config.batch_seconds,
             config.labelled_share,
             config.max_steps * config.accumulate_batches,
@@ -254,12 +277,10 @@ def _describe(student: Student, train: Checked) -> None:
         sum(each.numel() for each in student.model.parameters()) / 1e6,
         *(len(student.tokenizer), 1000 * student.frame_shift),
     )
-    with_text = sum(
-        seconds for seconds, labelled in zip(train.seconds, train.labelled, strict=True) if labelled
-    )
+    with_text = train.seconds[train.labelled]
     logger.info(
         "%d utterances, %.2f h, of them %.2f h with text",
-        *(len(train.utterances), sum(train.seconds) / 3600, with_text / 3600),
+        *(len(train.rows), train.seconds.sum() / 3600, with_text.sum() / 3600),
     )
 
 

@@ -7,6 +7,7 @@ import soundfile
 
 from k2distil.batch import Utterance
 from k2distil.config import TrainDistilConfig, load_config
+from k2distil.data import PackedUtterances
 from k2distil.distil.student import make_student
 from k2distil.distil.trainer import MissedTest
 from k2distil.distil.vocabulary import characters_of, make_tokenizer
@@ -30,10 +31,12 @@ def test_a_test_in_another_case_is_told(tmp_path, caplog):
     texts = {"a": "one two", "b": "ONE TWO", "c": "Three"}
     for key in texts:
         soundfile.write(tmp_path / f"{key}.wav", 0.1 * generator.standard_normal(16000), 16000)
-    utterances = [Utterance(key, str(tmp_path / f"{key}.wav"), text=texts[key]) for key in texts]
+    utterances = PackedUtterances(
+        Utterance(key, str(tmp_path / f"{key}.wav"), text=texts[key]) for key in texts
+    )
     student = make_student(STUDENT, make_tokenizer(characters_of(["one two three"])), 0)
     with caplog.at_level(logging.WARNING):
-        assert len(check_utterances(utterances, student, None, text_fits=False).utterances) == 3
+        assert len(check_utterances(utterances, student, None, text_fits=False).rows) == 3
     assert "2 of 3 texts have characters that the student does not know" in caplog.text
     assert "(ENOTW)" in caplog.text
     assert (

@@ -112,11 +112,30 @@ def test_a_stopped_training_goes_on_to_the_same_student(signum, material, tmp_pa
     before = len(losses(log))
     resumed = succeed("train_distil.sh", *stopped, "--num_codebooks", 2, "--data_type", "raw")
     assert "going on from" in resumed
+    assert "the utterances are those that this training began with" in resumed
     assert losses(resumed) == losses(undisturbed)[12 - len(losses(resumed)) :]
     assert 0 < len(losses(resumed)) <= 12 - min(before, 4)
     one, two = (load_file(tmp_path / n / "last" / "model.safetensors") for n in ("one", "two"))
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_audio_put_right_between_two_runs_does_not_change_a_training(material, tmp_path):
+    wav = material.folder / "utt03.wav"
+    whole = wav.read_bytes()
+    wav.write_bytes(b"RIFF no wav")
+    undisturbed = run("train_distil.sh", *flags(material, "--save_path", tmp_path / "one"))
+    assert undisturbed.returncode == 1, undisturbed.stderr
+    stopped = flags(material, "--save_path", tmp_path / "two")
+    there = partial(last_checkpoint, tmp_path / "two")
+    interrupt(command("train_distil.sh", *stopped), there, signal.SIGKILL)
+    wav.write_bytes(whole)
+    resumed = run("train_distil.sh", *stopped)
+    assert resumed.returncode == 1, resumed.stderr
+    assert losses(resumed.stderr) == losses(undisturbed.stderr)[-len(losses(resumed.stderr)) :]
+    for name, keys in [("one", ["utt03", "utt03"]), ("two", ["utt03"])]:  # a test looks again
+        table = (tmp_path / name / "train_distil.failed.tsv").read_text().splitlines()
+        assert [line.split("\t")[0] for line in table] == ["key", *keys]
 
 
 def test_two_processes_train_as_one_with_twice_the_batch(material, tmp_path):

@@ -1,0 +1,54 @@
+"""What the check of a list found, kept beside a student for when its training goes on."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from k2distil.atomic import replacing
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Which utterances of a list can be used, and why the others cannot.
+
+    rows: (U,) int64, their places in the list; seconds: (U,) float64; labelled: (U,) bool, whether
+    each has text. unreadable, unfit: rows of failed.tsv and dropped.tsv.
+    """
+
+    rows: np.ndarray
+    seconds: np.ndarray
+    labelled: np.ndarray
+    unreadable: list[dict[str, str]]
+    unfit: list[dict[str, str]]
+
+    def save(self, path: Path) -> None:
+        """Write a .npz, whole or not at all.
+
+        Raises:
+            DataError: the disk is full, or the folder cannot be written to.
+        """
+        rejected = json.dumps([self.unreadable, self.unfit]).encode()
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(
+                file,
+                rows=self.rows,
+                seconds=self.seconds,
+                labelled=self.labelled,
+                rejected=np.frombuffer(rejected, np.uint8),
+            )
+
+    @classmethod
+    def load(cls, path: Path) -> Checked | None:
+        """What `save` wrote; None: there is nothing, or nothing whole."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in ("rows", "seconds", "labelled")}
+                unreadable, unfit = json.loads(file["rejected"].tobytes())
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+        return cls(**arrays, unreadable=unreadable, unfit=unfit)
