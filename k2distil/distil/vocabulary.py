@@ -98,7 +98,12 @@ def _read_units(path: Path) -> list[str]:
     lines_of: dict[str, int] = {}
     try:
         text = path.read_text(encoding="utf-8-sig")  # a byte order mark is no part of a token
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: not UTF-8 text; convert it with iconv -f GB18030 -t UTF-8, or -f with the "
+            "encoding it has (GB18030 has GBK in it)"
+        ) from error
+    except OSError as error:
         raise DataError(f"{path}: cannot be read ({error}); check --vocabulary") from error
     for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
         token, _, index = line.rstrip().rpartition(" ")

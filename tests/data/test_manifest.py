@@ -159,11 +159,24 @@ def test_an_empty_list_is_an_error(tmp_path: Path, content: str, data_type: str)
 def test_lists_that_cannot_be_read_or_told_apart_are_errors(tmp_path: Path) -> None:
     assert "No such file" in problems_of(tmp_path / "absent.list")
     (tmp_path / "binary").write_bytes(b"{\xff\xfe\x00")
-    assert "not UTF-8" in problems_of(tmp_path / "binary")
+    assert "binary: line 1: not UTF-8 text; convert it" in problems_of(tmp_path / "binary")
     assert "--data_type" in problems_of(write_lines(tmp_path / "a.scp", "utt1 /a/b.wav"))
     assert "without wav.scp" in problems_of(tmp_path)
     with pytest.raises(ConfigError, match="--data_type scp: expected auto, raw, shard"):
         read_list(tmp_path / "a.scp", "scp")
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_line_in_another_encoding_is_told_however_far_down(tmp_path: Path, suffix: str) -> None:
+    good = [
+        json.dumps({"key": f"中{number}", "wav": "w"}, ensure_ascii=False) for number in range(900)
+    ]
+    bad = json.dumps({"key": "文", "wav": "w"}, ensure_ascii=False)
+    content = "\n".join(good).encode() + b"\n\n" + bad.encode("gb18030") + b"\n"
+    path = tmp_path / f"data.list{suffix}"
+    path.write_bytes(gzip.compress(content) if suffix else content)
+    message = problems_of(path)
+    assert "line 902: not UTF-8 text; convert it with iconv -f GB18030 -t UTF-8" in message
 
 
 def test_a_shard_list_tells_where_each_audio_file_lies(tmp_path: Path) -> None:
