@@ -11,6 +11,8 @@ from k2distil.batch import Utterance
 from k2distil.data.relative_path import path_resolver
 
 MAX_SECONDS = 1e9  # 30 years; a longer audio is a slip
+SHOWN = 60  # characters of a line, where it is no JSON
+EXPECTED = '{"key": ..., "wav": ..., "txt": ...}'
 
 
 def read_raw_lines(
@@ -28,7 +30,7 @@ def read_raw_lines(
         try:
             fields = json.loads(line)
         except (ValueError, RecursionError) as error:
-            yield number, f"not JSON ({error})"
+            yield number, f"not JSON ({_reason(error)}): {line[:SHOWN]!r}; expected {EXPECTED}"
             continue
         if (fault := _fault(fields)) is not None:
             yield number, fault
@@ -40,13 +42,21 @@ def read_raw_lines(
         )
 
 
+def _reason(error: Exception) -> str:
+    """json counts lines within this one, which would contradict the list's."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at column {error.colno}"
+    return str(error)
+
+
 def _fault(fields: Any) -> str | None:
     if not isinstance(fields, dict):
-        return 'not a JSON object; expected {"key": ..., "wav": ..., "txt": ...}'
+        return f"not a JSON object; expected {EXPECTED}"
     for name in ("key", "wav", "txt"):
         value = fields.get(name, "" if name == "txt" else None)
         if value is None and name != "txt":
-            return f'no "{name}"'
+            there = ", ".join(repr(each) for each in fields if fields[each] is not None)
+            return f'no "{name}", but {there or "nothing"}; expected {EXPECTED}'
         if value is not None and not isinstance(value, str):
             return f'"{name}" is {value!r}; expected a string'
     if not fields["wav"] or "\0" in fields["wav"]:

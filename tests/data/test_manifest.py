@@ -106,11 +106,17 @@ def test_of_a_link_relative_paths_are_beside_it_or_else_beside_the_list(
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ('{"key": "a", "wav": ', "not JSON"),
+        ('{"key": "a", "wav": ', 'not JSON (Expecting value at column 20): \'{"key": "a"'),
+        ("utt1 我爱北京", 'column 1): \'utt1 我爱北京\'; expected {"key": ..., "wav"'),
+        ('{"key": "a", "wav": "a.wav"},', "(Extra data at column 29)"),
         ("[" * 100_000, "not JSON"),
         ("[1]", "not a JSON object"),
-        ({"wav": "a.wav"}, 'no "key"'),
+        (
+            {"utt": "a", "wav": "a.wav"},
+            'no "key", but \'utt\', \'wav\'; expected {"key": ..., "wav"',
+        ),
         ({"key": "a"}, 'no "wav"'),
+        ('{"key": null}', 'no "key", but nothing; expected'),
         ({"key": "a", "wav": ""}, '"wav" is empty'),
         ({"key": 7, "wav": "a.wav"}, '"key" is 7; expected a string'),
         ({"key": "a", "wav": "a.wav", "txt": ["x"]}, r'"txt" is \["x"\]|"txt" is'),
