@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from k2distil.batch import Utterance
 from k2distil.data.relative_path import path_resolver
+
+logger = logging.getLogger(__name__)
 
 MAX_SECONDS = 1e9  # 30 years; a longer audio is a slip
 SHOWN = 60  # characters of a line, where it is no JSON
@@ -20,12 +23,14 @@ def read_raw_lines(
 ) -> Iterator[tuple[int, Utterance | str]]:
     """Yield (line number, utterance), or (line number, what is wrong and what helps).
 
-    Fields beside key, wav, txt, start and end (seconds) are WeNet's and others' own: not read.
+    Fields beside key, wav, txt, start and end (seconds) are WeNet's and others' own: not read. A
+    warning tells of "text" without "txt".
 
     Args:
         list_path: what its relative paths are beside.
     """
     resolve = path_resolver(list_path)
+    num_misnamed = 0
     for number, line in lines:
         try:
             fields = json.loads(line)
@@ -35,10 +40,17 @@ def read_raw_lines(
         if (fault := _fault(fields)) is not None:
             yield number, fault
             continue
+        num_misnamed += "text" in fields and "txt" not in fields
         start, end = fields.get("start"), fields.get("end")
         yield (
             number,
             Utterance(fields["key"], resolve(fields["wav"]), start, end, fields.get("txt")),
+        )
+    if num_misnamed:
+        logger.warning(
+            '%s: %d entries have "text" and no "txt": they count as audio without text; a '
+            'transcript is called "txt"',
+            *(list_path, num_misnamed),
         )
 
 

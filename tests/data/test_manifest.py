@@ -146,6 +146,20 @@ def test_a_bad_line_is_named_by_number_and_fault(tmp_path: Path, line: object, w
     assert words in message or re.search(words, message)
 
 
+def test_a_transcript_under_another_name_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = [{"key": "a", "wav": "a"}, {"key": "b", "wav": "b", "txt": "二", "text": "2"}]
+    assert [each.text for each in read_list(write_lines(tmp_path / "a.list", *lines))] == [
+        None,
+        "二",
+    ]
+    assert not caplog.messages
+    lines.append({"key": "c", "wav": "c", "text": "三"})
+    assert read_list(write_lines(tmp_path / "b.list", *lines))[2].text is None
+    assert 'b.list: 1 entries have "text" and no "txt"' in caplog.text
+
+
 def test_all_bad_lines_are_counted_and_the_first_ten_told(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "data.list", {"key": "a", "wav": "a"}, *["{"] * 14)
     message = problems_of(path)
