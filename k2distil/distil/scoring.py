@@ -9,6 +9,7 @@ from unicodedata import east_asian_width
 import torch
 from torch import Tensor
 
+from k2distil.distil.vocabulary import without_chinese_blanks
 from k2distil.errors import DataError
 
 
@@ -24,6 +25,8 @@ class Transcript:
 def error_rates(transcripts: Sequence[Transcript]) -> dict[str, float]:
     """wer and cer, by jiwer: errors per word or character of the references, 0.1 is 10 %.
 
+    A blank counts as a character of cer, but not beside a Chinese or Japanese one.
+
     Raises:
         DataError: nothing was transcribed.
     """
@@ -33,9 +36,10 @@ def error_rates(transcripts: Sequence[Transcript]) -> dict[str, float]:
         raise DataError("no audio of the test list could be decoded; see the warnings above")
     references = [each.reference for each in transcripts]
     hypotheses = [each.hypothesis for each in transcripts]
+    written, heard = (list(map(without_chinese_blanks, each)) for each in (references, hypotheses))
     return {
         "wer": float(jiwer.wer(references, hypotheses)),
-        "cer": float(jiwer.cer(references, hypotheses)),
+        "cer": float(jiwer.cer(written, heard)),
     }
 
 
@@ -52,7 +56,10 @@ def worst(transcripts: Sequence[Transcript], num: int) -> str:
 
     by_word = has_words([each.reference for each in transcripts])
     process = jiwer.process_words if by_word else jiwer.process_characters
-    scored = [(process(each.reference, each.hypothesis), each) for each in transcripts]
+    shape = (lambda text: text) if by_word else without_chinese_blanks
+    scored = [
+        (process(shape(each.reference), shape(each.hypothesis)), each) for each in transcripts
+    ]
     scored.sort(key=lambda pair: -(pair[0].substitutions + pair[0].deletions + pair[0].insertions))
     shown = []
     for output, each in scored[:num]:

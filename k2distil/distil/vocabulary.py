@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,6 +16,10 @@ BLANK, UNKNOWN, WORD_BOUNDARY = "<pad>", "<unk>", "|"  # as in transformers' CTC
 WENET_NAMES = {"<blank>": BLANK, "<unk>": UNKNOWN, "<space>": WORD_BOUNDARY, "▁": WORD_BOUNDARY}
 WENET_UNUSED = ("<sos/eos>", "<sos>", "<eos>")
 
+# Han, kana, their punctuation and full-width forms. Not Hangul: Korean has blanks between words.
+_CHINESE = "[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff01-\uff60\U00020000-\U0003ffff]"
+_BLANK_BESIDE = re.compile(f"(?<={_CHINESE}) | (?={_CHINESE})")
+
 
 def normalize(text: str) -> str:
     """Words with one blank between them.
@@ -23,6 +28,15 @@ def normalize(text: str) -> str:
     'two five'
     """
     return " ".join(text.split())
+
+
+def without_chinese_blanks(text: str) -> str:
+    """Without the blanks beside Chinese and Japanese characters, which nobody says.
+
+    >>> without_chinese_blanks("我 爱 new york 你")
+    '我爱new york你'
+    """
+    return _BLANK_BESIDE.sub("", text)
 
 
 def make_tokenizer(tokens: Sequence[str]) -> Any:
