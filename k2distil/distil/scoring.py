@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from unicodedata import east_asian_width
 
 import torch
@@ -45,7 +46,7 @@ def error_rates(transcripts: Sequence[Transcript]) -> dict[str, float]:
 
 def has_words(texts: Sequence[str]) -> bool:
     """Whether blanks part words: in most of the texts, of characters that most are not CJK."""
-    wide = sum(east_asian_width(each) in "WF" for text in texts for each in text)
+    wide = sum(_is_wide(each) for text in texts for each in text)
     blanks = sum(" " in text for text in texts)
     return 2 * blanks > len(texts) and 2 * wide < sum(map(len, texts))
 
@@ -64,8 +65,23 @@ def worst(transcripts: Sequence[Transcript], num: int) -> str:
     shown = []
     for output, each in scored[:num]:
         text = jiwer.visualize_alignment(output, show_measures=False, skip_correct=False)
-        shown.append("\n".join([each.key, *text.strip().splitlines()[1:]]))
+        rows = text.strip().splitlines()[1:]
+        shown.append("\n".join([each.key, *(rows if by_word else _aligned(rows))]))
     return "\n\n".join(shown)
+
+
+def _is_wide(character: str) -> bool:
+    """Whether it takes two columns of a terminal."""
+    return east_asian_width(character) in "WF"
+
+
+def _aligned(rows: Sequence[str]) -> list[str]:
+    """What is above and below a wide character becomes as wide by a blank behind it."""
+    columns = []
+    for column in zip_longest(*rows, fillvalue=" "):
+        blank = " " * any(map(_is_wide, column))
+        columns.append([each if _is_wide(each) else each + blank for each in column])
+    return ["".join(row).rstrip() for row in zip(*columns, strict=True)]
 
 
 class CodeScores:
