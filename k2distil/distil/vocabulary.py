@@ -19,6 +19,7 @@ WENET_UNUSED = ("<sos/eos>", "<sos>", "<eos>")
 # Han, kana, their punctuation and full-width forms. Not Hangul: Korean has blanks between words.
 _CHINESE = "[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff01-\uff60\U00020000-\U0003ffff]"
 _BLANK_BESIDE = re.compile(f"(?<={_CHINESE}) | (?={_CHINESE})")
+_BLANK_BETWEEN = re.compile(rf"{_CHINESE}\s+{_CHINESE}")
 
 
 def normalize(text: str) -> str:
@@ -37,6 +38,15 @@ def without_chinese_blanks(text: str) -> str:
     '我爱new york你'
     """
     return _BLANK_BESIDE.sub("", text)
+
+
+def parts_chinese(text: str) -> bool:
+    """Whether a blank stands between two Chinese or Japanese characters, as in text of tokens.
+
+    >>> parts_chinese("我 爱 你"), parts_chinese("我爱 new york")
+    (True, False)
+    """
+    return _BLANK_BETWEEN.search(text) is not None
 
 
 def make_tokenizer(tokens: Sequence[str]) -> Any:

@@ -13,7 +13,7 @@ from k2distil.batch import SAMPLE_RATE, Utterance
 from k2distil.data import audio_seconds
 from k2distil.distil import check_lengths
 from k2distil.distil.student import Student
-from k2distil.distil.vocabulary import normalize
+from k2distil.distil.vocabulary import normalize, parts_chinese
 from k2distil.errors import DataError
 from k2distil.pipeline.distil_data import Codes
 from k2distil.pipeline.durations import durations
@@ -61,6 +61,7 @@ def check_utterances(
     unreadable: list[dict[str, str]] = []
     unfit: list[dict[str, str]] = []
     unknown: list[str] = []  # characters, of one text each
+    num_parted = 0  # texts
     of_use = [each for each in utterances if each.text is not None or has_codes(each)]
     num_idle = len(utterances) - len(of_use)
     for each, length in durations(of_use, audio_seconds, "check"):
@@ -83,6 +84,7 @@ def check_utterances(
         if fault is not None:
             unfit.append(_row(each, fault))
             continue
+        num_parted += text_fits and each.text is not None and parts_chinese(each.text)
         kept.append(each)
         seconds.append(length)
     if unknown:
@@ -90,6 +92,12 @@ def check_utterances(
             "%d of %d texts have characters that the student does not know, which count as errors "
             "(%s): write them as those it was trained on, in the same case",
             *(len(unknown), len(read), "".join(sorted(set("".join(unknown))))[:UNKNOWN_SHOWN]),
+        )
+    if num_parted:
+        logger.warning(
+            "%d texts have blanks between Chinese characters, which the student learns to write: "
+            "remove them from the list, unless it shall",
+            num_parted,
         )
     if num_idle:
         logger.info("%d utterances have neither text nor codes and are not used", num_idle)
