@@ -20,7 +20,8 @@ from k2distil.pipeline.durations import durations
 
 logger = logging.getLogger(__name__)
 
-UNKNOWN_SHOWN = 20  # characters
+UNKNOWN_SHOWN = 20  # characters of a test
+MISSING_SHOWN = 1000  # of what a student shall learn: they are to be added to its vocabulary
 UNFIT_SHOWN = 10  # utterances
 LEAST_INPUTS = 2  # frames of features, or samples
 
@@ -77,7 +78,7 @@ def check_utterances(
         fault = _fault_of_audio(length, inputs, frames, least_frames)
         if each.text is not None and text_fits and fault is None:
             fault = _fault_of_text(each.text, length, frames, student)
-        elif each.text is not None and not text_fits:
+        if each.text is not None and (fault is not None or not text_fits):
             unknown += filter(None, [_unknown(each.text, student.encode_text(each.text), student)])
         if fault is None and codes is not None and has_codes(each):
             fault = _fault_of_codes(each.key, frames, codes)
@@ -87,11 +88,17 @@ def check_utterances(
         num_parted += text_fits and each.text is not None and parts_chinese(each.text)
         kept.append(each)
         seconds.append(length)
-    if unknown:
+    characters = sorted(set("".join(unknown)))
+    if unknown and text_fits:
+        logger.warning(
+            "%d texts have characters that are not in the vocabulary, %d different ones: %s",
+            *(len(unknown), len(characters), "".join(characters)[:MISSING_SHOWN]),
+        )
+    elif unknown:
         logger.warning(
             "%d of %d texts have characters that the student does not know, which count as errors "
             "(%s): write them as those it was trained on, in the same case",
-            *(len(unknown), len(read), "".join(sorted(set("".join(unknown))))[:UNKNOWN_SHOWN]),
+            *(len(unknown), len(read), "".join(characters)[:UNKNOWN_SHOWN]),
         )
     if num_parted:
         logger.warning(

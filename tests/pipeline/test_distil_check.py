@@ -41,6 +41,18 @@ def test_a_test_in_another_case_is_told(tmp_path, caplog):
     )
 
 
+def test_all_characters_that_a_vocabulary_lacks_are_told_at_once(tmp_path, caplog):
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.ones(16000), 16000)
+    utterances = [
+        Utterance(str(number), str(tmp_path / "a.wav"), text=text)
+        for number, text in enumerate(["一臺", "一", "灣臺A", "一|二", "灣" * 100])
+    ]
+    student = make_student(STUDENT, make_tokenizer(characters_of(["一二"])), 0)
+    assert len(check_utterances(utterances, student, None).unfit) == 4
+    told = "3 texts have characters that are not in the vocabulary, 3 different ones: A灣臺"
+    assert told in caplog.text
+
+
 def test_blanks_between_chinese_characters_are_told(tmp_path, caplog):
     soundfile.write(tmp_path / "a.wav", 0.1 * np.ones(16000), 16000)
     texts = ["我 爱 你", "我爱 new york", "我爱你", "我 爱\u3000你", None]
