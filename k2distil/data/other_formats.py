@@ -15,6 +15,11 @@ import soundfile
 from k2distil.batch import Utterance
 from k2distil.errors import DataError
 
+BARE_REMEDY = (
+    "Samples without a header tell no rate, and no program can know it: give them one, by "
+    "sox -t raw -r 16000 -e signed -b 16 -c 1 IN OUT.flac"
+)
+
 
 def decode_other_format(
     utterance: Utterance, source: str | io.BytesIO, reason: str
@@ -45,10 +50,11 @@ def decode_other_format(
             reasons.append(f"{name}: {error}")
             continue
         return segment_of(samples, rate, utterance), rate
+    bare = f". {BARE_REMEDY}" if utterance.wav.endswith((".pcm", ".raw")) else ""
     raise DataError(
         f"nothing here can decode it (it begins with {_first_bytes(source)!r}); "
         f"{'; '.join(reasons)}. If it is audio, install the ffmpeg program or a torchaudio that "
-        "loads, or convert it to flac; else correct the list"
+        f"loads, or convert it to flac; else correct the list{bare}"
     )
 
 

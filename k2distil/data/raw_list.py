@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,11 @@ from typing import Any
 from k2distil.batch import Utterance
 from k2distil.data.relative_path import path_resolver
 
+logger = logging.getLogger(__name__)
+
 MAX_SECONDS = 1e9  # 30 years; a longer audio is a slip
+SHOWN = 60  # characters of a line, where it is no JSON
+EXPECTED = '{"key": ..., "wav": ..., "txt": ...}'
 
 
 def read_raw_lines(
@@ -18,35 +23,52 @@ def read_raw_lines(
 ) -> Iterator[tuple[int, Utterance | str]]:
     """Yield (line number, utterance), or (line number, what is wrong and what helps).
 
-    Fields beside key, wav, txt, start and end (seconds) are WeNet's and others' own: not read.
+    Fields beside key, wav, txt, start and end (seconds) are WeNet's and others' own: not read. A
+    warning tells of "text" without "txt".
 
     Args:
         list_path: what its relative paths are beside.
     """
     resolve = path_resolver(list_path)
+    num_misnamed = 0
     for number, line in lines:
         try:
             fields = json.loads(line)
         except (ValueError, RecursionError) as error:
-            yield number, f"not JSON ({error})"
+            yield number, f"not JSON ({_reason(error)}): {line[:SHOWN]!r}; expected {EXPECTED}"
             continue
         if (fault := _fault(fields)) is not None:
             yield number, fault
             continue
+        num_misnamed += "text" in fields and "txt" not in fields
         start, end = fields.get("start"), fields.get("end")
         yield (
             number,
             Utterance(fields["key"], resolve(fields["wav"]), start, end, fields.get("txt")),
         )
+    if num_misnamed:
+        logger.warning(
+            '%s: %d entries have "text" and no "txt": they count as audio without text; a '
+            'transcript is called "txt"',
+            *(list_path, num_misnamed),
+        )
+
+
+def _reason(error: Exception) -> str:
+    """json counts lines within this one, which would contradict the list's."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at column {error.colno}"
+    return str(error)
 
 
 def _fault(fields: Any) -> str | None:
     if not isinstance(fields, dict):
-        return 'not a JSON object; expected {"key": ..., "wav": ..., "txt": ...}'
+        return f"not a JSON object; expected {EXPECTED}"
     for name in ("key", "wav", "txt"):
         value = fields.get(name, "" if name == "txt" else None)
         if value is None and name != "txt":
-            return f'no "{name}"'
+            there = ", ".join(repr(each) for each in fields if fields[each] is not None)
+            return f'no "{name}", but {there or "nothing"}; expected {EXPECTED}'
         if value is not None and not isinstance(value, str):
             return f'"{name}" is {value!r}; expected a string'
     if not fields["wav"] or "\0" in fields["wav"]:

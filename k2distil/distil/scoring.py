@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from unicodedata import east_asian_width
 
 import torch
 from torch import Tensor
 
+from k2distil.distil.vocabulary import without_chinese_blanks
 from k2distil.errors import DataError
 
 
@@ -24,6 +26,8 @@ class Transcript:
 def error_rates(transcripts: Sequence[Transcript]) -> dict[str, float]:
     """wer and cer, by jiwer: errors per word or character of the references, 0.1 is 10 %.
 
+    A blank counts as a character of cer, but not beside a Chinese or Japanese one.
+
     Raises:
         DataError: nothing was transcribed.
     """
@@ -33,15 +37,16 @@ def error_rates(transcripts: Sequence[Transcript]) -> dict[str, float]:
         raise DataError("no audio of the test list could be decoded; see the warnings above")
     references = [each.reference for each in transcripts]
     hypotheses = [each.hypothesis for each in transcripts]
+    written, heard = (list(map(without_chinese_blanks, each)) for each in (references, hypotheses))
     return {
         "wer": float(jiwer.wer(references, hypotheses)),
-        "cer": float(jiwer.cer(references, hypotheses)),
+        "cer": float(jiwer.cer(written, heard)),
     }
 
 
 def has_words(texts: Sequence[str]) -> bool:
     """Whether blanks part words: in most of the texts, of characters that most are not CJK."""
-    wide = sum(east_asian_width(each) in "WF" for text in texts for each in text)
+    wide = sum(_is_wide(each) for text in texts for each in text)
     blanks = sum(" " in text for text in texts)
     return 2 * blanks > len(texts) and 2 * wide < sum(map(len, texts))
 
@@ -52,13 +57,31 @@ def worst(transcripts: Sequence[Transcript], num: int) -> str:
 
     by_word = has_words([each.reference for each in transcripts])
     process = jiwer.process_words if by_word else jiwer.process_characters
-    scored = [(process(each.reference, each.hypothesis), each) for each in transcripts]
+    shape = (lambda text: text) if by_word else without_chinese_blanks
+    scored = [
+        (process(shape(each.reference), shape(each.hypothesis)), each) for each in transcripts
+    ]
     scored.sort(key=lambda pair: -(pair[0].substitutions + pair[0].deletions + pair[0].insertions))
     shown = []
     for output, each in scored[:num]:
         text = jiwer.visualize_alignment(output, show_measures=False, skip_correct=False)
-        shown.append("\n".join([each.key, *text.strip().splitlines()[1:]]))
+        rows = text.strip().splitlines()[1:]
+        shown.append("\n".join([each.key, *(rows if by_word else _aligned(rows))]))
     return "\n\n".join(shown)
+
+
+def _is_wide(character: str) -> bool:
+    """Whether it takes two columns of a terminal."""
+    return east_asian_width(character) in "WF"
+
+
+def _aligned(rows: Sequence[str]) -> list[str]:
+    """What is above and below a wide character becomes as wide by a blank behind it."""
+    columns = []
+    for column in zip_longest(*rows, fillvalue=" "):
+        blank = " " * any(map(_is_wide, column))
+        columns.append([each if _is_wide(each) else each + blank for each in column])
+    return ["".join(row).rstrip() for row in zip(*columns, strict=True)]
 
 
 class CodeScores:

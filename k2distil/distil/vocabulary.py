@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,6 +16,11 @@ BLANK, UNKNOWN, WORD_BOUNDARY = "<pad>", "<unk>", "|"  # as in transformers' CTC
 WENET_NAMES = {"<blank>": BLANK, "<unk>": UNKNOWN, "<space>": WORD_BOUNDARY, "▁": WORD_BOUNDARY}
 WENET_UNUSED = ("<sos/eos>", "<sos>", "<eos>")
 
+# Han, kana, their punctuation and full-width forms. Not Hangul: Korean has blanks between words.
+_CHINESE = "[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff01-\uff60\U00020000-\U0003ffff]"
+_BLANK_BESIDE = re.compile(f"(?<={_CHINESE}) | (?={_CHINESE})")
+_BLANK_BETWEEN = re.compile(rf"{_CHINESE}\s+{_CHINESE}")
+
 
 def normalize(text: str) -> str:
     """Words with one blank between them.
@@ -23,6 +29,24 @@ def normalize(text: str) -> str:
     'two five'
     """
     return " ".join(text.split())
+
+
+def without_chinese_blanks(text: str) -> str:
+    """Without the blanks beside Chinese and Japanese characters, which nobody says.
+
+    >>> without_chinese_blanks("我 爱 new york 你")
+    '我爱new york你'
+    """
+    return _BLANK_BESIDE.sub("", text)
+
+
+def parts_chinese(text: str) -> bool:
+    """Whether a blank stands between two Chinese or Japanese characters, as in text of tokens.
+
+    >>> parts_chinese("我 爱 你"), parts_chinese("我爱 new york")
+    (True, False)
+    """
+    return _BLANK_BETWEEN.search(text) is not None
 
 
 def make_tokenizer(tokens: Sequence[str]) -> Any:
@@ -98,7 +122,12 @@ def _read_units(path: Path) -> list[str]:
     lines_of: dict[str, int] = {}
     try:
         text = path.read_text(encoding="utf-8-sig")  # a byte order mark is no part of a token
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: not UTF-8 text; convert it with iconv -f GB18030 -t UTF-8, or -f with the "
+            "encoding it has (GB18030 has GBK in it)"
+        ) from error
+    except OSError as error:
         raise DataError(f"{path}: cannot be read ({error}); check --vocabulary") from error
     for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
         token, _, index = line.rstrip().rpartition(" ")

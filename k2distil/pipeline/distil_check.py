@@ -13,7 +13,7 @@ from k2distil.batch import SAMPLE_RATE, Utterance
 from k2distil.data import PackedUtterances, audio_seconds
 from k2distil.distil import check_lengths
 from k2distil.distil.student import Student
-from k2distil.distil.vocabulary import normalize
+from k2distil.distil.vocabulary import normalize, parts_chinese
 from k2distil.errors import DataError
 from k2distil.pipeline.distil_checked import Checked
 from k2distil.pipeline.distil_data import Codes
@@ -21,7 +21,8 @@ from k2distil.pipeline.durations import durations
 
 logger = logging.getLogger(__name__)
 
-UNKNOWN_SHOWN = 20  # characters
+UNKNOWN_SHOWN = 20  # characters of a test
+MISSING_SHOWN = 1000  # of what a student shall learn: they are to be added to its vocabulary
 UNFIT_SHOWN = 10  # utterances
 LEAST_INPUTS = 2  # frames of features, or samples
 
@@ -50,6 +51,7 @@ def check_utterances(
     unreadable: list[dict[str, str]] = []
     unfit: list[dict[str, str]] = []
     unknown: list[str] = []  # characters, of one text each
+    num_parted = 0  # texts
     found = durations(utterances.at(of_use), audio_seconds, "check")
     for row, (each, length) in zip(of_use, found, strict=True):
         if isinstance(length, DataError):
@@ -65,22 +67,18 @@ def check_utterances(
         fault = _fault_of_audio(length, inputs, frames, least_frames)
         if each.text is not None and text_fits and fault is None:
             fault = _fault_of_text(each.text, length, frames, student)
-        elif each.text is not None and not text_fits:
+        if each.text is not None and (fault is not None or not text_fits):
             unknown += filter(None, [_unknown(each.text, student.encode_text(each.text), student)])
         if fault is None and codes is not None and has_codes(each):
             fault = _fault_of_codes(each.key, frames, codes)
         if fault is not None:
             unfit.append(_row(each, fault))
             continue
+        num_parted += text_fits and each.text is not None and parts_chinese(each.text)
         kept.append(row)
         seconds.append(length)
         labelled.append(each.text is not None)
-    if unknown:
-        logger.warning(
-            "%d of %d texts have characters that the student does not know, which count as errors "
-            "(%s): write them as those it was trained on, in the same case",
-            *(len(unknown), len(read), "".join(sorted(set("".join(unknown))))[:UNKNOWN_SHOWN]),
-        )
+    _tell_characters(unknown, num_parted, len(read), text_fits)
     if num_idle := len(utterances) - len(of_use):
         logger.info("%d utterances have neither text nor codes and are not used", num_idle)
     return Checked(
@@ -90,6 +88,30 @@ def check_utterances(
         unreadable,
         unfit,
     )
+
+
+def _tell_characters(
+    unknown: Sequence[str], num_parted: int, num_texts: int, text_fits: bool
+) -> None:
+    """What a whole list says, where one utterance would not: `unknown` has a text's characters."""
+    characters = "".join(sorted(set("".join(unknown))))
+    if unknown and text_fits:
+        logger.warning(
+            "%d texts have characters that are not in the vocabulary, %d different ones: %s",
+            *(len(unknown), len(characters), characters[:MISSING_SHOWN]),
+        )
+    elif unknown:
+        logger.warning(
+            "%d of %d texts have characters that the student does not know, which count as errors "
+            "(%s): write them as those it was trained on, in the same case",
+            *(len(unknown), num_texts, characters[:UNKNOWN_SHOWN]),
+        )
+    if num_parted:
+        logger.warning(
+            "%d texts have blanks between Chinese characters, which the student learns to write: "
+            "remove them from the list, unless it shall",
+            num_parted,
+        )
 
 
 def _row(utterance: Utterance, reason: str) -> dict[str, str]:

@@ -106,11 +106,17 @@ def test_of_a_link_relative_paths_are_beside_it_or_else_beside_the_list(
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ('{"key": "a", "wav": ', "not JSON"),
+        ('{"key": "a", "wav": ', 'not JSON (Expecting value at column 20): \'{"key": "a"'),
+        ("utt1 我爱北京", 'column 1): \'utt1 我爱北京\'; expected {"key": ..., "wav"'),
+        ('{"key": "a", "wav": "a.wav"},', "(Extra data at column 29)"),
         ("[" * 100_000, "not JSON"),
         ("[1]", "not a JSON object"),
-        ({"wav": "a.wav"}, 'no "key"'),
+        (
+            {"utt": "a", "wav": "a.wav"},
+            'no "key", but \'utt\', \'wav\'; expected {"key": ..., "wav"',
+        ),
         ({"key": "a"}, 'no "wav"'),
+        ('{"key": null}', 'no "key", but nothing; expected'),
         ({"key": "a", "wav": ""}, '"wav" is empty'),
         ({"key": 7, "wav": "a.wav"}, '"key" is 7; expected a string'),
         ({"key": "a", "wav": "a.wav", "txt": ["x"]}, r'"txt" is \["x"\]|"txt" is'),
@@ -140,6 +146,20 @@ def test_a_bad_line_is_named_by_number_and_fault(tmp_path: Path, line: object, w
     assert words in message or re.search(words, message)
 
 
+def test_a_transcript_under_another_name_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = [{"key": "a", "wav": "a"}, {"key": "b", "wav": "b", "txt": "二", "text": "2"}]
+    assert [each.text for each in read_list(write_lines(tmp_path / "a.list", *lines))] == [
+        None,
+        "二",
+    ]
+    assert not caplog.messages
+    lines.append({"key": "c", "wav": "c", "text": "三"})
+    assert read_list(write_lines(tmp_path / "b.list", *lines))[2].text is None
+    assert 'b.list: 1 entries have "text" and no "txt"' in caplog.text
+
+
 def test_all_bad_lines_are_counted_and_the_first_ten_told(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "data.list", {"key": "a", "wav": "a"}, *["{"] * 14)
     message = problems_of(path)
@@ -159,11 +179,24 @@ def test_an_empty_list_is_an_error(tmp_path: Path, content: str, data_type: str)
 def test_lists_that_cannot_be_read_or_told_apart_are_errors(tmp_path: Path) -> None:
     assert "No such file" in problems_of(tmp_path / "absent.list")
     (tmp_path / "binary").write_bytes(b"{\xff\xfe\x00")
-    assert "not UTF-8" in problems_of(tmp_path / "binary")
+    assert "binary: line 1: not UTF-8 text; convert it" in problems_of(tmp_path / "binary")
     assert "--data_type" in problems_of(write_lines(tmp_path / "a.scp", "utt1 /a/b.wav"))
     assert "without wav.scp" in problems_of(tmp_path)
     with pytest.raises(ConfigError, match="--data_type scp: expected auto, raw, shard"):
         read_list(tmp_path / "a.scp", "scp")
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_line_in_another_encoding_is_told_however_far_down(tmp_path: Path, suffix: str) -> None:
+    good = [
+        json.dumps({"key": f"中{number}", "wav": "w"}, ensure_ascii=False) for number in range(900)
+    ]
+    bad = json.dumps({"key": "文", "wav": "w"}, ensure_ascii=False)
+    content = "\n".join(good).encode() + b"\n\n" + bad.encode("gb18030") + b"\n"
+    path = tmp_path / f"data.list{suffix}"
+    path.write_bytes(gzip.compress(content) if suffix else content)
+    message = problems_of(path)
+    assert "line 902: not UTF-8 text; convert it with iconv -f GB18030 -t UTF-8" in message
 
 
 def test_a_shard_list_tells_where_each_audio_file_lies(tmp_path: Path) -> None:

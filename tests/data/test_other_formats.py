@@ -111,6 +111,15 @@ def test_text_named_wav_names_both_remedies_where_there_is_no_ffmpeg(
         assert words in str(caught.value)
 
 
+@pytest.mark.usefixtures("no_torchaudio")
+def test_samples_without_a_header_get_the_command_that_gives_them_one(tmp_path: Path) -> None:
+    for name, is_bare in [("a.pcm", True), ("a.raw", True), ("a.m4a", False)]:
+        np.zeros(1000, "<i2").tofile(tmp_path / name)
+        with pytest.raises(DataError) as caught:
+            load(tmp_path / name)
+        assert ("sox -t raw -r 16000" in str(caught.value)) == is_bare
+
+
 @pytest.mark.parametrize("error", ["OSError", "RuntimeError"])
 def test_a_torchaudio_that_fails_to_load_is_asked_once_and_its_reason_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str

@@ -20,11 +20,30 @@ def test_rates_are_errors_per_word_and_character():
     assert rates["cer"] == pytest.approx((1 + 5) / (13 + 4 + 8))
 
 
+def test_blanks_between_chinese_characters_are_no_characters():
+    texts = [
+        ("我 爱 北 京", "我 爱 南 京"),
+        ("我爱北京", "我 爱 北 京"),
+        ("用 new york", "用new york"),
+    ]
+    rates = error_rates([Transcript(each[0], *each) for each in texts])
+    assert rates["cer"] == pytest.approx(1 / (4 + 4 + 9))
+    shown = worst([Transcript("a", "我 爱 你", "我爱你")], 1)
+    assert "REF: 我爱你\nHYP: 我爱你" in shown
+    korean = error_rates([Transcript("k", "나는 간다", "나는간다")])
+    assert korean["cer"] == pytest.approx(1 / 5)
+
+
 def test_the_worst_come_first_with_their_keys():
     shown = worst(TRANSCRIPTS, 2).split("\n\n")
     assert "c" in shown[0] or "a" in shown[0]
     assert len(worst(TRANSCRIPTS, 0)) == 0
     assert "REF: one two three" in worst(TRANSCRIPTS, 2)
+
+
+def test_marks_are_below_wide_characters():
+    shown = worst([Transcript("键", "我去new家", "去new他")], 1).splitlines()
+    assert shown == ["键", "", "REF: 我去new家", "HYP: * 去new他", "     D      S"]
 
 
 def test_words_are_where_most_texts_have_blanks_and_letters():

@@ -62,6 +62,13 @@ def test_units_that_cannot_be_used_are_named(text, words, tmp_path):
     assert str(path) in str(error.value)
 
 
+def test_units_in_another_encoding_are_told_with_the_remedy(tmp_path):
+    path = tmp_path / "units.txt"
+    path.write_text("<blank> 0\n三 1\n", encoding="gbk")
+    with pytest.raises(DataError, match=r"units.txt: not UTF-8 text; convert it with iconv"):
+        read_tokenizer(path)
+
+
 def test_a_tokenizer_that_is_none_of_ctcs_is_named(tmp_path):
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast

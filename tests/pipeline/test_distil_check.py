@@ -44,6 +44,31 @@ def test_a_test_in_another_case_is_told(tmp_path, caplog):
     )
 
 
+def test_all_characters_that_a_vocabulary_lacks_are_told_at_once(tmp_path, caplog):
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.ones(16000), 16000)
+    utterances = PackedUtterances(
+        Utterance(str(number), str(tmp_path / "a.wav"), text=text)
+        for number, text in enumerate(["一臺", "一", "灣臺A", "一|二", "灣" * 100])
+    )
+    student = make_student(STUDENT, make_tokenizer(characters_of(["一二"])), 0)
+    assert len(check_utterances(utterances, student, None).unfit) == 4
+    told = "3 texts have characters that are not in the vocabulary, 3 different ones: A灣臺"
+    assert told in caplog.text
+
+
+def test_blanks_between_chinese_characters_are_told(tmp_path, caplog):
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.ones(16000), 16000)
+    texts = ["我 爱 你", "我爱 new york", "我爱你", "我 爱\u3000你", None]
+    utterances = PackedUtterances(
+        Utterance(str(number), str(tmp_path / "a.wav"), text=text)
+        for number, text in enumerate(texts)
+    )
+    student = make_student(STUDENT, make_tokenizer(characters_of(filter(None, texts))), 0)
+    for is_training in (False, True):
+        check_utterances(utterances, student, None, text_fits=is_training)
+        assert ("2 texts have blanks between Chinese" in caplog.text) == is_training
+
+
 def test_a_warm_up_that_never_ends_is_told(tmp_path, caplog):
     flags = {"train_data": ("a.list",), "save_path": tmp_path / "s", "codebook_weight": 0.0}
     flags |= {"codebook_weight_end": 0.0}
