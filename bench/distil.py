@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import report
+from curves import draw
 from digit_codes import (
     CODEBOOK_SIZE,
     CodesSettings,
@@ -190,6 +191,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=default_data())
     parser.add_argument("--work", type=Path, default=ROOT / "exp" / "distil")
     parser.add_argument("--out", type=Path, default=ROOT / "exp" / "distil" / "runs.jsonl")
+    parser.add_argument("--plot", type=Path, help="draw all runs of --out that have a curve")
     parser.add_argument("--save", action="store_true", help="append to results/distil.jsonl")
     options = parser.parse_args()
     folder = options.work / f"{options.unseen}_{options.num_labelled}"
@@ -214,6 +216,9 @@ def main() -> None:
     rows = [summary([run for run in group if run]) for group in groups]
     if options.save:
         report.save(rows, "distil")
+    if options.plot is not None:
+        all_rows = map(json.loads, options.out.read_text().splitlines())
+        draw([row for row in all_rows if "curve" in row], options.plot)
     columns = {"student": "", "steps": "", "seen": "", "unseen": "", "seeds": ""}
     columns |= {"cpu_minutes": ".1f", "megabytes": ".2f"}
     report.show(rows, columns)
