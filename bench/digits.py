@@ -13,7 +13,7 @@ import csv
 import json
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ RECORDED_RATE = 8000  # Hz, of the recordings
 SILENCE = (0.05, 0.2)  # seconds, before, between and behind digits
 NOISE = 3e-3  # deviation of the white noise in all audio: 50 dB below full scale
 SPEEDS = (0.85, 1.15)  # of copies of training audio, their pitch and formants with them
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 NUM_DIGITS = (3, 6)  # of an utterance
 TEST_RECORDINGS = 5  # of each digit and seen speaker
 TRAIN_PER_SPEAKER, SEEN_PER_SPEAKER, UNSEEN = 160, 34, 110  # utterances
@@ -56,31 +57,46 @@ class Said:
     samples: np.ndarray
 
 
-def make_lists(data: Path, folder: Path, unseen_speaker: str, num_labelled: int) -> None:
+def make_lists(
+    data: Path,
+    folder: Path,
+    unseen_speaker: str,
+    num_labelled: int,
+    speeds: Sequence[float] = SPEEDS,
+    as_digits: bool = False,
+) -> None:
     """Write wavs and train.list, labelled.list, seen.list, unseen.list, unless they are there.
 
     train.list has every training utterance and its copies at other speeds, those of `num_labelled`
     utterances with text; labelled.list only these. The audio is the same for any number.
+
+    Args:
+        data: see `default_data`.
+        folder: to write to.
+        unseen_speaker: who does not train.
+        num_labelled: training utterances with text.
+        speeds: of the copies.
+        as_digits: text is "407", one token a digit, instead of "four zero seven".
     """
     if (folder / "unseen.list").exists():
         return
-    recordings = _recordings(data / "fsdd")
+    recordings = _recordings(data / "fsdd", as_digits)
     if unseen_speaker not in recordings:
         raise SystemExit(f"--unseen {unseen_speaker}: the speakers are {', '.join(recordings)}")
-    rng = random.Random(0)
+    between, rng = "" if as_digits else " ", random.Random(0)
     train, seen, unseen = [], [], []
     for speaker, all_of in recordings.items():
         if speaker == unseen_speaker:
-            unseen += _utterances(f"{speaker}_unseen", all_of, UNSEEN, rng)
+            unseen += _utterances(f"{speaker}_unseen", all_of, UNSEEN, between, rng)
             continue
         kept = [each for each in all_of if each.index < TEST_RECORDINGS]
         others = [each for each in all_of if each.index >= TEST_RECORDINGS]
-        train += _utterances(f"{speaker}_train", others, TRAIN_PER_SPEAKER, rng)
-        seen += _utterances(f"{speaker}_seen", kept, SEEN_PER_SPEAKER, rng)
+        train += _utterances(f"{speaker}_train", others, TRAIN_PER_SPEAKER, between, rng)
+        seen += _utterances(f"{speaker}_seen", kept, SEEN_PER_SPEAKER, between, rng)
     labelled = rng.sample(train, len(train))[:num_labelled]
-    labelled += [_at_speed(each, speed) for each in labelled for speed in SPEEDS]
+    labelled += [_at_speed(each, speed) for each in labelled for speed in speeds]
     with_text = {each.key for each in labelled}
-    train += [_at_speed(each, speed) for each in train for speed in SPEEDS]
+    train += [_at_speed(each, speed) for each in train for speed in speeds]
     _write_list(folder, "train", train, with_text)
     _write_list(folder, "labelled", labelled, with_text)
     _write_list(folder, "seen", seen, {each.key for each in seen})
@@ -103,7 +119,7 @@ def librispeech_list(data: Path, folder: Path) -> Path:
     return path
 
 
-def _recordings(folder: Path) -> dict[str, list[Recording]]:
+def _recordings(folder: Path, as_digits: bool) -> dict[str, list[Recording]]:
     """All recordings of each speaker."""
     found: dict[str, list[Recording]] = {}
     with (folder / "transcripts.tsv").open() as file:
@@ -111,14 +127,15 @@ def _recordings(folder: Path) -> dict[str, list[Recording]]:
             samples, rate = soundfile.read(folder / row["path"], dtype="float32")
             assert rate == RECORDED_RATE, row["path"]
             index = int(row["key"].rsplit("_", 1)[1])
-            found.setdefault(row["speaker"], []).append(Recording(index, row["text"], samples))
+            text = str(DIGITS.index(row["text"])) if as_digits else row["text"]
+            found.setdefault(row["speaker"], []).append(Recording(index, text, samples))
     return found
 
 
 def _utterances(
-    name: str, recordings: list[Recording], count: int, rng: random.Random
+    name: str, recordings: list[Recording], count: int, between: str, rng: random.Random
 ) -> list[Said]:
-    """`count` utterances of one speaker, named <name>_<number>."""
+    """`count` utterances of one speaker, named <name>_<number>; `between` parts their digits."""
     endless = _shuffled_passes(recordings, rng)
     result = []
     for number in range(count):
@@ -127,7 +144,7 @@ def _utterances(
         for digit in digits:
             parts += [digit.samples, _silence(rng)]
         samples = soxr.resample(np.concatenate(parts), RECORDED_RATE, SAMPLE_RATE, quality="HQ")
-        text = " ".join(digit.text for digit in digits)
+        text = between.join(digit.text for digit in digits)
         result.append(Said(f"{name}_{number:03}", text, samples))
     return result
 

@@ -4,7 +4,8 @@
 
 The teacher is the real Whisper tiny.en encoder; the audio, connected digits of real speakers
 (`digits.py`): 480 training utterances, of which 160 have text, a test on the same speakers
-("seen") and one on a fourth ("unseen"). Training audio comes at three speeds. Tokens are letters.
+("seen") and one on a fourth ("unseen"). Training audio comes at three speeds. Tokens are letters,
+or digits (`--as_digits`).
 Students are plain CTC, greedy, on one thread of the CPU. Every finished run is appended to `--out`
 and not done again; two processes share the work by `--students` or `--first_seed`.
 """
@@ -65,7 +66,9 @@ def codes_settings(
 def identity(name: str, steps: int, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """What tells a run from others; it is done again when any of it changes."""
     row = {"student": name, "steps": steps, "seed": seed, "unseen_speaker": options.unseen}
-    row |= {"labelled": options.num_labelled, "speeds": " ".join(map(str, SPEEDS))}
+    row |= {"labelled": options.num_labelled, "speeds": " ".join(map(str, options.speeds))}
+    if options.as_digits:
+        row["tokens"] = "digits"
     row["device"] = report.environment()["device"]  # rounding decides more than a seed
     if options.curve_points and STUDENTS[name][0] != "frames":  # which have no figures to test
         row["curve_points"] = options.curve_points
@@ -135,7 +138,7 @@ def train(
         script_flags = ["--student_checkpoint", student / "last", "--save_path", rates]
         script_flags += ["--train_data", folder / f"{test}.list", "--num_worst", 0]
         _evaluate(script_flags)
-        row[test] = 100 * json.loads(rates.read_text())["wer"]
+        row[test] = 100 * json.loads(rates.read_text())["cer" if options.as_digits else "wer"]
     if "curve_points" in row:
         row["curve"] = _curve(student / "runs")
     return row
@@ -163,6 +166,14 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {**row, "seeds": len(runs), "runs": list(runs)}
 
 
+def _folder_name(options: argparse.Namespace) -> str:
+    """Of the audio and all that is made of it."""
+    name = f"{options.unseen}_{options.num_labelled}"
+    if tuple(options.speeds) != SPEEDS:
+        name += "_at_" + "_".join(map(str, options.speeds))
+    return f"{name}_digits" if options.as_digits else name
+
+
 def main() -> None:
     """Do what is missing in `--out`, then print a table of all that was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -186,6 +197,10 @@ def main() -> None:
     parser.add_argument("--unseen", default="george", help="speaker that only tests")
     parser.add_argument("--num_labelled", type=int, default=160, help="utterances of 480")
     parser.add_argument(
+        "--speeds", type=float, nargs="*", default=SPEEDS, help="of copies of training audio"
+    )
+    parser.add_argument("--as_digits", action="store_true", help="a digit is one token")
+    parser.add_argument(
         "--curve_points", type=int, default=0, help="tests on the way, in its CPU time"
     )
     parser.add_argument("--data", type=Path, default=default_data())
@@ -194,8 +209,9 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="draw all runs of --out that have a curve")
     parser.add_argument("--save", action="store_true", help="append to results/distil.jsonl")
     options = parser.parse_args()
-    folder = options.work / f"{options.unseen}_{options.num_labelled}"
-    make_lists(options.data, folder, options.unseen, options.num_labelled)
+    folder = options.work / _folder_name(options)
+    lists = (options.unseen, options.num_labelled, options.speeds, options.as_digits)
+    make_lists(options.data, folder, *lists)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     for seed in seeds:  # seeds outermost: a table of fewer seeds is there early
