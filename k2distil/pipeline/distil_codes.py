@@ -124,9 +124,10 @@ def _tell_shared(joined: JoinedReader) -> None:
     shared = 0
     for later in joined.readers[1:]:
         for key in later:
-            if (first := joined.reader_of(key)) is later:
+            first, *others = joined.readers_of(key)
+            if first is later:
                 continue
-            shared += 1
+            shared += others[0] is later  # once, in however many files
             if (lengths := (first.num_frames(key), later.num_frames(key)))[0] != lengths[1]:
                 raise DataError(
                     f"{key}: {lengths[0]} frames in {first.path}, {lengths[1]} in {later.path}: "

@@ -112,6 +112,15 @@ def test_one_key_for_two_utterances_is_refused(
     assert "lists whose keys differ" in log
 
 
+def test_a_key_in_three_outputs_is_counted_once(
+    material: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = split(tmp_path, slice(0, 11), slice(9, 19))
+    paths = [first, second, second]
+    assert main([str(each) for each in with_codes(material, paths)]) == 2  # none has utt19
+    assert any(each.startswith("10 keys are in several") for each in caplog.messages)
+
+
 def test_what_no_output_has_is_told_of_all(
     material: Corpus, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
