@@ -22,6 +22,7 @@ USUAL_SHIFT = 0.02  # seconds between codes, where an h5 of others does not say
 RATIO_TOLERANCE = 0.03  # a student without padding has a frame or two less in 100 s
 NUM_SHOWN = 10
 KIND = ("quantizer_id", "num_codebooks", "codebook_size", "frame_shift")  # alike in all outputs
+ASSUMED = {"codebook_size": "--codebook_size", "frame_shift": "--frames_ratio"}  # where not told
 
 
 def open_codes(paths: Sequence[Path], config: TrainDistilConfig, student: Student) -> Codes:
@@ -107,9 +108,13 @@ def _refuse_unlike(first: Codes, other: Codes) -> None:
     names = (first.reader.names, other.reader.names)
     for what, *values in zip(KIND, _kind_of(first), _kind_of(other), strict=True):
         if None not in values and values[0] != values[1]:
+            told = [bool(each.reader.readers[0].meta.get(what)) for each in (first, other)]
+            tell = ""
+            if what in ASSUMED and not all(told):
+                tell = f"{names[told.index(False)]} does not say it: {ASSUMED[what]} does, or "
             raise ConfigError(
                 f"--codebook_path: {what} is {values[0]} in {names[0]}, {values[1]} in {names[1]}; "
-                "give codes of the same teacher and quantizer"
+                f"{tell}give codes of the same teacher and quantizer"
             )
 
 

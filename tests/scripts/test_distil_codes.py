@@ -99,6 +99,27 @@ def test_outputs_of_which_one_does_not_say_its_quantizer_go_together(
     assert "step 12 of 12" in succeed("train_distil.sh", *with_codes(material, of_both))
 
 
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize(
+    ("attributes", "flag"),
+    [
+        ({"frame_shift": 0.02}, "codes_X.h5 does not say it: --codebook_size does"),
+        ({"codebook_size": 16}, "codes_X.h5 does not say it: --frames_ratio does"),
+    ],
+)
+def test_what_an_output_does_not_say_a_flag_says(
+    attributes, flag, place, material, of_both, capfd
+) -> None:
+    with h5py.File(of_both[place], "a") as file:
+        file.attrs.clear()
+        file.attrs.update(attributes)
+    if "frame_shift" not in attributes:
+        with h5py.File(of_both[1 - place], "a") as file:
+            file.attrs["frame_shift"] = 0.04
+    assert main([str(each) for each in with_codes(material, of_both)]) == 2
+    assert flag.replace("X", "ab"[place]) in capfd.readouterr().err
+
+
 def test_one_key_for_two_utterances_is_refused(
     material: Corpus, tmp_path: Path, of_both: list[Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
