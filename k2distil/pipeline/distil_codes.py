@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ def open_codes(paths: Sequence[Path], config: TrainDistilConfig, student: Studen
         DataError: no file of codes, or one key for two utterances.
     """
     opened = [_open_output(path, config, student) for path in paths]
-    for each in opened[1:]:
-        _refuse_unlike(opened[0], each)
+    for two in combinations(opened, 2):  # the first of all may not say its quantizer
+        _refuse_unlike(*two)
     joined = JoinedReader([reader for each in opened for reader in each.reader.readers])
     _tell_shared(joined)
     return replace(opened[0], reader=joined)

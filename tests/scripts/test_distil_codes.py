@@ -99,6 +99,18 @@ def test_outputs_of_which_one_does_not_say_its_quantizer_go_together(
     assert "step 12 of 12" in succeed("train_distil.sh", *with_codes(material, of_both))
 
 
+def test_each_output_is_compared_with_every_other_that_says_its_quantizer(
+    material: Corpus, tmp_path: Path, of_both: list[Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with h5py.File(of_both[1], "a") as file:
+        file.attrs["quantizer_id"] = "fedcba9876543210"
+    paths = [tmp_path / "codes.h5", *of_both]  # the first one does not say it
+    assert main([str(each) for each in with_codes(material, paths)]) == 2
+    log = capfd.readouterr().err
+    assert "quantizer_id is 0123456789abcdef in" in log
+    assert "codes_a.h5, fedcba9876543210 in" in log
+
+
 @pytest.mark.parametrize("place", [0, 1])
 @pytest.mark.parametrize(
     ("attributes", "flag"),
