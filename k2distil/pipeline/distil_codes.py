@@ -22,7 +22,8 @@ USUAL_SIZE = 256  # entries of a codebook, where an h5 of others does not say
 USUAL_SHIFT = 0.02  # seconds between codes, where an h5 of others does not say
 RATIO_TOLERANCE = 0.03  # a student without padding has a frame or two less in 100 s
 NUM_SHOWN = 10
-KIND = ("quantizer_id", "num_codebooks", "codebook_size", "frame_shift")  # alike in all outputs
+TOLD = ("quantizer_id", "teacher_digest")  # alike in all outputs that say them
+KIND = (*TOLD, "num_codebooks", "codebook_size", "frame_shift")  # alike in all
 ASSUMED = {"codebook_size": "--codebook_size", "frame_shift": "--frames_ratio"}  # where not told
 
 
@@ -121,8 +122,8 @@ def _refuse_unlike(first: Codes, other: Codes) -> None:
 
 def _kind_of(codes: Codes) -> tuple[Any, ...]:
     """Values of `KIND`; None: not known."""
-    quantizer_id = codes.reader.readers[0].meta.get("quantizer_id")
-    return quantizer_id, codes.num_codebooks, codes.codebook_size, codes.frame_shift
+    told = (codes.reader.readers[0].meta.get(name) for name in TOLD)
+    return *told, codes.num_codebooks, codes.codebook_size, codes.frame_shift
 
 
 def _tell_shared(joined: JoinedReader) -> None:

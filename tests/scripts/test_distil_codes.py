@@ -11,7 +11,7 @@ from k2distil.bin.train_distil import main
 from tests.scripts.conftest import Corpus, run, succeed
 from tests.scripts.student_material import flags, losses
 
-ATTRIBUTES = {"quantizer_id": "0123456789abcdef"}
+ATTRIBUTES = {"quantizer_id": "0123456789abcdef", "teacher_digest": "0123"}
 
 
 def split(folder: Path, first: slice, second: slice) -> list[Path]:
@@ -71,6 +71,11 @@ def test_several_outputs_make_the_student_that_one_makes(
             {"quantizer_id": "fedcba9876543210"},
             [],
             ["quantizer_id is 0123456789abcdef in", "codes_a.h5, fedcba9876543210 in"],
+        ),
+        (  # of a quantizer that was not trained here, and takes any teacher of its width
+            {"teacher_digest": "4567"},
+            [],
+            ["teacher_digest is 0123 in", "codes_a.h5, 4567 in"],
         ),
         ({"codebook_size": 256}, [], ["codebook_size is 16 in", "codes_a.h5, 256 in"]),
         ({"num_codebooks": 3}, [], ["codes_b.h5[utt09]: 2 codes a frame, 3 by its attributes"]),
