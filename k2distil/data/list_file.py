@@ -8,7 +8,6 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from k2distil.errors import DataError
 
@@ -27,30 +26,21 @@ def lines_of(path: Path) -> Lines:
     """
     try:
         with path.open("rb") as raw:
-            for number, line in enumerate(_text_of(raw, path, "strict"), start=1):
+            packed = gzip.GzipFile(fileobj=raw) if path.name.endswith(".gz") else raw
+            # A byte order mark is no part of a key. A pipe can be read but once.
+            text = io.TextIOWrapper(packed, "utf-8-sig", "surrogateescape")
+            for number, line in enumerate(text, start=1):
+                if not line.isascii() and _SURROGATE.search(line):
+                    raise DataError(
+                        f"{path}: line {number}: not UTF-8 text; convert it with iconv -f GB18030 "
+                        "-t UTF-8, or -f with the encoding it has (GB18030 has GBK in it)"
+                    )
                 if stripped := line.strip():
                     yield number, stripped
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: line {_first_in_another_encoding(path)}: not UTF-8 text; convert it with "
-            "iconv -f GB18030 -t UTF-8, or -f with the encoding it has (GB18030 has GBK in it)"
-        ) from error
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise DataError(f"{path}: not a whole gzip file ({error}); copy it again") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check --train_data") from error
-
-
-def _text_of(raw: BinaryIO, path: Path, errors: str) -> io.TextIOWrapper:
-    packed = gzip.GzipFile(fileobj=raw) if path.name.endswith(".gz") else raw
-    return io.TextIOWrapper(packed, "utf-8-sig", errors)  # no byte order mark gets into a key
-
-
-def _first_in_another_encoding(path: Path) -> int:
-    """The number of the first line that is not UTF-8, of a file that is not."""
-    with path.open("rb") as raw:
-        lines = enumerate(_text_of(raw, path, "surrogateescape"), start=1)
-        return next(number for number, line in lines if _SURROGATE.search(line))
 
 
 def describe_problems(path: Path, problems: Sequence[str]) -> str:

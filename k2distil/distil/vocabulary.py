@@ -17,7 +17,7 @@ WENET_NAMES = {"<blank>": BLANK, "<unk>": UNKNOWN, "<space>": WORD_BOUNDARY, "â–
 WENET_UNUSED = ("<sos/eos>", "<sos>", "<eos>")
 
 # Han, kana, their punctuation and full-width forms. Not Hangul: Korean has blanks between words.
-_CHINESE = "[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff01-\uff60\U00020000-\U0003ffff]"
+_CHINESE = "[\u3001-\u30ff\u3400-\u9fff\uf900-\ufaff\uff01-\uff60\U00020000-\U0003ffff]"
 _BLANK_BESIDE = re.compile(f"(?<={_CHINESE}) | (?={_CHINESE})")
 _BLANK_BETWEEN = re.compile(rf"{_CHINESE}\s+{_CHINESE}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ USUAL_SIZE = 256  # entries of a codebook, where an h5 of others does not say
 USUAL_SHIFT = 0.02  # seconds between codes, where an h5 of others does not say
 RATIO_TOLERANCE = 0.03  # a student without padding has a frame or two less in 100 s
 NUM_SHOWN = 10
-KIND = ("quantizer_id", "num_codebooks", "codebook_size", "frame_shift")  # alike in all outputs
+TOLD = ("quantizer_id", "teacher_digest")  # alike in all outputs that say them
+KIND = (*TOLD, "num_codebooks", "codebook_size", "frame_shift")  # alike in all
+ASSUMED = {"codebook_size": "--codebook_size", "frame_shift": "--frames_ratio"}  # where not told
 
 
 def open_codes(paths: Sequence[Path], config: TrainDistilConfig, student: Student) -> Codes:
@@ -38,8 +41,8 @@ def open_codes(paths: Sequence[Path], config: TrainDistilConfig, student: Studen
         DataError: no file of codes, or one key for two utterances.
     """
     opened = [_open_output(path, config, student) for path in paths]
-    for each in opened[1:]:
-        _refuse_unlike(opened[0], each)
+    for two in combinations(opened, 2):  # the first of all may not say its quantizer
+        _refuse_unlike(*two)
     joined = JoinedReader([reader for each in opened for reader in each.reader.readers])
     _tell_shared(joined)
     return replace(opened[0], reader=joined)
@@ -107,16 +110,20 @@ def _refuse_unlike(first: Codes, other: Codes) -> None:
     names = (first.reader.names, other.reader.names)
     for what, *values in zip(KIND, _kind_of(first), _kind_of(other), strict=True):
         if None not in values and values[0] != values[1]:
+            told = [bool(each.reader.readers[0].meta.get(what)) for each in (first, other)]
+            tell = ""
+            if what in ASSUMED and not all(told):
+                tell = f"{names[told.index(False)]} does not say it: {ASSUMED[what]} does, or "
             raise ConfigError(
                 f"--codebook_path: {what} is {values[0]} in {names[0]}, {values[1]} in {names[1]}; "
-                "give codes of the same teacher and quantizer"
+                f"{tell}give codes of the same teacher and quantizer"
             )
 
 
 def _kind_of(codes: Codes) -> tuple[Any, ...]:
     """Values of `KIND`; None: not known."""
-    quantizer_id = codes.reader.readers[0].meta.get("quantizer_id")
-    return quantizer_id, codes.num_codebooks, codes.codebook_size, codes.frame_shift
+    told = (codes.reader.readers[0].meta.get(name) for name in TOLD)
+    return *told, codes.num_codebooks, codes.codebook_size, codes.frame_shift
 
 
 def _tell_shared(joined: JoinedReader) -> None:
@@ -124,9 +131,10 @@ def _tell_shared(joined: JoinedReader) -> None:
     shared = 0
     for later in joined.readers[1:]:
         for key in later:
-            if (first := joined.reader_of(key)) is later:
+            first, *others = joined.readers_of(key)
+            if first is later:
                 continue
-            shared += 1
+            shared += others[0] is later  # once, in however many files
             if (lengths := (first.num_frames(key), later.num_frames(key)))[0] != lengths[1]:
                 raise DataError(
                     f"{key}: {lengths[0]} frames in {first.path}, {lengths[1]} in {later.path}: "

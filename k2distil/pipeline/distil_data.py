@@ -112,11 +112,16 @@ class DistilDataset(Dataset):
             width = self.codes.num_codebooks * self.codes.frames_ratio
             return torch.full((num_frames, width), IGNORE_INDEX)
         found = self.codes.reader[utterance.key]
-        if found.ndim == 2 and len(found) and found.max() >= self.codes.codebook_size:
+        name = f"{self.codes.reader.file_of(utterance.key).path}[{utterance.key}]"
+        if found.shape[1:] != (self.codes.num_codebooks,):
             raise DataError(
-                f"{self.codes.reader.file_of(utterance.key).path}[{utterance.key}]: a code of "
-                f"{found.max()}, but codebooks of {self.codes.codebook_size}; give the right "
-                "--codebook_size or make the file anew"
+                f"{name}: {found.shape}, expected (num_frames, {self.codes.num_codebooks}); make "
+                "its codes anew"
+            )
+        if len(found) and found.max() >= self.codes.codebook_size:
+            raise DataError(
+                f"{name}: a code of {found.max()}, but codebooks of {self.codes.codebook_size}; "
+                "give the right --codebook_size or make the file anew"
             )
         return align_codes(
             found,

@@ -74,9 +74,15 @@ class ArrayFile(Mapping[str, np.ndarray]):
 
         Raises:
             KeyError: no such key.
+            DataError: the key is a group, or has a single value.
         """
         if self._offsets is None:
-            return int(self._dataset(key).shape[0])
+            shape = self._dataset(key).shape
+            if not shape:  # None: of a dataset that h5py calls empty
+                raise DataError(
+                    f"{self.path}[{key}]: no array; expected (num_frames, width), make it anew"
+                )
+            return int(shape[0])
         return int(self._offsets.num_frames[self._offsets.keys.row(key)])
 
     def __del__(self) -> None:

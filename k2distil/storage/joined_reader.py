@@ -62,10 +62,13 @@ class JoinedReader(Mapping[str, np.ndarray]):
         Raises:
             KeyError: none has.
         """
-        for reader in self._candidates(key):
-            if key in reader:
-                return reader
+        if found := self.readers_of(key):
+            return found[0]
         raise KeyError(key)
+
+    def readers_of(self, key: str) -> list[UtteranceReader]:
+        """All readers that have a key, in their order."""
+        return [reader for reader in self._candidates(key) if key in reader]
 
     def __reduce__(self) -> tuple[type[JoinedReader], tuple[tuple[UtteranceReader, ...]]]:
         return type(self), (self.readers,)

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import re
 import tarfile
 import time
@@ -197,6 +198,17 @@ def test_a_line_in_another_encoding_is_told_however_far_down(tmp_path: Path, suf
     path.write_bytes(gzip.compress(content) if suffix else content)
     message = problems_of(path)
     assert "line 902: not UTF-8 text; convert it with iconv -f GB18030 -t UTF-8" in message
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="needs paths of open files")
+def test_a_pipe_in_another_encoding_is_told_though_it_gives_its_lines_once() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading), os.fdopen(writing, "wb") as pipe:
+        pipe.write('{"key": "a", "wav": "a"}\n{"key": "文", "wav": "w"}\n'.encode("gb18030"))
+        pipe.close()
+        assert f"/dev/fd/{reading}: line 2: not UTF-8" in problems_of(
+            Path(f"/dev/fd/{reading}"), "raw"
+        )
 
 
 def test_a_shard_list_tells_where_each_audio_file_lies(tmp_path: Path) -> None:

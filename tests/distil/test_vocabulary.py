@@ -2,7 +2,12 @@
 
 import pytest
 
-from k2distil.distil.vocabulary import characters_of, make_tokenizer, read_tokenizer
+from k2distil.distil.vocabulary import (
+    characters_of,
+    make_tokenizer,
+    parts_chinese,
+    read_tokenizer,
+)
 from k2distil.errors import DataError
 
 
@@ -85,3 +90,9 @@ def test_a_tokenizer_that_is_none_of_ctcs_is_named(tmp_path):
 def test_a_folder_without_a_tokenizer_is_named(tmp_path):
     with pytest.raises(DataError, match="no tokenizer of transformers"):
         read_tokenizer(tmp_path)
+
+
+def test_a_wide_blank_is_a_blank_and_no_chinese_character():
+    parted = ["我 爱", "我\u3000爱", "我 \u3000 爱", "你好， 我"]
+    whole = ["我爱 \u3000new york", "new\u3000\u3000\u3000york", "我爱你 \u3000", "나는 간다"]
+    assert [text for text in [*parted, *whole] if parts_chinese(text)] == parted

@@ -11,7 +11,7 @@ from k2distil.bin.train_distil import main
 from tests.scripts.conftest import Corpus, run, succeed
 from tests.scripts.student_material import flags, losses
 
-ATTRIBUTES = {"quantizer_id": "0123456789abcdef"}
+ATTRIBUTES = {"quantizer_id": "0123456789abcdef", "teacher_digest": "0123"}
 
 
 def split(folder: Path, first: slice, second: slice) -> list[Path]:
@@ -72,6 +72,11 @@ def test_several_outputs_make_the_student_that_one_makes(
             [],
             ["quantizer_id is 0123456789abcdef in", "codes_a.h5, fedcba9876543210 in"],
         ),
+        (  # of a quantizer that was not trained here, and takes any teacher of its width
+            {"teacher_digest": "4567"},
+            [],
+            ["teacher_digest is 0123 in", "codes_a.h5, 4567 in"],
+        ),
         ({"codebook_size": 256}, [], ["codebook_size is 16 in", "codes_a.h5, 256 in"]),
         ({"num_codebooks": 3}, [], ["codes_b.h5[utt09]: 2 codes a frame, 3 by its attributes"]),
         ({"frame_shift": 0.04}, [], ["frame_shift is 0.02 in", "codes_a.h5, 0.04 in"]),
@@ -99,6 +104,39 @@ def test_outputs_of_which_one_does_not_say_its_quantizer_go_together(
     assert "step 12 of 12" in succeed("train_distil.sh", *with_codes(material, of_both))
 
 
+def test_each_output_is_compared_with_every_other_that_says_its_quantizer(
+    material: Corpus, tmp_path: Path, of_both: list[Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with h5py.File(of_both[1], "a") as file:
+        file.attrs["quantizer_id"] = "fedcba9876543210"
+    paths = [tmp_path / "codes.h5", *of_both]  # the first one does not say it
+    assert main([str(each) for each in with_codes(material, paths)]) == 2
+    log = capfd.readouterr().err
+    assert "quantizer_id is 0123456789abcdef in" in log
+    assert "codes_a.h5, fedcba9876543210 in" in log
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize(
+    ("attributes", "flag"),
+    [
+        ({"frame_shift": 0.02}, "codes_X.h5 does not say it: --codebook_size does"),
+        ({"codebook_size": 16}, "codes_X.h5 does not say it: --frames_ratio does"),
+    ],
+)
+def test_what_an_output_does_not_say_a_flag_says(
+    attributes, flag, place, material, of_both, capfd
+) -> None:
+    with h5py.File(of_both[place], "a") as file:
+        file.attrs.clear()
+        file.attrs.update(attributes)
+    if "frame_shift" not in attributes:
+        with h5py.File(of_both[1 - place], "a") as file:
+            file.attrs["frame_shift"] = 0.04
+    assert main([str(each) for each in with_codes(material, of_both)]) == 2
+    assert flag.replace("X", "ab"[place]) in capfd.readouterr().err
+
+
 def test_one_key_for_two_utterances_is_refused(
     material: Corpus, tmp_path: Path, of_both: list[Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,6 +148,15 @@ def test_one_key_for_two_utterances_is_refused(
     log = capfd.readouterr().err
     assert f"utt10: 70 frames in {of_both[0]}, 69 in {of_both[1]}" in log
     assert "lists whose keys differ" in log
+
+
+def test_a_key_in_three_outputs_is_counted_once(
+    material: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = split(tmp_path, slice(0, 11), slice(9, 19))
+    paths = [first, second, second]
+    assert main([str(each) for each in with_codes(material, paths)]) == 2  # none has utt19
+    assert any(each.startswith("10 keys are in several") for each in caplog.messages)
 
 
 def test_what_no_output_has_is_told_of_all(

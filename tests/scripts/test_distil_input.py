@@ -89,6 +89,11 @@ CODES = np.zeros((50, 2), np.uint8)
             ["codes.h5[utt", "a code of 15, but codebooks of 15"],
         ),
         (
+            lambda c, p: rewrite(p / "codes.h5", "utt02", np.zeros((50, 3), np.uint8)),
+            [],
+            ["codes.h5[utt02]: (50, 3), expected (num_frames, 2)", "anew"],
+        ),
+        (
             lambda c, p: (p / "conf.yaml").write_text("encoder_conf: {}\ndataset_conf: {}\n"),
             [],
             ["a WeNet yaml describes a teacher"],

@@ -42,12 +42,16 @@ def test_it_says_which_file_an_array_is_of(
 ) -> None:
     files = [joined.file_of(key).path.name for key in arrays]
     assert files == ["a.h5"] * 8 + ["b.h5"] * 4
+    keys = list(arrays)
+    for place, found in [(0, joined.readers[:1]), (6, joined.readers), (11, joined.readers[1:])]:
+        assert joined.readers_of(keys[place]) == [*found]
     assert joined.names == f"{tmp_path / 'a.h5'}, {tmp_path / 'b.h5'}"
 
 
 def test_a_key_that_no_file_has_is_an_error(joined: JoinedReader) -> None:
     assert "absent" not in joined
     assert joined.get("absent") is None
+    assert joined.readers_of("absent") == []
     for ask in (joined.__getitem__, joined.num_frames, joined.file_of):
         with pytest.raises(KeyError):
             ask("absent")

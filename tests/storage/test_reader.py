@@ -175,6 +175,16 @@ def test_a_group_is_a_clear_error(tmp_path: Path) -> None:
         reader["a"]
 
 
+def test_a_single_value_has_no_length_and_is_a_clear_error(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["one"] = 3
+        file["none"] = h5py.Empty("u1")
+    reader = UtteranceReader(tmp_path / "a.h5")
+    for key in reader:
+        with pytest.raises(DataError, match=rf"a\.h5\[{key}\]: no array; expected"):
+            reader.num_frames(key)
+
+
 def test_an_index_of_another_file_is_not_used(
     tmp_path: Path, codes: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
