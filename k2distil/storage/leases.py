@@ -10,6 +10,7 @@ successor, so what is done under a lease must be right when it is done twice.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -26,6 +27,7 @@ from k2distil.errors import DataError
 from k2distil.process_start import start_of
 
 POLL_SECONDS = 0.2
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}  # FAT, some network disks
 TOUCHES = 6  # of a lease, in the time after which it is taken for abandoned
 
 
@@ -111,17 +113,27 @@ class Leases:
             self.release(path)
 
     def _create(self, path: Path) -> bool:
+        """Make a lease that says whose it is from the moment it is there.
+
+        Of one that a killed process left empty nobody could say at once that its holder is dead.
+        """
+        if _read(path) is not None:
+            return False
         own = _own_words()
+        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
-            with path.open("x", encoding="utf-8") as file:
-                self._held[path] = own  # from now on it is ours to remove
-                file.write(own)
+            draft.write_text(own, encoding="utf-8")
+            self._held[path] = own  # from now on it is ours to remove
+            _link(draft, path, own)
         except FileExistsError:
+            del self._held[path]
             return False
         except OSError as error:
-            if self._held.pop(path, None) is not None:
-                path.unlink(missing_ok=True)
+            self._held.pop(path, None)
             raise DataError(f"{path}: {reason_of_disk(error)}") from error
+        finally:
+            with suppress(OSError):
+                draft.unlink()
         return True
 
     def _remove_abandoned(self, path: Path) -> bool:
@@ -158,6 +170,22 @@ class Leases:
             for path in held:
                 with suppress(OSError):
                     os.utime(path)
+
+
+def _link(draft: Path, path: Path, words: str) -> None:
+    """Give a file a second name; where there are no links, write another one."""
+    try:
+        os.link(draft, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with path.open("x", encoding="utf-8") as file:
+            try:
+                file.write(words)
+                file.flush()
+            except OSError:
+                path.unlink(missing_ok=True)
+                raise
 
 
 def _read(path: Path) -> tuple[str, int] | None:

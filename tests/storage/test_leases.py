@@ -1,5 +1,6 @@
 """Leases, between real processes; other machines are played by leases that name another one."""
 
+import errno
 import json
 import os
 import signal
@@ -167,6 +168,47 @@ def test_of_two_that_find_a_lease_abandoned_the_faster_keeps_it(lease, monkeypat
     with Leases(60) as leases:
         assert not leases.claim(lease)
     assert [each.read_text() for each in lease.parent.iterdir()] == ["the faster"]
+
+
+def test_a_lease_says_whose_it_is_from_the_moment_it_is_there(lease, monkeypatch):
+    link, linked = os.link, []
+
+    def watched(draft, path):
+        assert not lease.exists()
+        linked.append(json.loads(draft.read_text())["pid"])
+        link(draft, path)
+
+    monkeypatch.setattr(os, "link", watched)
+    with Leases(60) as leases:
+        assert leases.claim(lease)
+        assert linked == [os.getpid()] == [json.loads(lease.read_text())["pid"]]
+        assert list(lease.parent.iterdir()) == [lease]
+
+
+def test_another_that_comes_first_keeps_its_lease(lease, monkeypatch):
+    link = os.link
+
+    def too_late(draft, path):
+        path.write_text("the faster")
+        link(draft, path)
+
+    monkeypatch.setattr(os, "link", too_late)
+    with Leases(60) as leases:
+        assert not leases.claim(lease)
+    assert [each.read_text() for each in lease.parent.iterdir()] == ["the faster"]
+
+
+def test_a_disk_without_links_has_leases_too(lease, monkeypatch):
+    def no_link(draft, path):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_link)
+    with Leases(60) as one, Leases(60) as other:
+        assert one.claim(lease)
+        assert not other.claim(lease)
+        assert json.loads(lease.read_text())["pid"] == os.getpid()
+        assert list(lease.parent.iterdir()) == [lease]
+    assert not lease.exists()
 
 
 def test_held_waits_for_its_turn(lease):
