@@ -112,16 +112,15 @@ class DistilDataset(Dataset):
             width = self.codes.num_codebooks * self.codes.frames_ratio
             return torch.full((num_frames, width), IGNORE_INDEX)
         found = self.codes.reader[utterance.key]
-        name = f"{self.codes.reader.file_of(utterance.key).path}[{utterance.key}]"
         if found.shape[1:] != (self.codes.num_codebooks,):
             raise DataError(
-                f"{name}: {found.shape}, expected (num_frames, {self.codes.num_codebooks}); make "
-                "its codes anew"
+                f"{self._place(utterance)}: {found.shape}, expected (num_frames, "
+                f"{self.codes.num_codebooks}); make its codes anew"
             )
         if len(found) and found.max() >= self.codes.codebook_size:
             raise DataError(
-                f"{name}: a code of {found.max()}, but codebooks of {self.codes.codebook_size}; "
-                "give the right --codebook_size or make the file anew"
+                f"{self._place(utterance)}: a code of {found.max()}, but codebooks of "
+                f"{self.codes.codebook_size}; give the right --codebook_size or make the file anew"
             )
         return align_codes(
             found,
@@ -130,6 +129,11 @@ class DistilDataset(Dataset):
             self.codes.offset,
             utterance.key,
         )
+
+    def _place(self, utterance: Utterance) -> str:
+        """Of its codes, for messages."""
+        assert self.codes is not None
+        return f"{self.codes.reader.file_of(utterance.key).path}[{utterance.key}]"
 
 
 def _pad(rows: list[Tensor]) -> Tensor:

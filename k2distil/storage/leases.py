@@ -27,8 +27,8 @@ from k2distil.errors import DataError
 from k2distil.process_start import start_of
 
 POLL_SECONDS = 0.2
-_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}  # FAT, some network disks
 TOUCHES = 6  # of a lease, in the time after which it is taken for abandoned
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}  # of FAT and some network disks
 
 
 class Leases:
@@ -124,7 +124,7 @@ class Leases:
         try:
             draft.write_text(own, encoding="utf-8")
             self._held[path] = own  # from now on it is ours to remove
-            _link(draft, path, own)
+            _put_in_place(draft, path)
         except FileExistsError:
             del self._held[path]
             return False
@@ -172,20 +172,15 @@ class Leases:
                     os.utime(path)
 
 
-def _link(draft: Path, path: Path, words: str) -> None:
-    """Give a file a second name; where there are no links, write another one."""
+def _put_in_place(draft: Path, path: Path) -> None:
+    """Give a file a name that no other has, or fail; where there are no links, in two steps."""
     try:
         os.link(draft, path)
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        with path.open("x", encoding="utf-8") as file:
-            try:
-                file.write(words)
-                file.flush()
-            except OSError:
-                path.unlink(missing_ok=True)
-                raise
+        path.touch(exist_ok=False)
+        draft.replace(path)
 
 
 def _read(path: Path) -> tuple[str, int] | None:
