@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,16 +14,14 @@ from k2distil.batch import SAMPLE_RATE, Utterance
 from k2distil.data import PackedUtterances, audio_seconds
 from k2distil.distil import check_lengths
 from k2distil.distil.student import Student
-from k2distil.distil.vocabulary import normalize, parts_chinese
 from k2distil.errors import DataError
 from k2distil.pipeline.distil_checked import Checked
 from k2distil.pipeline.distil_data import Codes
+from k2distil.pipeline.distil_text import TextNotes, fault_of_text
 from k2distil.pipeline.durations import durations
 
 logger = logging.getLogger(__name__)
 
-UNKNOWN_SHOWN = 20  # characters of a test
-MISSING_SHOWN = 1000  # of what a student shall learn: they are to be added to its vocabulary
 UNFIT_SHOWN = 10  # utterances
 LEAST_INPUTS = 2  # frames of features, or samples
 
@@ -47,124 +46,86 @@ def check_utterances(
     of_use = [
         row for row, each in enumerate(utterances) if each.text is not None or has_codes(each)
     ]
-    read, read_seconds, kept, seconds, labelled = [], [], [], [], []
-    unreadable: list[dict[str, str]] = []
+    measured, unreadable = _measure(utterances, of_use, student)
+    least_frames = student.least_frames if text_fits else 1
+    notes = TextNotes(student, text_fits)
     unfit: list[dict[str, str]] = []
-    unknown: list[str] = []  # characters, of one text each
-    num_parted = 0  # texts
-    found = durations(utterances.at(of_use), audio_seconds, "check")
-    for row, (each, length) in zip(of_use, found, strict=True):
+    fits, labelled = np.ones(len(measured.rows), bool), np.zeros(len(measured.rows), bool)
+    for place, (row, size) in enumerate(measured):
+        each = utterances[row]
+        fault = _fault_of_audio(size, least_frames)
+        if each.text is not None and text_fits and fault is None:
+            fault = fault_of_text(each.text, size.seconds, size.num_frames, student)
+        if each.text is not None:
+            notes.note(each.text, fault is None)
+        if fault is None and codes is not None and has_codes(each):
+            fault = _fault_of_codes(each.key, size.num_frames, codes)
+        fits[place], labelled[place] = fault is None, each.text is not None
+        if fault is not None:
+            unfit.append(_row(each, fault))
+    notes.tell(len(measured.rows))
+    if num_idle := len(utterances) - len(of_use):
+        logger.info("%d utterances have neither text nor codes and are not used", num_idle)
+    rows, seconds = measured.rows[fits], measured.seconds[fits]
+    return Checked(rows, seconds, labelled[fits], unreadable, unfit)
+
+
+class _Size(NamedTuple):
+    """Of an utterance, for the student."""
+
+    seconds: float
+    num_inputs: int  # frames of features, or samples
+    num_frames: int
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The utterances whose header can be read: their places in the list and sizes, (U,) each."""
+
+    rows: np.ndarray
+    seconds: np.ndarray
+    num_inputs: np.ndarray
+    num_frames: np.ndarray
+
+    def __iter__(self) -> Iterator[tuple[int, _Size]]:
+        columns = (self.seconds, self.num_inputs, self.num_frames)
+        for row, *sizes in zip(self.rows, *columns, strict=True):
+            yield int(row), _Size(float(sizes[0]), int(sizes[1]), int(sizes[2]))
+
+
+def _measure(
+    utterances: PackedUtterances, rows: Sequence[int], student: Student
+) -> tuple[_Measured, list[dict[str, str]]]:
+    """-> the readable ones of these rows, and rows of failed.tsv of the others."""
+    read, seconds = [], []
+    unreadable: list[dict[str, str]] = []
+    found = durations(utterances.at(rows), audio_seconds, "check")
+    for row, (each, length) in zip(rows, found, strict=True):
         if isinstance(length, DataError):
             unreadable.append(_row(each, str(length)))
         else:
             read.append(row)
-            read_seconds.append(length)
-    num_inputs = student.num_inputs(torch.tensor([round(s * SAMPLE_RATE) for s in read_seconds]))
-    least_frames = student.least_frames if text_fits else 1
-    sizes = zip(num_inputs.tolist(), student.num_frames(num_inputs).tolist(), strict=True)
-    for row, length, (inputs, frames) in zip(read, read_seconds, sizes, strict=True):
-        each = utterances[row]
-        fault = _fault_of_audio(length, inputs, frames, least_frames)
-        if each.text is not None and text_fits and fault is None:
-            fault = _fault_of_text(each.text, length, frames, student)
-        if each.text is not None and (fault is not None or not text_fits):
-            unknown += filter(None, [_unknown(each.text, student.encode_text(each.text), student)])
-        if fault is None and codes is not None and has_codes(each):
-            fault = _fault_of_codes(each.key, frames, codes)
-        if fault is not None:
-            unfit.append(_row(each, fault))
-            continue
-        num_parted += text_fits and each.text is not None and parts_chinese(each.text)
-        kept.append(row)
-        seconds.append(length)
-        labelled.append(each.text is not None)
-    _tell_characters(unknown, num_parted, len(read), text_fits)
-    if num_idle := len(utterances) - len(of_use):
-        logger.info("%d utterances have neither text nor codes and are not used", num_idle)
-    return Checked(
-        np.array(kept, np.int64),
-        np.array(seconds, np.float64),
-        np.array(labelled, bool),
-        unreadable,
-        unfit,
-    )
-
-
-def _tell_characters(
-    unknown: Sequence[str], num_parted: int, num_texts: int, text_fits: bool
-) -> None:
-    """What a whole list says, where one utterance would not: `unknown` has a text's characters."""
-    characters = "".join(sorted(set("".join(unknown))))
-    if unknown and text_fits:
-        logger.warning(
-            "%d texts have characters that are not in the vocabulary, %d different ones: %s",
-            *(len(unknown), len(characters), characters[:MISSING_SHOWN]),
-        )
-    elif unknown:
-        logger.warning(
-            "%d of %d texts have characters that the student does not know, which count as errors "
-            "(%s): write them as those it was trained on, in the same case",
-            *(len(unknown), num_texts, characters[:UNKNOWN_SHOWN]),
-        )
-    if num_parted:
-        logger.warning(
-            "%d texts have blanks between Chinese characters, which the student learns to write: "
-            "remove them from the list, unless it shall",
-            num_parted,
-        )
+            seconds.append(length)
+    inputs = student.num_inputs(torch.tensor([round(each * SAMPLE_RATE) for each in seconds]))
+    frames = student.num_frames(inputs)
+    columns = (np.array(read, np.int64), np.array(seconds, np.float64))
+    return _Measured(*columns, inputs.numpy(), frames.numpy()), unreadable
 
 
 def _row(utterance: Utterance, reason: str) -> dict[str, str]:
     return {"key": utterance.key, "wav": utterance.wav, "reason": reason}
 
 
-def _fault_of_audio(
-    seconds: float, num_inputs: int, num_frames: int, least_frames: int
-) -> str | None:
+def _fault_of_audio(size: _Size, least_frames: int) -> str | None:
     """Features of a single frame have no deviation to be scaled by."""
-    if num_inputs >= LEAST_INPUTS and num_frames >= max(1, least_frames):
+    if size.num_inputs >= LEAST_INPUTS and size.num_frames >= max(1, least_frames):
         return None
-    is_masked = 0 < num_frames < least_frames
+    is_masked = 0 < size.num_frames < least_frames
     masks = f", fewer than its mask_time_length of {least_frames}" if is_masked else ""
     return (
-        f"{seconds:.3f} s are too short for the student: {num_inputs} inputs, {num_frames} "
-        f"frames{masks}; remove it from the list"
+        f"{size.seconds:.3f} s are too short for the student: {size.num_inputs} inputs, "
+        f"{size.num_frames} frames{masks}; remove it from the list"
     )
-
-
-def _unknown(text: str, ids: Sequence[int | None], student: Student) -> str:
-    """Characters that the tokenizer does not know; None among the ids: nor has it an <unk>."""
-    if student.tokenizer.unk_token_id not in ids and None not in ids:
-        return ""
-    unknown = sorted(set(normalize(text)) - student.tokenizer.get_vocab().keys() - {" "})
-    return "".join(unknown) or student.tokenizer.unk_token
-
-
-def _fault_of_text(text: str, seconds: float, num_frames: int, student: Student) -> str | None:
-    if not normalize(text):
-        return 'its "txt" is empty; write the text, or remove "txt" to train it by codes alone'
-    ids = student.encode_text(text)
-    boundary = getattr(student.tokenizer, "word_delimiter_token", None)
-    if boundary and boundary in text:
-        return f"{boundary!r} stands for the blank between words; leave it out of the text"
-    if student.tokenizer.pad_token_id in ids:
-        return f"{student.tokenizer.pad_token!r} is CTC's blank; leave it out of the text"
-    outputs = student.model.config.vocab_size
-    if beyond := [each for each in ids if each is not None and each >= outputs]:
-        token = student.tokenizer.convert_ids_to_tokens(beyond[0])
-        return f"{token!r} is token {beyond[0]}, but the student has {outputs}; change the text"
-    if unknown := _unknown(text, ids, student):
-        return (
-            f"characters {unknown!r} are not in the vocabulary; add them to it, or change the text"
-        )
-    repeats = sum(first == second for first, second in pairwise(ids))  # a blank between them
-    if len(ids) + repeats > num_frames:
-        return (
-            f"{len(ids)} tokens ({repeats} repeated) need {len(ids) + repeats} frames or more, "
-            f"the audio ({seconds:.2f} s) gives {num_frames}; correct text or segment, or "
-            "subsample less"
-        )
-    return None
 
 
 def _fault_of_codes(key: str, num_frames: int, codes: Codes) -> str | None:

@@ -23,8 +23,8 @@ from k2distil.distil.student import (
 from k2distil.distil.student_config import DEFAULT_STUDENT, whole_tree
 from k2distil.distil.vocabulary import characters_of, make_tokenizer
 from k2distil.errors import CheckpointError, ConfigError
-from k2distil.pipeline.distil_check import _fault_of_text
 from k2distil.pipeline.distil_data import DistilDataset
+from k2distil.pipeline.distil_text import fault_of_text
 from k2distil.pipeline.transcribe import transcribe
 
 pytestmark = pytest.mark.skipif(transformers_is_old(), reason="a newer transformers is needed")
@@ -179,7 +179,7 @@ def test_special_tokens_may_lie_behind_the_outputs(tmp_path):
     logits = torch.nn.functional.one_hot(torch.tensor([[0, 0, 3, 1]]), 4).float()
     assert loaded.decode(logits, torch.tensor([4])) == ["三四"]
     fault = "'|' is token 6, but the student has 4"
-    assert fault in str(_fault_of_text("三 四", 1.0, 50, loaded))
+    assert fault in str(fault_of_text("三 四", 1.0, 50, loaded))
 
 
 def test_the_seed_decides_the_weights():

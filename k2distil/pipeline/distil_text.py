@@ -1,0 +1,92 @@
+"""Texts that a student cannot learn, and what a whole list of texts should be told."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from itertools import pairwise
+
+from k2distil.distil.student import Student
+from k2distil.distil.vocabulary import normalize, parts_chinese
+
+logger = logging.getLogger(__name__)
+
+UNKNOWN_SHOWN = 20  # characters of a test
+MISSING_SHOWN = 1000  # of what a student shall learn: they are to be added to its vocabulary
+
+
+class TextNotes:
+    """What one utterance would not say: noted text by text, told once for the whole list.
+
+    text_fits: as in `check_utterances`.
+    """
+
+    def __init__(self, student: Student, text_fits: bool) -> None:
+        self._student, self._text_fits = student, text_fits
+        self._unknown: list[str] = []  # characters, of one text each
+        self._num_parted = 0  # texts
+
+    def note(self, text: str, is_kept: bool) -> None:
+        """Look at one text; is_kept: its utterance can be used."""
+        if not (is_kept and self._text_fits):
+            ids = self._student.encode_text(text)
+            self._unknown += filter(None, [unknown_characters(text, ids, self._student)])
+        self._num_parted += is_kept and self._text_fits and parts_chinese(text)
+
+    def tell(self, num_texts: int) -> None:
+        """Warn of what was noted in so many texts."""
+        num_unknown = len(self._unknown)
+        characters = "".join(sorted(set("".join(self._unknown))))
+        if num_unknown and self._text_fits:
+            logger.warning(
+                "%d texts have characters that are not in the vocabulary, %d different ones: %s",
+                *(num_unknown, len(characters), characters[:MISSING_SHOWN]),
+            )
+        elif num_unknown:
+            logger.warning(
+                "%d of %d texts have characters that the student does not know, which count as "
+                "errors (%s): write them as those it was trained on, in the same case",
+                *(num_unknown, num_texts, characters[:UNKNOWN_SHOWN]),
+            )
+        if self._num_parted:
+            logger.warning(
+                "%d texts have blanks between Chinese characters, which the student learns to "
+                "write: remove them from the list, unless it shall",
+                self._num_parted,
+            )
+
+
+def fault_of_text(text: str, seconds: float, num_frames: int, student: Student) -> str | None:
+    """Why a student cannot learn a text from so much audio; None: it can."""
+    if not normalize(text):
+        return 'its "txt" is empty; write the text, or remove "txt" to train it by codes alone'
+    ids = student.encode_text(text)
+    boundary = getattr(student.tokenizer, "word_delimiter_token", None)
+    if boundary and boundary in text:
+        return f"{boundary!r} stands for the blank between words; leave it out of the text"
+    if student.tokenizer.pad_token_id in ids:
+        return f"{student.tokenizer.pad_token!r} is CTC's blank; leave it out of the text"
+    outputs = student.model.config.vocab_size
+    if beyond := [each for each in ids if each is not None and each >= outputs]:
+        token = student.tokenizer.convert_ids_to_tokens(beyond[0])
+        return f"{token!r} is token {beyond[0]}, but the student has {outputs}; change the text"
+    if unknown := unknown_characters(text, ids, student):
+        return (
+            f"characters {unknown!r} are not in the vocabulary; add them to it, or change the text"
+        )
+    repeats = sum(first == second for first, second in pairwise(ids))  # a blank between them
+    if len(ids) + repeats > num_frames:
+        return (
+            f"{len(ids)} tokens ({repeats} repeated) need {len(ids) + repeats} frames or more, "
+            f"the audio ({seconds:.2f} s) gives {num_frames}; correct text or segment, or "
+            "subsample less"
+        )
+    return None
+
+
+def unknown_characters(text: str, ids: Sequence[int | None], student: Student) -> str:
+    """Characters that the tokenizer does not know; None among the ids: nor has it an <unk>."""
+    if student.tokenizer.unk_token_id not in ids and None not in ids:
+        return ""
+    unknown = sorted(set(normalize(text)) - student.tokenizer.get_vocab().keys() - {" "})
+    return "".join(unknown) or student.tokenizer.unk_token
