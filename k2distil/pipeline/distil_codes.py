@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from k2distil.config import TrainDistilConfig
 from k2distil.distil.student import Student
 from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.distil_data import Codes
-from k2distil.storage import CodebookReader, JoinedReader
+from k2distil.storage import CodebookReader, JoinedReader, join_codes
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +21,6 @@ USUAL_SIZE = 256  # entries of a codebook, where an h5 of others does not say
 USUAL_SHIFT = 0.02  # seconds between codes, where an h5 of others does not say
 RATIO_TOLERANCE = 0.03  # a student without padding has a frame or two less in 100 s
 NUM_SHOWN = 10
-TOLD = ("quantizer_id", "teacher_digest")  # alike in all outputs that say them
-KIND = (*TOLD, "num_codebooks", "codebook_size", "frame_shift")  # alike in all
 ASSUMED = {"codebook_size": "--codebook_size", "frame_shift": "--frames_ratio"}  # where not told
 
 
@@ -40,16 +37,14 @@ def open_codes(paths: Sequence[Path], config: TrainDistilConfig, student: Studen
             different quantizers.
         DataError: no file of codes, or one key for two utterances.
     """
-    opened = [_open_output(path, config, student) for path in paths]
-    for two in combinations(opened, 2):  # the first of all may not say its quantizer
-        _refuse_unlike(*two)
-    joined = JoinedReader([reader for each in opened for reader in each.reader.readers])
-    _tell_shared(joined)
+    readers = [CodebookReader(path) for path in paths]
+    opened = [_codes_of(reader, config, student) for reader in readers]
+    joined = join_codes(readers, [_kind_of(each) for each in opened], ASSUMED)
     return replace(opened[0], reader=joined)
 
 
-def _open_output(path: Path, config: TrainDistilConfig, student: Student) -> Codes:
-    reader = CodebookReader(path)
+def _codes_of(reader: CodebookReader, config: TrainDistilConfig, student: Student) -> Codes:
+    path = reader.path
     if not len(reader):
         raise DataError(f"{path}: no utterances in it; run save_codebook.sh --save_codebook")
     first = next(iter(reader))
@@ -101,47 +96,14 @@ def _open_output(path: Path, config: TrainDistilConfig, student: Student) -> Cod
         "%s: %d utterances, %d codebooks of %d, %d teacher frames per student frame",
         *(path, len(reader), num_codebooks, size, ratio),
     )
-    joined = JoinedReader([reader])
-    return Codes(joined, num_codebooks, size, shift, ratio, config.codebook_offset)
+    return Codes(JoinedReader([reader]), num_codebooks, size, shift, ratio, config.codebook_offset)
 
 
-def _refuse_unlike(first: Codes, other: Codes) -> None:
-    """Codes of one training mean the same entries, at the same times."""
-    names = (first.reader.names, other.reader.names)
-    for what, *values in zip(KIND, _kind_of(first), _kind_of(other), strict=True):
-        if None not in values and values[0] != values[1]:
-            told = [bool(each.reader.readers[0].meta.get(what)) for each in (first, other)]
-            tell = ""
-            if what in ASSUMED and not all(told):
-                tell = f"{names[told.index(False)]} does not say it: {ASSUMED[what]} does, or "
-            raise ConfigError(
-                f"--codebook_path: {what} is {values[0]} in {names[0]}, {values[1]} in {names[1]}; "
-                f"{tell}give codes of the same teacher and quantizer"
-            )
-
-
-def _kind_of(codes: Codes) -> tuple[Any, ...]:
-    """Values of `KIND`; None: not known."""
-    told = (codes.reader.readers[0].meta.get(name) for name in TOLD)
-    return *told, codes.num_codebooks, codes.codebook_size, codes.frame_shift
-
-
-def _tell_shared(joined: JoinedReader) -> None:
-    """A key in more than one output is well where the audio may be the same."""
-    shared = 0
-    for later in joined.readers[1:]:
-        for key in later:
-            first, *others = joined.readers_of(key)
-            if first is later:
-                continue
-            shared += others[0] is later  # once, in however many files
-            if (lengths := (first.num_frames(key), later.num_frames(key)))[0] != lengths[1]:
-                raise DataError(
-                    f"{key}: {lengths[0]} frames in {first.path}, {lengths[1]} in {later.path}: "
-                    "one key for two utterances; make the codes of lists whose keys differ"
-                )
-    if shared:
-        logger.warning("%d keys are in several files of codes; those of the first count", shared)
+def _kind_of(codes: Codes) -> dict[str, Any]:
+    """What the codes of one output are taken to be."""
+    meta = codes.reader.readers[0].meta
+    sizes = {name: getattr(codes, name) for name in ("num_codebooks", "codebook_size")}
+    return {**meta, **sizes, "frame_shift": codes.frame_shift}
 
 
 def _usual_shift(config: TrainDistilConfig, student: Student) -> float:

@@ -3,6 +3,7 @@
 from k2distil.storage.check import Problems, check_h5
 from k2distil.storage.file_list import SHARD_HOURS
 from k2distil.storage.fingerprint import describe_differences
+from k2distil.storage.join_codes import join_codes
 from k2distil.storage.joined_reader import JoinedReader
 from k2distil.storage.leases import Leases
 from k2distil.storage.merge import DamagedPartError
@@ -34,6 +35,7 @@ __all__ = [
     "describe_differences",
     "find_unmerged",
     "finished",
+    "join_codes",
     "merged_already",
     "note_for_merge",
     "output_lease",

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from k2distil.distil import IGNORE_INDEX
 from k2distil.errors import ConfigError, DataError
-from k2distil.storage import CodebookReader
+from k2distil.storage import CodebookReader, join_codes
 
 Sample = dict[str, Any]
+Readable = CodebookReader | str | os.PathLike  # codes, or where they are
 MISSING_CODES = ("error", "ignore")
 
 
@@ -31,30 +32,36 @@ class AddCodes:
 
     def __init__(
         self,
-        codes: CodebookReader | str | os.PathLike[str],
+        codes: Readable | Sequence[Readable],
         num_codebooks: int | None = None,
         missing_codes: str = "error",
     ) -> None:
-        """Open the file.
+        """Open the file, or the files.
 
         Args:
-            codes: the h5 of save_codebook.sh, or a reader of it.
-            num_codebooks: N that the student is built for; None: what the file says.
+            codes: the h5 of save_codebook.sh, or a reader of it; or several, of one quantizer: of
+                a key in more than one the first one's codes count.
+            num_codebooks: N that the student is built for; None: what a file says.
             missing_codes: what a key without codes is: an error, or ("ignore") a sample of no
                 codes, which the codebook loss passes over.
 
         Raises:
-            ConfigError: another missing_codes.
+            ConfigError: another missing_codes, or codes of different quantizers.
             DataError: no such h5, or it does not say its number of codebooks.
         """
         if missing_codes not in MISSING_CODES:
             raise ConfigError(
                 f"missing_codes {missing_codes!r}: expected {' or '.join(MISSING_CODES)}"
             )
-        self.reader = codes if isinstance(codes, CodebookReader) else CodebookReader(codes)
-        found = self.reader.meta.get("num_codebooks") if num_codebooks is None else num_codebooks
+        several = [codes] if isinstance(codes, Readable) else codes
+        readers = [
+            each if isinstance(each, CodebookReader) else CodebookReader(each) for each in several
+        ]
+        self.reader = join_codes(readers)
+        told = (reader.meta.get("num_codebooks") for reader in readers)
+        found = next((each for each in (num_codebooks, *told) if each is not None), None)
         if found is None:
-            raise DataError(f"{self.reader.path}: no num_codebooks in it; give num_codebooks")
+            raise DataError(f"{self.reader.names}: no num_codebooks in it; give num_codebooks")
         self.num_codebooks = found
         self.missing_codes = missing_codes
 
@@ -69,13 +76,13 @@ class AddCodes:
         if codes is None:
             if self.missing_codes == "error":
                 raise DataError(
-                    f"{self.reader.path}[{key}]: no codes; make them with save_codebook.sh "
+                    f"{self.reader.names}[{key}]: no codes; make them with save_codebook.sh "
                     '--save_codebook, or give missing_codes="ignore" to train it without'
                 )
             codes = np.empty((0, self.num_codebooks), np.uint8)
         if codes.ndim != 2 or codes.shape[1] != self.num_codebooks:
             raise DataError(
-                f"{self.reader.path}[{key}]: {codes.shape}, expected (num_frames, "
+                f"{self.reader.reader_of(key).path}[{key}]: {codes.shape}, expected (num_frames, "
                 f"{self.num_codebooks}); give num_codebooks as in the file"
             )
         sample["codes"] = codes
@@ -84,7 +91,7 @@ class AddCodes:
 
 def add_codes(
     data: Iterable[Sample],
-    codes: CodebookReader | str | os.PathLike[str],
+    codes: Readable | Sequence[Readable],
     num_codebooks: int | None = None,
     missing_codes: str = "error",
 ) -> Iterator[Sample]:

@@ -1,5 +1,7 @@
 """Codes through a WeNet pipeline, from an h5 to a padded batch."""
 
+import pickle
+
 import h5py
 import numpy as np
 import pytest
@@ -109,6 +111,25 @@ def test_the_number_of_codebooks_is_that_of_the_file_where_it_is_not_given(tmp_p
     with h5py.File(path, "a") as file:
         file.attrs["num_codebooks"] = 2
     assert AddCodes(path)({"key": "short"})["codes"].shape == (4, 2)
+
+
+def test_several_files_of_one_quantizer_are_read_as_one(codes_path, arrays, tmp_path):
+    other = make_h5(tmp_path / "other.h5", {"more": np.full((3, 2), 7, np.uint8)})
+    add = pickle.loads(pickle.dumps(AddCodes([codes_path, str(other)], 2)))
+    assert np.array_equal(add({"key": "long"})["codes"], arrays["long"])
+    assert add({"key": "more"})["codes"].tolist() == [[7, 7]] * 3
+    with pytest.raises(DataError, match=r"codes\.h5, .*other\.h5\[absent\]: no codes"):
+        add({"key": "absent"})
+
+
+def test_files_of_two_quantizers_are_refused_with_both(tmp_path):
+    paths = [tmp_path / "a.h5", tmp_path / "b.h5"]
+    for path in paths:
+        with h5py.File(path, "w") as file:
+            file[path.stem] = np.zeros((3, 2), np.uint8)
+            file.attrs.update(num_codebooks=2, quantizer_id=path.stem)
+    with pytest.raises(ConfigError, match=r"quantizer_id is a in .*a\.h5, b in .*b\.h5; give"):
+        AddCodes(paths)
 
 
 def test_another_missing_codes_is_refused(codes_path):
