@@ -4,7 +4,8 @@
 
 All methods take turns in one process, so that a busy machine slows all of them alike. Ratios are
 taken within a turn, against the faster of the two bare products and against multi_quantization's
-own search, and their medians are shown. Tables are random and frames Gaussian, float32, in memory.
+own search, and their medians are shown. Tables are random (of product
+quantizers in slices of a random rotation) and frames Gaussian, float32, in memory.
 Only the time of multi_quantization's search as k2distil has it depends on them: it goes on with a
 frame until no round changes its codes, which with random tables takes all 5 rounds of nearly every
 frame, its worst case.
@@ -39,7 +40,7 @@ class Method:
 
 
 def bare_product(table: Tensor, bias: Tensor, chunk: int) -> Callable[[Tensor], Tensor]:
-    """The least that the search of a product quantizer can do, on normalised frames."""
+    """Codes of normalised frames by full entries, as by one linear layer: nothing but that."""
     num_codebooks, codebook_size, _ = table.shape
     weight, offset = table.flatten(0, 1).T, bias.flatten()
 
@@ -54,11 +55,18 @@ def methods(dim: int, num_codebooks: int, codebook_size: int, num_frames: int) -
     """All that can run here, with tables of the same sizes."""
     torch.manual_seed(0)
     table = torch.randn(num_codebooks, codebook_size, dim)
-    start = table, torch.zeros(dim), torch.ones(())
+    rotation = torch.linalg.qr(torch.randn(dim, dim))[0]
+    slices = [
+        torch.randn(codebook_size, len(axes)) @ axes
+        for axes in rotation.tensor_split(num_codebooks)
+    ]
+    rest = torch.zeros(dim), torch.ones(())
     frames = torch.randn(num_frames, dim)
-    product, additive = ProductQuantizer(*start), AdditiveQuantizer(*start)
+    product = ProductQuantizer(torch.stack(slices), *rest)
+    additive = AdditiveQuantizer(table, *rest)
+    bare = (product.table, product.bias)
     found = [
-        Method(f"{BARE}, {chunk} at once", bare_product(table, product.bias, chunk), frames)
+        Method(f"{BARE}, {chunk} at once", bare_product(*bare, chunk), frames)
         for chunk in sorted({128, num_frames})
     ]
     found.append(Method("k2distil product", product.encode, frames))

@@ -27,6 +27,7 @@ from k2distil.quantizer.search import (
     refine,
     unary_scores,
 )
+from k2distil.quantizer.slices import find_axes, saves_work, sliced_scores
 from k2distil.quantizer.vector_search import vector_products
 
 MAX_CODEBOOK_SIZE = 65_536  # entries; codes stay within 16 bits
@@ -198,16 +199,35 @@ class Quantizer(nn.Module):
 
 
 class ProductQuantizer(Quantizer):
-    """Orthogonal codebooks: the best code of each is found alone, exactly, by one matrix product.
+    """Orthogonal codebooks: the best code of each is found alone, exactly.
 
     Jegou et al., "Product quantization for nearest neighbor search", TPAMI 2011; rotated as in
     Ge et al., "Optimized product quantization", TPAMI 2014. The rotation is part of the table.
+
+    Args:
+        axes: (N, d, D), of the slices that the entries lie in; None: found from the table.
     """
 
     type = "product"
+    axes: Tensor | None
+    sliced: Tensor | None  # (N, d, K), the entries along the axes
+
+    def __init__(
+        self, table: Tensor, mean: Tensor, scale: Tensor, axes: Tensor | None = None
+    ) -> None:
+        super().__init__(table, mean, scale)
+        if axes is None:
+            axes = find_axes(self.table)
+        elif not saves_work(axes.shape[1], self.codebook_size, self.dim):
+            axes = None
+        sliced = None if axes is None else axes @ self.table.transpose(1, 2)
+        self.register_buffer("axes", axes)
+        self.register_buffer("sliced", sliced)
 
     def _search(self, frames: Tensor) -> Tensor:
-        return unary_scores(frames, self.table, self.bias).argmax(-1)
+        if self.axes is None or self.sliced is None:
+            return unary_scores(frames, self.table, self.bias).argmax(-1)
+        return sliced_scores(frames, self.axes, self.sliced, self.bias).argmax(-1).T
 
 
 class AdditiveQuantizer(Quantizer):

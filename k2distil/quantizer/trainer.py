@@ -34,7 +34,6 @@ from torch import Tensor
 from k2distil.device import no_tf32
 from k2distil.errors import CheckpointError, DataError
 from k2distil.quantizer.model import (
-    QUANTIZER_TYPES,
     AdditiveQuantizer,
     ProductQuantizer,
     Quantizer,
@@ -44,6 +43,7 @@ from k2distil.quantizer.ordering import order_codebooks
 from k2distil.quantizer.schedule import plan
 from k2distil.quantizer.seeding import give_frames, revive_entries, seed_entries
 from k2distil.quantizer.shrinking import shrink_entries
+from k2distil.quantizer.slices import pad_axes
 from k2distil.quantizer.statistics import ALONE, CodeSums, Share
 from k2distil.quantizer.updates import update_additive, update_product
 
@@ -188,7 +188,12 @@ class QuantizerTrainer:
             seed_entries(frames @ axes.T, self.codebook_size, self._generator) @ axes
             for axes in self._rotation.split(self._sizes)
         ]
-        self._use(ProductQuantizer(torch.stack(entries), mean, scale))
+        self._use(self._product(torch.stack(entries), mean, scale))
+
+    def _product(self, table: Tensor, mean: Tensor, scale: Tensor) -> ProductQuantizer:
+        """Until the last its slices are known; that one finds them as a reader of its file does."""
+        axes = None if self.done else pad_axes(self._rotation.split(self._sizes))
+        return ProductQuantizer(table, mean, scale, axes)
 
     def _use(self, quantizer: Quantizer) -> None:
         """Go on with this quantizer, empty sums and no momentum."""
@@ -230,7 +235,7 @@ class QuantizerTrainer:
             counts = running.counts.view(table.shape[:2])
             table, mean, _ = order_codebooks(table, mean, scale, counts)
         if self.schedule.is_product(self.steps_done):
-            self._quantizer = ProductQuantizer(table, mean, scale)
+            self._quantizer = self._product(table, mean, scale)
         else:
             search = {} if self.schedule.is_at_rest(self.steps_done) else TRAINING_SEARCH
             additive = AdditiveQuantizer(table, mean, scale, **search)
@@ -318,8 +323,11 @@ class QuantizerTrainer:
         self._gathered = [frames.to(self.device) for frames in state["gathered"]]
         self._rotation = state["rotation"].to(self.device)
         if state["type"] is not None:
-            entries = _copies(state["entries"], self.device)
-            self._quantizer = QUANTIZER_TYPES[state["type"]](**entries, **state["settings"])
+            entries: dict[str, Any] = {**_copies(state["entries"], self.device)}
+            if state["type"] == "product":
+                self._quantizer = self._product(**entries)
+            else:
+                self._quantizer = AdditiveQuantizer(**entries, **state["settings"])
             self._solved = state["solved"].to(self.device, copy=True)
             self._running = CodeSums.of(_copies(state["running"], self.device))
             self._fresh = CodeSums.of(_copies(state["fresh"], self.device))

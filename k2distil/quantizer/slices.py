@@ -1,0 +1,70 @@
+"""Where a codebook's entries lie in few dimensions: a slice. There a frame needs less work.
+
+A product quantizer's entries have all D dimensions, but those of one codebook span only d, about
+D / N. Frames are first projected onto the axes of all slices, then compared in each: N d (D + K)
+products a frame instead of N K D, for the same scores but for rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Of float32 entries: singular values below this share of the greatest are rounding, and what the
+# axes leave of an entry may be no more than this share of the greatest entry.
+ROUNDING = 1e-6
+
+
+def saves_work(num_axes: int, codebook_size: int, dim: int) -> bool:
+    """Whether slices of so many axes are worth it."""
+    return num_axes * (dim + codebook_size) < codebook_size * dim
+
+
+def find_axes(table: Tensor) -> Tensor | None:
+    """The axes of the slices that a table's entries lie in; None: they would save nothing.
+
+    Found on the CPU in float64, so that a table has the same axes on every device.
+
+    Args:
+        table: (N, K, D) float32.
+
+    Returns:
+        (N, d, D) float32, orthonormal in each codebook; of narrower slices the last are zeros.
+    """
+    codebook_size, dim = table.shape[1:]
+    found = []
+    for entries in table.cpu().double():
+        some = entries[:dim]  # enough to span a slice; the others are checked
+        values, vectors = torch.linalg.eigh(some @ some.T)
+        kept = values > ROUNDING**2 * values[-1]
+        if not saves_work(int(kept.sum()), codebook_size, dim):
+            return None
+        axes = vectors[:, kept].T @ some / values[kept].sqrt().unsqueeze(1)
+        left = entries - (entries @ axes.T) @ axes
+        if left.square().sum(1).max() > ROUNDING**2 * entries.square().sum(1).max():
+            return None
+        found.append(axes)
+    return pad_axes(found).to(table.device, torch.float32)
+
+
+def pad_axes(axes: Sequence[Tensor]) -> Tensor:
+    """N times (d_n, D) -> (N, max d_n, D), filled up with zeros."""
+    most = max(map(len, axes))
+    return torch.stack([F.pad(each, (0, 0, 0, most - len(each))) for each in axes])
+
+
+def sliced_scores(frames: Tensor, axes: Tensor, entries: Tensor, bias: Tensor) -> Tensor:
+    """`search.unary_scores`, codebook by codebook.
+
+    Args:
+        frames: (B, D); axes: (N, d, D); entries: (N, d, K), along these axes; bias: (N, K).
+
+    Returns:
+        (N, B, K).
+    """
+    projected = frames @ axes.flatten(0, 1).T
+    projected = projected.view(len(frames), *axes.shape[:2]).transpose(0, 1)
+    return torch.baddbmm(bias.unsqueeze(1), projected, entries)
