@@ -2,28 +2,22 @@
 
 from k2distil.data.audio import MAX_OVERSHOOT, audio_seconds, load_audio
 from k2distil.data.batching import batch_by_seconds
-from k2distil.data.decode import (
-    as_it_is,
-    decode_ahead,
-    start_worker,
-    unwrapped,
-    worker_remedy,
-)
+from k2distil.data.decode import decode_ahead
 from k2distil.data.manifest import ListAccess, read_list, sample_utterances
 from k2distil.data.packed import PackedUtterances
+from k2distil.data.workers import Loader, unwrapped, worker_remedy
 
 __all__ = [
     "MAX_OVERSHOOT",
     "ListAccess",
+    "Loader",
     "PackedUtterances",
-    "as_it_is",
     "audio_seconds",
     "batch_by_seconds",
     "decode_ahead",
     "load_audio",
     "read_list",
     "sample_utterances",
-    "start_worker",
     "unwrapped",
     "worker_remedy",
 ]

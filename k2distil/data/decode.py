@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import itertools
 import math
-import multiprocessing
-import os
 import signal
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import Dataset, get_worker_info
 
 from k2distil.batch import Utterance
 from k2distil.data.audio import load_audio
+from k2distil.data.workers import PATIENCE_STEP, Loader, worker_remedy
 from k2distil.errors import DataError
 from k2distil.stages import add_seconds
 
 PREFETCH_FACTOR = 4  # utterances decoded ahead by each worker; bounds the memory
-PATIENCE_STEP = 5.0  # seconds between looks at workers that give nothing
 DECODE = "decode (in workers)"  # the stage
 
 Audio = Tensor | DataError
@@ -111,14 +107,12 @@ def _decode_in_workers(
             drawn.append(utterance)
             yield utterance
 
-    loader = DataLoader(
+    loader = Loader(
         decoder,
         batch_size=None,
         sampler=draw(),
         num_workers=num_workers,
         prefetch_factor=PREFETCH_FACTOR,
-        collate_fn=as_it_is,
-        worker_init_fn=start_worker,
         timeout=PATIENCE_STEP,
     )
     handler = signal.getsignal(signal.SIGCHLD)
@@ -138,7 +132,7 @@ def _decode_in_workers(
             raise
         raise DataError(remedy) from error
     finally:
-        decoded._shutdown_workers()  # type: ignore[attr-defined]  # `del` waits for tracebacks
+        decoded._shutdown_workers()  # `del` waits for tracebacks
 
 
 def _next(decoded: Iterator[Any], timeout: float) -> tuple[Audio, float] | None:
@@ -156,56 +150,3 @@ def _next(decoded: Iterator[Any], timeout: float) -> tuple[Audio, float] | None:
                 raise
         if time.monotonic() >= deadline:
             raise _HangingError
-
-
-def worker_remedy(error: Exception) -> str | None:
-    """What the user can do about an error of torch's loader; None where it is a bug."""
-    if "shared memory" in str(error):
-        return (
-            "decoding stopped: /dev/shm is full. Run the command again with a smaller "
-            "--num_workers, or give the container more (docker run --shm-size=1g)"
-        )
-    if isinstance(error, OSError | EOFError) or "DataLoader worker (pid" in str(error):
-        return (
-            f"decoding stopped: {error}. Out of memory is the usual reason: run the command again "
-            "with a smaller --num_workers (0 decodes without workers)"
-        )
-    return None
-
-
-def unwrapped(error: Exception) -> str:
-    """The message of an error of ours, without the traceback that torch's workers put around it."""
-    return str(error).rpartition("k2distil.errors.DataError: ")[2].strip() or str(error)
-
-
-def as_it_is(found: Any) -> Any:
-    """A DataLoader's collate_fn for datasets that make batches themselves, or none."""
-    return found
-
-
-def start_worker(worker: int) -> None:
-    """The caller alone says what became of a run: workers are quiet when it ends, and end too."""
-    threading.Thread(target=_end_with_caller, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    sys.excepthook = _log_unless_caller_is_gone
-
-
-def _end_with_caller() -> None:
-    """torch's workers look too, but not while they decode, nor for one that died as they started.
-
-    They compare with the parent that they had when they came to look.
-    """
-    caller = multiprocessing.parent_process()
-    assert caller is not None
-    while os.getppid() == caller.pid:
-        time.sleep(PATIENCE_STEP)
-    os._exit(1)
-
-
-def _log_unless_caller_is_gone(
-    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
-) -> None:
-    """For the thread that hands shared memory over: a connection reset is the caller's end."""
-    if not isinstance(error, ConnectionError):
-        sys.__excepthook__(kind, error, traceback)

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch.utils.data import DataLoader
 
 from k2distil.batch import Utterance
 from k2distil.config import TrainDistilConfig
-from k2distil.data import PackedUtterances, as_it_is, start_worker
+from k2distil.data import Loader, PackedUtterances
 from k2distil.distil import CodebookLoss
 from k2distil.distil.batches import BatchesBySeconds
 from k2distil.distil.model import DistilModel
@@ -238,10 +237,10 @@ def _batches(
     student: Student,
     codes: Codes | None,
     args: Any,
-) -> DataLoader:
+) -> Loader:
     """All batches of this process; one pass over them is the whole training."""
     workers = num_workers(config)
-    return DataLoader(
+    return Loader(
         DistilDataset(utterances.at(train.rows), student, codes, config.channel),
         batch_sampler=BatchesBySeconds(
             train.seconds.tolist(),
@@ -253,9 +252,7 @@ def _batches(
             args.process_index,
             args.world_size,
         ),
-        collate_fn=as_it_is,
         num_workers=workers,
-        worker_init_fn=start_worker,
         pin_memory=args.device.type == "cuda",
         generator=torch.Generator(),  # of the workers' seeds: torch's own stays as resumed
     )

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.utils.data import DataLoader
 
-from k2distil.data import as_it_is, start_worker
+from k2distil.data import Loader
 from k2distil.distil.batches import by_length
 from k2distil.distil.model import DistilModel
 from k2distil.distil.scoring import CodeScores, Transcript
@@ -55,12 +54,10 @@ def transcribe(
     device: torch.device,
 ) -> Scored:
     """Decode batches of a list greedily; utterances without text count for codes only."""
-    loader = DataLoader(
+    loader = Loader(
         dataset,
         batch_sampler=[[batch] for batch in batches],
-        collate_fn=as_it_is,
         num_workers=min(num_workers, len(batches)),
-        worker_init_fn=start_worker,
         generator=torch.Generator(),  # torch's own stays as the training left it
     )
     texts = {each.key: each.text for each in dataset.utterances}

@@ -114,17 +114,31 @@ def k2distil(*arguments: object) -> str:
 
 
 def interrupt(
-    flags: list[str], is_time: Callable[[], object], signum: signal.Signals, **more_environment: str
+    flags: list[str],
+    is_time: Callable[[], object],
+    signum: signal.Signals,
+    whole_group: bool = False,
+    **more_environment: str,
 ) -> tuple[int, str]:
-    """Start a command and send it a signal once `is_time`; -> (exit status, log)."""
+    """Start a command and send it a signal once `is_time`; -> (exit status, log).
+
+    whole_group: all its processes get it, as from `timeout` or a scheduler.
+    """
     process = subprocess.Popen(
-        flags, stderr=subprocess.PIPE, text=True, env=environment(**more_environment)
+        flags,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(**more_environment),
+        start_new_session=whole_group,
     )
     deadline = time.monotonic() + 120
     while not is_time():
         assert process.poll() is None, f"ended before it was interrupted: {process.stderr.read()}"
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    process.send_signal(signum)
+    if whole_group:
+        os.killpg(process.pid, signum)
+    else:
+        process.send_signal(signum)
     _, log = process.communicate(timeout=60)
     return process.returncode, log

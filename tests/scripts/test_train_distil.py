@@ -120,6 +120,18 @@ def test_a_stopped_training_goes_on_to_the_same_student(signum, material, tmp_pa
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_a_signal_to_all_its_processes_saves_as_well(material, tmp_path):
+    stopped = flags(material, "--save_path", tmp_path / "one", "--num_workers", 2)
+    there = partial(last_checkpoint, tmp_path / "one")
+    status, log = interrupt(command("train_distil.sh", *stopped), there, signal.SIGTERM, True)
+    assert status == 143, log
+    step = int(re.findall(r"saved at step (\d+)", log)[0])
+    assert (tmp_path / "one" / f"checkpoint-{step}").is_dir()
+    assert f"going on from {tmp_path / 'one' / f'checkpoint-{step}'}" in succeed(
+        "train_distil.sh", *stopped
+    )
+
+
 def test_audio_put_right_between_two_runs_does_not_change_a_training(material, tmp_path):
     wav = material.folder / "utt03.wav"
     whole = wav.read_bytes()
