@@ -179,11 +179,14 @@ class StudentOptions:
         None,
     )
     student_checkpoint: Path | None = option(
-        "folder of a student to go on with, instead of a new one", None, in_utf8=True
+        "folder of a student, or of a model of transformers after pretraining, to go on with "
+        "instead of a new one; a CTC head it lacks is new",
+        None,
+        in_utf8=True,
     )
     vocabulary: Path | None = option(
         "WeNet's units.txt of characters, or a folder of a transformers tokenizer; not given: "
-        "the characters of the training text",
+        "the characters of the training text, or the tokens of --student_checkpoint",
         None,
     )
     student_layer: int = option("encoder layer that predicts the codes; -1: the last", -1)

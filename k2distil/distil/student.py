@@ -20,7 +20,7 @@ from k2distil.atomic import flush
 from k2distil.batch import SAMPLE_RATE
 from k2distil.distil.student_config import refusal, student_config
 from k2distil.distil.vocabulary import normalize
-from k2distil.errors import CheckpointError, ConfigError
+from k2distil.errors import ConfigError
 from k2distil.torchaudio_guard import hide_broken_torchaudio
 
 PROBE_SECONDS = 100  # of audio, to measure a student's frame shift by
@@ -193,7 +193,7 @@ def make_student(config: dict[str, Any], tokenizer: Any, seed: int) -> Student:
     try:
         extractor = kind() if num_bins is None else kind(feature_size=num_bins)
     except ImportError as error:
-        raise ConfigError(f"student: {_what_lacks(error)}") from error
+        raise ConfigError(f"student: {what_lacks(error)}") from error
     if getattr(made, "feat_extract_norm", "") == "layer":  # with "group", masks would do harm
         extractor.return_attention_mask = True
     with torch.random.fork_rng(devices=[]):
@@ -205,67 +205,11 @@ def make_student(config: dict[str, Any], tokenizer: Any, seed: int) -> Student:
     student = Student(model, extractor, tokenizer)
     if student.num_layers < 1:
         raise ConfigError("student: num_hidden_layers: expected at least 1")
-    _try_out(student)
+    try_out(student)
     return student
 
 
-def load_student(folder: Path) -> Student:
-    """A student that `Student.save` or transformers saved: model, feature extractor, tokenizer.
-
-    Raises:
-        CheckpointError: no such folder, or it lacks one of them.
-    """
-    hide_broken_torchaudio()
-    from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # of loading and writing a file
-    try:
-        model = AutoModelForCTC.from_pretrained(
-            str(folder), local_files_only=True, dtype=torch.float32
-        )
-        extractor = AutoFeatureExtractor.from_pretrained(str(folder), local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except ImportError as error:
-        raise CheckpointError(f"{folder}: {_what_lacks(error)}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(
-            f"{folder}: no CTC student of transformers ({first}); give a folder with config.json, "
-            "model.safetensors, preprocessor or processor_config.json and a tokenizer, such as "
-            "<save_path>/best"
-        ) from error
-    if extractor.sampling_rate != SAMPLE_RATE:
-        raise CheckpointError(f"{folder}: takes {extractor.sampling_rate} Hz; only 16 kHz is made")
-    _check_outputs(folder, model.config, tokenizer)
-    student = Student(model, extractor, tokenizer)
-    _try_out(student)
-    return student
-
-
-def _check_outputs(folder: Path, config: Any, tokenizer: Any) -> None:
-    """Refuse a tokenizer that is not the model's.
-
-    Raises:
-        CheckpointError: it has more tokens than the model outputs, or another blank.
-    """
-    # Special ones that nobody says, such as <s>, may well be added behind the outputs.
-    said = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
-    blank, number = tokenizer.pad_token_id, len(tokenizer)
-    if max(said, default=0) >= config.vocab_size:
-        raise CheckpointError(
-            f"{folder}: its tokenizer has {number} tokens, its model {config.vocab_size} outputs; "
-            f"save it anew after from_pretrained(..., vocab_size={number}, pad_token_id={blank}, "
-            "ignore_mismatched_sizes=True), whose new head is random, to be trained"
-        )
-    if blank != config.pad_token_id:
-        raise CheckpointError(
-            f"{folder}: the blank is {blank} in its tokenizer, {config.pad_token_id} in its model; "
-            "correct pad_token_id in config.json, or pad_token of the tokenizer"
-        )
-
-
-def _what_lacks(error: ImportError) -> str:
+def what_lacks(error: ImportError) -> str:
     """Of transformers' own message: Parakeet's features took librosa for years."""
     needed = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{needed} Install it beside transformers{_version_to_take()}"
@@ -300,7 +244,7 @@ def _trial(model: Any) -> Iterator[None]:
         torch.set_rng_state(state)
 
 
-def _try_out(student: Student) -> None:
+def try_out(student: Student) -> None:
     """Transcribe silence, so that a model that cannot be used shows before the training.
 
     Raises:
@@ -314,9 +258,12 @@ def _try_out(student: Student) -> None:
         student.processor()
     except Exception as error:  # whatever it raises, it is of no use to us
         reason = " ".join(str(error).split()) or type(error).__name__
+        remedy = f"known to work are {', '.join(KNOWN_TO_WORK)}"
+        if kind in KNOWN_TO_WORK:
+            remedy = "the kind is known to work, so look whether the values of its config fit"
         raise ConfigError(
-            f"student: {kind} cannot be trained here ({type(error).__name__}: {reason}); known to "
-            f"work are {', '.join(KNOWN_TO_WORK)}{_version_to_take()}"
+            f"student: {kind} cannot be trained here ({type(error).__name__}: {reason}); {remedy}"
+            f"{_version_to_take()}"
         ) from error
 
 

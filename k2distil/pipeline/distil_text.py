@@ -71,9 +71,9 @@ def fault_of_text(text: str, seconds: float, num_frames: int, student: Student) 
         token = student.tokenizer.convert_ids_to_tokens(beyond[0])
         return f"{token!r} is token {beyond[0]}, but the student has {outputs}; change the text"
     if unknown := unknown_characters(text, ids, student):
-        return (
-            f"characters {unknown!r} are not in the vocabulary; add them to it, or change the text"
-        )
+        case = _case_of_vocabulary(unknown, student)
+        remedy = f"write the text in {case} case" if case else "add them to it, or change the text"
+        return f"characters {unknown!r} are not in the vocabulary; {remedy}"
     repeats = sum(first == second for first, second in pairwise(ids))  # a blank between them
     if len(ids) + repeats > num_frames:
         return (
@@ -90,3 +90,11 @@ def unknown_characters(text: str, ids: Sequence[int | None], student: Student) -
         return ""
     unknown = sorted(set(normalize(text)) - student.tokenizer.get_vocab().keys() - {" "})
     return "".join(unknown) or student.tokenizer.unk_token
+
+
+def _case_of_vocabulary(unknown: str, student: Student) -> str | None:
+    """upper or lower, where the vocabulary has all of these characters so."""
+    other = unknown.swapcase()
+    if not set(other) <= student.tokenizer.get_vocab().keys():
+        return None
+    return "upper" if other.isupper() else "lower" if other.islower() else None

@@ -11,8 +11,8 @@ from k2distil.config import EvaluateConfig
 from k2distil.data import PackedUtterances
 from k2distil.device import use_device
 from k2distil.distil.model import DistilModel
+from k2distil.distil.pretrained import load_student
 from k2distil.distil.scoring import error_rates, worst
-from k2distil.distil.student import load_student
 from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.distil_check import check_utterances
 from k2distil.pipeline.distil_data import DistilDataset

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,14 +19,9 @@ from k2distil.data import Loader, PackedUtterances
 from k2distil.distil import CodebookLoss
 from k2distil.distil.batches import BatchesBySeconds
 from k2distil.distil.model import DistilModel
+from k2distil.distil.pretrained import has_tokenizer, load_student
 from k2distil.distil.spec_augment import SpecAugment
-from k2distil.distil.student import (
-    Student,
-    check_layer,
-    load_student,
-    make_student,
-    switch_off_layerdrop,
-)
+from k2distil.distil.student import Student, check_layer, make_student, switch_off_layerdrop
 from k2distil.distil.student_config import whole_tree
 from k2distil.distil.trainer import (
     Bar,
@@ -61,6 +57,9 @@ def train_distil(config: TrainDistilConfig) -> Summary:
     """Train the student that a config asks for, or go on where an earlier run stopped."""
     started = time.monotonic()
     _check_options(config)
+    if config.student_checkpoint is not None and config.student is not None:
+        logger.info("`student` in the config is not used: --student_checkpoint has its own")
+        config = replace(config, student=None)
     utterances = PackedUtterances(read_lists(config.train_data, config, config.save_path))
     student = _open_student(config, utterances)
     layer = check_layer(student, config.student_layer)
@@ -105,6 +104,8 @@ def train_distil(config: TrainDistilConfig) -> Summary:
     trainer = DistilTrainer(model, args, batches, test, keep_best)
     trainer.add_callback(WeightOverSteps(model, config.codebook_weight_end))
     _describe(student, train)
+    if codes is not None and config.student_checkpoint is not None and not folder.checkpoint():
+        logger.info("what predicts the codes starts anew: a student is saved without it")
     with explaining(folder.path):
         _train(trainer, folder)
         if test is not None and trainer.tested_step != trainer.state.global_step:
@@ -139,16 +140,12 @@ def _check_options(config: TrainDistilConfig) -> None:
             f"--codebook_weight_end {config.codebook_weight_end:g}: --codebook_weight 0 trains on "
             "text alone; leave one of them out"
         )
-    if config.student is not None and config.student_checkpoint is not None:
-        errors.append("--student_checkpoint: has its own config; leave out `student` in the yaml")
     checkpoint = config.student_checkpoint
     if checkpoint is not None and checkpoint.resolve().is_relative_to(config.save_path.resolve()):
         errors.append(
             f"--student_checkpoint {checkpoint}: in --save_path, which --force would empty; give "
             "another --save_path"
         )
-    if config.vocabulary is not None and config.student_checkpoint is not None:
-        errors.append("--vocabulary: --student_checkpoint has its own; leave one of them out")
     if errors:
         raise ConfigError("\n".join(errors))
     if config.warmup_steps >= config.max_steps:
@@ -161,8 +158,9 @@ def _check_options(config: TrainDistilConfig) -> None:
 
 def _open_student(config: TrainDistilConfig, utterances: Sequence[Utterance]) -> Student:
     """The student to train, with a tokenizer for the text."""
-    if config.student_checkpoint is not None:
-        student = load_student(config.student_checkpoint)
+    checkpoint = config.student_checkpoint
+    if checkpoint is not None and config.vocabulary is None and has_tokenizer(checkpoint):
+        student = load_student(checkpoint, seed=config.seed)
     else:
         texts = [normalize(each.text) for each in utterances if each.text is not None]
         if not any(texts):
@@ -173,7 +171,10 @@ def _open_student(config: TrainDistilConfig, utterances: Sequence[Utterance]) ->
             tokenizer = read_tokenizer(config.vocabulary)
         else:
             tokenizer = make_tokenizer(characters_of(texts))
-        student = make_student(whole_tree(config.student), tokenizer, config.seed)
+        if checkpoint is None:
+            student = make_student(whole_tree(config.student), tokenizer, config.seed)
+        else:
+            student = load_student(checkpoint, tokenizer, config.seed)
     if switch_off_layerdrop(student):
         logger.info("layerdrop is switched off: every layer is needed in every step")
     return student

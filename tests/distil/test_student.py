@@ -11,10 +11,10 @@ import yaml
 
 from k2distil.batch import Utterance
 from k2distil.distil.model import DistilModel
+from k2distil.distil.pretrained import load_student
 from k2distil.distil.spec_augment import SpecAugment
 from k2distil.distil.student import (
     check_layer,
-    load_student,
     make_student,
     restore_replaced,
     switch_off_layerdrop,
@@ -224,7 +224,7 @@ SEW = {"conv_stride": [5, 2, 2, 2, 2, 2, 2], "conv_kernel": [10, 3, 3, 3, 3, 2, 
 )
 def test_a_kind_that_cannot_be_trained_shows_at_once(kind, config):
     config = {"model_type": kind, **config}
-    with pytest.raises(ConfigError, match=f"{kind} cannot be trained here.*parakeet_ctc"):
+    with pytest.raises(ConfigError, match=f"{kind} cannot be trained here"):
         make_student(config, TOKENIZER, 0)
 
 
@@ -237,7 +237,7 @@ def test_a_layer_that_is_not_there_is_named():
 
 
 def test_a_folder_without_a_student_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match="no CTC student of transformers"):
+    with pytest.raises(CheckpointError, match=r"no config\.json in it"):
         load_student(tmp_path)
 
 

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from k2distil.bin.evaluate import main as evaluate
 from k2distil.distil.trainer import last_checkpoint
@@ -276,8 +276,6 @@ def test_other_settings_are_refused_and_force_starts_over(material, tmp_path):
 
 def test_a_student_goes_on_from_a_folder(material, tmp_path):
     succeed("train_distil.sh", *flags(material, "--max_steps", 4))
-    conf = (tmp_path / "conf.yaml").read_text()
-    (tmp_path / "conf.yaml").write_text("max_steps" + conf.split("max_steps")[1])
     log = succeed(
         "train_distil.sh",
         *flags(material, "--student_checkpoint", tmp_path / "student" / "last"),
@@ -288,3 +286,20 @@ def test_a_student_goes_on_from_a_folder(material, tmp_path):
     )
     assert first.keys() == second.keys()
     assert losses(log)[0][0] < 100
+    assert "`student` in the config is not used" in log
+    assert "what predicts the codes starts anew" in log
+
+
+def test_a_pretrained_model_learns_the_characters_of_the_text(material, tmp_path):
+    """As wav2vec2 after pretraining: neither tokenizer nor CTC head."""
+    succeed("train_distil.sh", *flags(material, "--max_steps", 4))
+    folder = tmp_path / "student" / "last"
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: each for name, each in weights.items() if not name.startswith("ctc_head")}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    for path in [*folder.glob("*token*"), *folder.glob("*vocab*")]:
+        path.unlink()
+    more = ["--student_checkpoint", folder, "--save_path", tmp_path / "second", "--max_steps", 8]
+    log = succeed("train_distil.sh", *flags(material, *more))
+    assert re.search(r"last: the student's CTC head is new, for \d+ tokens", log)
+    assert (tmp_path / "second" / "last" / "vocab.json").exists()

@@ -1,0 +1,187 @@
+"""Students continued from a folder that transformers wrote: nothing random but a new CTC head."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from k2distil.batch import SAMPLE_RATE
+from k2distil.distil.student import Student, try_out, what_lacks
+from k2distil.errors import CheckpointError
+from k2distil.torchaudio_guard import hide_broken_torchaudio
+
+logger = logging.getLogger(__name__)
+
+HEADS = ("lm_head.", "ctc_head.")  # how weights of a CTC head begin
+NOT_NEEDED = "masked_spec_embed"  # only says what masked frames are in training
+TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "vocab.json")
+BESIDE = ("best", "last")  # students in a --save_path
+SHOWN = 3  # names of weights
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder to continue from knows its tokens.
+
+    Raises:
+        CheckpointError: it is no folder of a model.
+    """
+    _check_folder(folder)
+    return any((folder / name).exists() for name in TOKENIZER_FILES)
+
+
+def load_student(folder: Path, tokenizer: Any = None, seed: int | None = None) -> Student:
+    """A student that `Student.save` or transformers saved: model, feature extractor, tokenizer.
+
+    Args:
+        folder: of it.
+        tokenizer: of other tokens than the folder's, for which it gets a new CTC head.
+        seed: of a new CTC head, also of a folder that has none, as after pretraining; None: there
+            must be one.
+
+    Raises:
+        CheckpointError: no such folder, it is damaged, or it lacks a part of the student.
+    """
+    hide_broken_torchaudio()
+    from transformers import AutoConfig, AutoFeatureExtractor, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # of loading and writing a file
+    _check_folder(folder)
+    local = {"local_files_only": True}
+    try:
+        config = AutoConfig.from_pretrained(str(folder), **local)
+        extractor = AutoFeatureExtractor.from_pretrained(str(folder), **local)
+        tokens = tokenizer or AutoTokenizer.from_pretrained(str(folder), **local)
+        model, absent = _load(folder, config)
+        if tokenizer is not None or (seed is not None and absent):
+            model = _with_new_head(folder, config, tokens, seed or 0)
+            logger.info("%s: the student's CTC head is new, for %d tokens", folder, len(tokens))
+    except ImportError as error:
+        raise CheckpointError(f"{folder}: {what_lacks(error)}") from error
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever transformers or safetensors make of a damaged file
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"{folder}: no CTC student of transformers ({first}); give a folder with config.json, "
+            "model.safetensors, preprocessor or processor_config.json and a tokenizer, such as "
+            "<save_path>/best; a damaged file has to be copied again"
+        ) from error
+    if absent and seed is None:
+        raise CheckpointError(
+            f"{folder}: no weights of its CTC head ({_some(absent)}): it has not learnt to "
+            "transcribe; train it with train_distil.sh --student_checkpoint"
+        )
+    if extractor.sampling_rate != SAMPLE_RATE:
+        raise CheckpointError(f"{folder}: takes {extractor.sampling_rate} Hz; only 16 kHz is made")
+    _check_outputs(folder, model.config, tokens)
+    student = Student(model, extractor, tokens)
+    try_out(student)
+    return student
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise CheckpointError where there is no config.json, and name what may be meant."""
+    if (folder / "config.json").is_file():
+        return
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder}: no such folder; of a model hub it is made by: "
+            f"hf download {folder} --local-dir FOLDER"
+        )
+    near = [where / name for where in (folder, folder.parent) for name in BESIDE]
+    found = [str(each) for each in near if (each / "config.json").is_file()]
+    raise CheckpointError(
+        f"{folder}: no config.json in it; give "
+        + (" or ".join(found) or "the folder of a student, such as <save_path>/best")
+    )
+
+
+def _load(folder: Path, config: Any) -> tuple[Any, list[str]]:
+    """-> the model, and which weights of its head the folder lacks, or has in other sizes.
+
+    Raises:
+        CheckpointError: others are missing, or of other sizes.
+    """
+    from transformers import AutoModelForCTC
+    from transformers.utils import logging as hub_logging
+
+    before = hub_logging.get_verbosity()
+    hub_logging.set_verbosity_error()  # what is missing is said below
+    try:
+        model, info = AutoModelForCTC.from_pretrained(
+            str(folder),
+            config=config,
+            local_files_only=True,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    finally:
+        hub_logging.set_verbosity(before)
+    missing = {name for name in info["missing_keys"] if not name.endswith(NOT_NEEDED)}
+    other = {name: sizes for name, *sizes in info["mismatched_keys"]}
+    if body := sorted(name for name in missing if not name.startswith(HEADS)):
+        raise CheckpointError(
+            f"{folder}: no weights for {_some(body)}: config.json is not that of its weights; copy "
+            "the folder again"
+        )
+    for name, sizes in sorted(other.items()):
+        if not name.startswith(HEADS):
+            there, wanted = (tuple(each) for each in sizes)
+            raise CheckpointError(
+                f"{folder}: {name} is {there} in its weights, {wanted} by its config.json; copy "
+                "the folder again"
+            )
+    return model, sorted({*missing, *other})
+
+
+def _with_new_head(folder: Path, config: Any, tokenizer: Any, seed: int) -> Any:
+    """The folder's model with a CTC head for other tokens, the same for the same seed."""
+    from transformers import AutoModelForCTC
+
+    config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
+    model, _ = _load(folder, config)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        fresh: dict[str, Tensor] = AutoModelForCTC.from_config(config).state_dict()
+        for name, weight in model.state_dict().items():
+            if name.startswith(HEADS):
+                weight.copy_(fresh[name])
+    return model
+
+
+def _some(names: Iterable[str]) -> str:
+    """
+    >>> _some("abcde")
+    'a, b, c and 2 more'
+    """
+    names = list(names)
+    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + rest
+
+
+def _check_outputs(folder: Path, config: Any, tokenizer: Any) -> None:
+    """Refuse a tokenizer that is not the model's.
+
+    Raises:
+        CheckpointError: it has more tokens than the model outputs, or another blank.
+    """
+    # Special ones that nobody says, such as <s>, may well be added behind the outputs.
+    said = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
+    blank, number = tokenizer.pad_token_id, len(tokenizer)
+    if max(said, default=0) >= config.vocab_size:
+        raise CheckpointError(
+            f"{folder}: its tokenizer has {number} tokens, its model {config.vocab_size} outputs; "
+            f"train it with train_distil.sh --vocabulary {folder}, which gives it a new CTC head"
+        )
+    if blank != config.pad_token_id:
+        raise CheckpointError(
+            f"{folder}: the blank is {blank} in its tokenizer, {config.pad_token_id} in its model; "
+            "correct pad_token_id in config.json, or pad_token of the tokenizer"
+        )

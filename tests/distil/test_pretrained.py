@@ -1,0 +1,120 @@
+"""Students continued from folders: of ours, of transformers after pretraining, damaged ones."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from k2distil.distil.pretrained import has_tokenizer, load_student
+from k2distil.distil.student import make_student, transformers_is_old
+from k2distil.distil.vocabulary import characters_of, make_tokenizer
+from k2distil.errors import CheckpointError
+from tests.distil.test_student import KINDS, TOKENIZER
+
+pytestmark = pytest.mark.skipif(transformers_is_old(), reason="a newer transformers is needed")
+HEADS = {"wav2vec2": "lm_head", "parakeet_ctc": "ctc_head"}
+
+
+@pytest.fixture(params=HEADS)
+def saved(request, tmp_path):
+    """The folder of a student, and how its head's weights begin."""
+    make_student(KINDS[request.param], TOKENIZER, seed=0).save(tmp_path / "s", {})
+    return tmp_path / "s", HEADS[request.param]
+
+
+def change_weights(folder, change):
+    path = folder / "model.safetensors"
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+
+
+def change_config(folder, **more):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    encoder = config.get("encoder_config", {})
+    for key, value in more.items():
+        (encoder if key in encoder else config)[key] = value
+    path.write_text(json.dumps(config))
+
+
+def without_head(folder, head):
+    change_weights(folder, lambda state: {n: w for n, w in state.items() if not n.startswith(head)})
+
+
+def test_weights_that_are_missing_are_named_and_never_random(saved):
+    folder, _ = saved
+    change_config(folder, num_hidden_layers=4)
+    with pytest.raises(CheckpointError, match=r"no weights for .*layers\.2.* more: config\.json"):
+        load_student(folder)
+    with pytest.raises(CheckpointError, match="no weights for"):
+        load_student(folder, TOKENIZER, seed=0)
+
+
+def test_weights_of_another_size_are_named_with_both(saved):
+    folder, _ = saved
+    change_config(folder, intermediate_size=40)
+    with pytest.raises(CheckpointError, match=r"is \(48.* in its weights, \(40.* by its config"):
+        load_student(folder)
+
+
+def test_damaged_weights_are_named(saved):
+    folder, _ = saved
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match="a damaged file has to be copied again"):
+        load_student(folder)
+
+
+def test_without_a_head_it_can_be_trained_but_not_tested(saved):
+    folder, head = saved
+    whole = load_student(folder).model.state_dict()
+    without_head(folder, head)
+    with pytest.raises(CheckpointError, match=rf"no weights of its CTC head \({head}.*train it"):
+        load_student(folder)
+    one, same, other = (load_student(folder, seed=seed).model.state_dict() for seed in (1, 1, 2))
+    for name, weight in whole.items():
+        assert torch.equal(one[name], same[name])
+        assert torch.equal(one[name], weight) == (not name.startswith(head)) or "bias" in name
+    assert not torch.equal(one[f"{head}.weight"], other[f"{head}.weight"])
+
+
+@pytest.mark.parametrize("text", ["one two three", "ONE TWO"])  # the second: as many characters
+def test_other_tokens_get_a_head_of_their_own(text, saved):
+    folder, head = saved
+    old = load_student(folder).model.state_dict()
+    tokenizer = make_tokenizer(characters_of([text]))
+    student = load_student(folder, tokenizer, seed=1)
+    new = student.model.state_dict()
+    assert student.model.config.vocab_size == len(tokenizer) == len(new[f"{head}.weight"])
+    if text.isupper():
+        assert len(tokenizer) == len(TOKENIZER)
+        assert not torch.equal(new[f"{head}.weight"], old[f"{head}.weight"])
+    assert all(torch.equal(new[name], old[name]) for name in old if not name.startswith(head))
+    student.save(folder.with_name("t"), {})
+    again = load_student(folder.with_name("t"))
+    assert again.encode_text(text) == student.encode_text(text)
+    assert torch.equal(again.model.state_dict()[f"{head}.weight"], new[f"{head}.weight"])
+
+
+def test_a_folder_after_pretraining_has_no_tokenizer(saved):
+    folder, head = saved
+    without_head(folder, head)
+    assert has_tokenizer(folder)
+    for path in [*folder.glob("*token*"), *folder.glob("*vocab*")]:
+        path.unlink()
+    assert not has_tokenizer(folder)
+    tokenizer = make_tokenizer(["<pad>", "<unk>", "a", "b", "c"])
+    assert load_student(folder, tokenizer, seed=0).tokenizer is tokenizer
+
+
+def test_a_path_that_is_no_student_says_what_may_be_meant(saved):
+    folder, _ = saved
+    with pytest.raises(CheckpointError, match=r"no such folder; of a model hub .* hf download"):
+        load_student(folder / "absent")
+    best = folder.with_name("student") / "best"
+    best.parent.mkdir()
+    folder.rename(best)
+    (best.parent / "checkpoint-5").mkdir()
+    for given in (best.parent, best.parent / "checkpoint-5"):
+        with pytest.raises(CheckpointError, match=rf"no config\.json in it; give {best}$"):
+            has_tokenizer(given)
