@@ -13,6 +13,7 @@ from k2distil.errors import DataError
 
 Lines = Iterator[tuple[int, str]]  # line number from 1, text without blanks at its ends
 
+AUDIO = ("RIFF", "fLaC", "OggS", "ID3")  # how files of audio begin
 MAX_REPORTED = 10  # bad lines spelled out in the error
 
 _SURROGATE = re.compile("[\\udc80-\\udcff]")  # in the place of a byte that is not UTF-8
@@ -31,6 +32,11 @@ def lines_of(path: Path) -> Lines:
             text = io.TextIOWrapper(packed, "utf-8-sig", "surrogateescape")
             for number, line in enumerate(text, start=1):
                 if not line.isascii() and _SURROGATE.search(line):
+                    if line.startswith(AUDIO):
+                        raise DataError(
+                            f"{path}: an audio file; expected a list of them: a JSON object per "
+                            'line with "key" and "wav", or another --data_type'
+                        )
                     raise DataError(
                         f"{path}: line {number}: not UTF-8 text; convert it with iconv -f GB18030 "
                         "-t UTF-8, or -f with the encoding it has (GB18030 has GBK in it)"

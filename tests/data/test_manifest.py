@@ -9,7 +9,9 @@ import tarfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from k2distil.batch import Utterance
 from k2distil.data import ListAccess, read_list, sample_utterances
@@ -198,6 +200,12 @@ def test_a_line_in_another_encoding_is_told_however_far_down(tmp_path: Path, suf
     path.write_bytes(gzip.compress(content) if suffix else content)
     message = problems_of(path)
     assert "line 902: not UTF-8 text; convert it with iconv -f GB18030 -t UTF-8" in message
+
+
+def test_an_audio_file_as_a_list_is_told_as_one(tmp_path: Path) -> None:
+    for name in ("a.wav", "a.flac"):
+        soundfile.write(tmp_path / name, 0.1 * np.random.default_rng(0).random(4000), 16000)
+        assert "an audio file; expected a list of them" in problems_of(tmp_path / name)
 
 
 @pytest.mark.skipif(not Path("/dev/fd").exists(), reason="needs paths of open files")
