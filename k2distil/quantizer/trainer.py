@@ -250,6 +250,9 @@ class QuantizerTrainer:
         if not self.done:
             table, moved = self._revive(table, sums)
             sums.forget(moved)
+            if moved.any():  # in any direction; but in its slice alone is an entry compared
+                slices = zip(table, self._rotation.split(self._sizes), strict=True)
+                table = torch.stack([one @ axes.T @ axes for one, axes in slices])
         return table
 
     def _finish_additive_round(self, table: Tensor, sums: CodeSums) -> Tensor:

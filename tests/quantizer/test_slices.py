@@ -1,12 +1,14 @@
 """Product quantizers compare frames in the slices of their codebooks: the same codes, sooner."""
 
+import itertools
+
 import pytest
 import torch
 
-from k2distil.quantizer import ProductQuantizer, load_quantizer
+from k2distil.quantizer import ProductQuantizer, QuantizerTrainer, load_quantizer
 from k2distil.quantizer.checkpoint import save_quantizer
 from k2distil.quantizer.slices import find_axes, pad_axes
-from tests.quantizer.conftest import power_law_frames, trained
+from tests.quantizer.conftest import batch, power_law_frames, trained
 
 
 def rotated_table(num_codebooks, codebook_size, dim, seed=0):
@@ -85,3 +87,19 @@ def test_a_trained_one_has_them_and_so_has_its_file(tmp_path):
     assert torch.equal(loaded.axes, quantizer.axes)
     assert torch.equal(loaded.encode(frames), quantizer.encode(frames))
     assert torch.equal(quantizer.first(2).encode(frames), quantizer.encode(frames)[:, :2])
+
+
+def test_entries_that_no_frame_chose_move_within_their_slice():
+    frames = power_law_frames(40, 24)  # fewer than entries
+    trainer = QuantizerTrainer("product", 24, 4, 64)
+    tables = []
+    while not trainer.done:
+        trainer.step(batch(frames, trainer.steps_done))
+        if trainer.steps_done > trainer.schedule.gather_steps and not trainer.done:
+            quantizer = trainer.quantizer
+            axes = quantizer.axes
+            left = quantizer.table - quantizer.table @ axes.transpose(1, 2) @ axes
+            assert left.abs().max() < 1e-5
+            tables.append(quantizer.table)
+    moved = [(one != two).any(-1).sum() for one, two in itertools.pairwise(tables)]
+    assert max(moved) > 2 * len(frames)  # far more than frames choose
