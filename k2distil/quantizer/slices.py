@@ -16,6 +16,7 @@ from torch import Tensor
 # Of float32 entries: singular values below this share of the greatest are rounding, and what the
 # axes leave of an entry may be no more than this share of the greatest entry.
 ROUNDING = 1e-6
+FEW = 256  # entries that are looked at first: the time grows with their cube
 
 
 def saves_work(num_axes: int, codebook_size: int, dim: int) -> bool:
@@ -37,17 +38,23 @@ def find_axes(table: Tensor) -> Tensor | None:
     codebook_size, dim = table.shape[1:]
     found = []
     for entries in table.cpu().double():
-        some = entries[:dim]  # enough to span a slice; the others are checked
-        values, vectors = torch.linalg.eigh(some @ some.T)
-        kept = values > ROUNDING**2 * values[-1]
-        if not saves_work(int(kept.sum()), codebook_size, dim):
+        axes = _span(entries[:FEW])  # as a rule enough to span a slice; the others are checked
+        if len(axes) == FEW:
+            axes = _span(entries[:dim])
+        if not saves_work(len(axes), codebook_size, dim):
             return None
-        axes = vectors[:, kept].T @ some / values[kept].sqrt().unsqueeze(1)
         left = entries - (entries @ axes.T) @ axes
         if left.square().sum(1).max() > ROUNDING**2 * entries.square().sum(1).max():
             return None
         found.append(axes)
     return pad_axes(found).to(table.device, torch.float32)
+
+
+def _span(entries: Tensor) -> Tensor:
+    """(M, D) -> (r, D), orthonormal axes of what they span."""
+    values, vectors = torch.linalg.eigh(entries @ entries.T)
+    kept = values > ROUNDING**2 * values[-1]
+    return vectors[:, kept].T @ entries / values[kept].sqrt().unsqueeze(1)
 
 
 def pad_axes(axes: Sequence[Tensor]) -> Tensor:
