@@ -66,6 +66,7 @@ def worst(transcripts: Sequence[Transcript], num: int) -> str:
     for output, each in scored[:num]:
         text = jiwer.visualize_alignment(output, show_measures=False, skip_correct=False)
         rows = text.strip().splitlines()[1:]
+        rows = rows if rows[0] else rows[1:]  # jiwer 4 has a blank line there, 3.1 has none
         shown.append("\n".join([each.key, *(rows if by_word else _aligned(rows))]))
     return "\n\n".join(shown)
 

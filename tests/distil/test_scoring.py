@@ -43,7 +43,7 @@ def test_the_worst_come_first_with_their_keys():
 
 def test_marks_are_below_wide_characters():
     shown = worst([Transcript("键", "我去new家", "去new他")], 1).splitlines()
-    assert shown == ["键", "", "REF: 我去new家", "HYP: * 去new他", "     D      S"]
+    assert shown == ["键", "REF: 我去new家", "HYP: * 去new他", "     D      S"]
 
 
 def test_words_are_where_most_texts_have_blanks_and_letters():

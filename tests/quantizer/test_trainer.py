@@ -1,6 +1,7 @@
 import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from statistics import mean
 
 import pytest
 import torch
@@ -35,10 +36,12 @@ def test_held_out_error_is_below_naive_product_quantization():
     frames = power_law_frames(6000, 32)
     train, held_out = frames[:5000], frames[5000:]
     naive = naive_product_error(train, held_out, 4, 16)
-    product = error_of(trained(train, "product", 4, 16), held_out)
-    additive = error_of(trained(train, "additive", 4, 16), held_out)
-    assert product < 0.97 * naive
-    assert additive < 0.97 * product
+    product, additive = (  # means: rounding alone moves one training by a percent
+        mean(error_of(trained(train, kind, 4, 16, seed), held_out) for seed in range(3))
+        for kind in ("product", "additive")
+    )
+    assert product < 0.85 * naive
+    assert additive < 0.98 * product
 
 
 def test_entries_go_beyond_the_solution_by_momentum_but_not_at_the_end(monkeypatch):
