@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FLOOR = {"errors", "atomic", "batch", "device", "process_start", "stages", "torchaudio_guard"}
+FLOOR = {
+    *("errors", "atomic", "batch", "device", "process_start", "stages", "torchaudio_guard"),
+    "workers",
+}
 PARTS = {"data", "teachers", "quantizer", "storage", "distil", "report"}
 ALLOWED = {
     **{name: {"errors"} for name in FLOOR},

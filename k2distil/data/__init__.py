@@ -5,12 +5,10 @@ from k2distil.data.batching import batch_by_seconds
 from k2distil.data.decode import decode_ahead
 from k2distil.data.manifest import ListAccess, read_list, sample_utterances
 from k2distil.data.packed import PackedUtterances
-from k2distil.data.workers import Loader, unwrapped, worker_remedy
 
 __all__ = [
     "MAX_OVERSHOOT",
     "ListAccess",
-    "Loader",
     "PackedUtterances",
     "audio_seconds",
     "batch_by_seconds",
@@ -18,6 +16,4 @@ __all__ = [
     "load_audio",
     "read_list",
     "sample_utterances",
-    "unwrapped",
-    "worker_remedy",
 ]

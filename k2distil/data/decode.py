@@ -17,9 +17,9 @@ from torch.utils.data import Dataset, get_worker_info
 
 from k2distil.batch import Utterance
 from k2distil.data.audio import load_audio
-from k2distil.data.workers import PATIENCE_STEP, Loader, worker_remedy
 from k2distil.errors import DataError
 from k2distil.stages import add_seconds
+from k2distil.workers import PATIENCE_STEP, Loader, worker_remedy
 
 PREFETCH_FACTOR = 4  # utterances decoded ahead by each worker; bounds the memory
 DECODE = "decode (in workers)"  # the stage

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from k2distil.torchaudio_guard import hide_broken_torchaudio
 logger = logging.getLogger(__name__)
 
 HEADS = ("lm_head.", "ctc_head.")  # how weights of a CTC head begin
-NOT_NEEDED = "masked_spec_embed"  # only says what masked frames are in training
+# What masked frames are in training, and a count that BatchNorm does not use.
+NOT_NEEDED = ("masked_spec_embed", "num_batches_tracked")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "vocab.json")
 BESIDE = ("best", "last")  # students in a --save_path
 SHOWN = 3  # names of weights
@@ -40,8 +43,8 @@ def load_student(folder: Path, tokenizer: Any = None, seed: int | None = None) -
     Args:
         folder: of it.
         tokenizer: of other tokens than the folder's, for which it gets a new CTC head.
-        seed: of a new CTC head, also of a folder that has none, as after pretraining; None: there
-            must be one.
+        seed: of the weights of a new CTC head, also of a folder that has none, as after
+            pretraining; None: there must be one.
 
     Raises:
         CheckpointError: no such folder, it is damaged, or it lacks a part of the student.
@@ -56,9 +59,19 @@ def load_student(folder: Path, tokenizer: Any = None, seed: int | None = None) -
     try:
         config = AutoConfig.from_pretrained(str(folder), **local)
         extractor = AutoFeatureExtractor.from_pretrained(str(folder), **local)
-        tokens = tokenizer or AutoTokenizer.from_pretrained(str(folder), **local)
-        model, absent = _load(folder, config)
-        if tokenizer is not None or (seed is not None and absent):
+        own = tokenizer
+        if tokenizer is None and not has_tokenizer(folder):
+            raise CheckpointError(
+                f"{folder}: no tokenizer in it; train it with train_distil.sh --student_checkpoint"
+            )
+        if has_tokenizer(folder):
+            own = AutoTokenizer.from_pretrained(str(folder), **local)
+        is_other = tokenizer is not None and _tokens_of(tokenizer) != _tokens_of(own)
+        tokens = tokenizer if is_other else own
+        if getattr(config, "vocab_size", None) is None:  # as some kinds have it after pretraining
+            config.vocab_size, config.pad_token_id = len(tokens), tokens.pad_token_id
+        model, absent = _load(folder, config, seed or 0)
+        if is_other or (seed is not None and absent):
             model = _with_new_head(folder, config, tokens, seed or 0)
             logger.info("%s: the student's CTC head is new, for %d tokens", folder, len(tokens))
     except ImportError as error:
@@ -90,10 +103,10 @@ def _check_folder(folder: Path) -> None:
     if (folder / "config.json").is_file():
         return
     if not folder.is_dir():
-        raise CheckpointError(
-            f"{folder}: no such folder; of a model hub it is made by: "
-            f"hf download {folder} --local-dir FOLDER"
-        )
+        remedy = "check the path"
+        if HUB_ID.fullmatch(str(folder)):
+            remedy += f", or make it from a model hub by: hf download {folder} --local-dir FOLDER"
+        raise CheckpointError(f"{folder}: no such folder; {remedy}")
     near = [where / name for where in (folder, folder.parent) for name in BESIDE]
     found = [str(each) for each in near if (each / "config.json").is_file()]
     raise CheckpointError(
@@ -102,8 +115,10 @@ def _check_folder(folder: Path) -> None:
     )
 
 
-def _load(folder: Path, config: Any) -> tuple[Any, list[str]]:
+def _load(folder: Path, config: Any, seed: int) -> tuple[Any, list[str]]:
     """-> the model, and which weights of its head the folder lacks, or has in other sizes.
+
+    seed: of what it lacks.
 
     Raises:
         CheckpointError: others are missing, or of other sizes.
@@ -114,22 +129,24 @@ def _load(folder: Path, config: Any) -> tuple[Any, list[str]]:
     before = hub_logging.get_verbosity()
     hub_logging.set_verbosity_error()  # what is missing is said below
     try:
-        model, info = AutoModelForCTC.from_pretrained(
-            str(folder),
-            config=config,
-            local_files_only=True,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model, info = AutoModelForCTC.from_pretrained(
+                str(folder),
+                config=config,
+                local_files_only=True,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
     finally:
         hub_logging.set_verbosity(before)
     missing = {name for name in info["missing_keys"] if not name.endswith(NOT_NEEDED)}
     other = {name: sizes for name, *sizes in info["mismatched_keys"]}
     if body := sorted(name for name in missing if not name.startswith(HEADS)):
         raise CheckpointError(
-            f"{folder}: no weights for {_some(body)}: config.json is not that of its weights; copy "
-            "the folder again"
+            f"{folder}: no weights for {_some(body)}: they are not those of its config.json, or of "
+            "another tool's names; copy the folder again, or save it with save_pretrained"
         )
     for name, sizes in sorted(other.items()):
         if not name.startswith(HEADS):
@@ -146,7 +163,7 @@ def _with_new_head(folder: Path, config: Any, tokenizer: Any, seed: int) -> Any:
     from transformers import AutoModelForCTC
 
     config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
-    model, _ = _load(folder, config)
+    model, _ = _load(folder, config, seed)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         fresh: dict[str, Tensor] = AutoModelForCTC.from_config(config).state_dict()
@@ -154,6 +171,10 @@ def _with_new_head(folder: Path, config: Any, tokenizer: Any, seed: int) -> Any:
             if name.startswith(HEADS):
                 weight.copy_(fresh[name])
     return model
+
+
+def _tokens_of(tokenizer: Any) -> tuple[Any, ...]:
+    return tokenizer.get_vocab(), tokenizer.pad_token_id
 
 
 def _some(names: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from k2distil.distil.model import Batch, DistilModel, count_items
 from k2distil.errors import DataError
 from k2distil.torchaudio_guard import hide_broken_torchaudio
+from k2distil.workers import end_by_force
 
 hide_broken_torchaudio()
 from transformers import (  # noqa: E402
@@ -66,6 +67,7 @@ class DistilTrainer(Trainer):
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor]:
         """The batches of a step, and how many texts and codes all processes have in theirs."""
+        end_by_force(epoch_iterator)  # of a training that goes on accelerate makes the loader
         found = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         self._num_steps += 1
         counts = [count_items(batch["parts"]) for batch in found]

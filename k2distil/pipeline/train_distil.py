@@ -15,7 +15,7 @@ import torch
 
 from k2distil.batch import Utterance
 from k2distil.config import TrainDistilConfig
-from k2distil.data import Loader, PackedUtterances
+from k2distil.data import PackedUtterances
 from k2distil.distil import CodebookLoss
 from k2distil.distil.batches import BatchesBySeconds
 from k2distil.distil.model import DistilModel
@@ -47,6 +47,7 @@ from k2distil.pipeline.summary import Summary, write_config, write_rejections
 from k2distil.pipeline.teacher import num_workers
 from k2distil.pipeline.training_arguments import training_arguments
 from k2distil.pipeline.training_errors import explaining
+from k2distil.workers import Loader
 
 logger = logging.getLogger(__name__)
 

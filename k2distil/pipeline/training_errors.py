@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from k2distil.atomic import reason_of_disk
-from k2distil.data import unwrapped, worker_remedy
 from k2distil.errors import DataError
+from k2distil.workers import unwrapped, worker_remedy
 
 NO_ROOM = 1 << 20  # bytes
 

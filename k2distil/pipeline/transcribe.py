@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
-from k2distil.data import Loader
 from k2distil.distil.batches import by_length
 from k2distil.distil.model import DistilModel
 from k2distil.distil.scoring import CodeScores, Transcript
 from k2distil.distil.student import Student
 from k2distil.distil.vocabulary import normalize
 from k2distil.pipeline.distil_data import DistilDataset
+from k2distil.workers import Loader
 
 logger = logging.getLogger(__name__)
 

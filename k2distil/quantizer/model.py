@@ -220,7 +220,8 @@ class ProductQuantizer(Quantizer):
             axes = find_axes(self.table)
         elif not saves_work(axes.shape[1], self.codebook_size, self.dim):
             axes = None
-        sliced = None if axes is None else axes @ self.table.transpose(1, 2)
+        with torch.autocast(table.device.type, enabled=False), no_tf32(table.device):
+            sliced = None if axes is None else axes @ self.table.transpose(1, 2)
         self.register_buffer("axes", axes)
         self.register_buffer("sliced", sliced)
 

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Of float32 entries: singular values below this share of the greatest are rounding, and what the
-# axes leave of an entry may be no more than this share of the greatest entry.
+# Of float32 entries, scaled to a norm of 1 (short ones less): singular values below this share of
+# the greatest are rounding, and the axes may leave no more of an entry.
 ROUNDING = 1e-6
+TINY = 1e-30
 FEW = 256  # entries that are looked at first: the time grows with their cube
 
 
@@ -38,13 +39,15 @@ def find_axes(table: Tensor) -> Tensor | None:
     codebook_size, dim = table.shape[1:]
     found = []
     for entries in table.cpu().double():
+        norms = entries.norm(dim=1, keepdim=True)
+        entries = entries / norms.clamp(min=max(float(norms.median()), TINY))
         axes = _span(entries[:FEW])  # as a rule enough to span a slice; the others are checked
         if len(axes) == FEW:
             axes = _span(entries[:dim])
         if not saves_work(len(axes), codebook_size, dim):
             return None
         left = entries - (entries @ axes.T) @ axes
-        if left.square().sum(1).max() > ROUNDING**2 * entries.square().sum(1).max():
+        if left.norm(dim=1).max() > ROUNDING:
             return None
         found.append(axes)
     return pad_axes(found).to(table.device, torch.float32)

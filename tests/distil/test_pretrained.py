@@ -1,13 +1,14 @@
 """Students continued from folders: of ours, of transformers after pretraining, damaged ones."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from k2distil.distil.pretrained import has_tokenizer, load_student
-from k2distil.distil.student import make_student, transformers_is_old
+from k2distil.distil.student import KNOWN_TO_WORK, make_student, transformers_is_old
 from k2distil.distil.vocabulary import characters_of, make_tokenizer
 from k2distil.errors import CheckpointError
 from tests.distil.test_student import KINDS, TOKENIZER
@@ -44,7 +45,7 @@ def without_head(folder, head):
 def test_weights_that_are_missing_are_named_and_never_random(saved):
     folder, _ = saved
     change_config(folder, num_hidden_layers=4)
-    with pytest.raises(CheckpointError, match=r"no weights for .*layers\.2.* more: config\.json"):
+    with pytest.raises(CheckpointError, match=r"no weights for .*layers\.2.* more: they are"):
         load_student(folder)
     with pytest.raises(CheckpointError, match="no weights for"):
         load_student(folder, TOKENIZER, seed=0)
@@ -109,8 +110,10 @@ def test_a_folder_after_pretraining_has_no_tokenizer(saved):
 
 def test_a_path_that_is_no_student_says_what_may_be_meant(saved):
     folder, _ = saved
-    with pytest.raises(CheckpointError, match=r"no such folder; of a model hub .* hf download"):
+    with pytest.raises(CheckpointError, match=r"absent: no such folder; check the path$"):
         load_student(folder / "absent")
+    with pytest.raises(CheckpointError, match=r"check the path, or .* hf download a/b-c --local"):
+        load_student(Path("a/b-c"))
     best = folder.with_name("student") / "best"
     best.parent.mkdir()
     folder.rename(best)
@@ -118,3 +121,31 @@ def test_a_path_that_is_no_student_says_what_may_be_meant(saved):
     for given in (best.parent, best.parent / "checkpoint-5"):
         with pytest.raises(CheckpointError, match=rf"no config\.json in it; give {best}$"):
             has_tokenizer(given)
+
+
+@pytest.mark.parametrize("kind", KNOWN_TO_WORK[1:])  # parakeet_ctc has no model without a head
+def test_every_kind_can_be_trained_after_pretraining(kind, tmp_path):
+    """As its base model is saved: no head, and of some kinds no vocab_size either."""
+    from transformers import AutoConfig, AutoModel
+
+    small = KINDS["wav2vec2-bert" if kind == "wav2vec2-bert" else "wav2vec2"]
+    options = {key: value for key, value in small.items() if key != "model_type"}
+    base = AutoModel.from_config(AutoConfig.for_model(kind, **options))
+    base.save_pretrained(tmp_path)
+    make_student(small, TOKENIZER, 0).feature_extractor.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="no tokenizer in it; train it"):
+        load_student(tmp_path)
+    student, same = (load_student(tmp_path, TOKENIZER, seed=3).model.state_dict() for _ in "ab")
+    assert student.keys() == same.keys()
+    assert all(torch.equal(student[name], same[name]) for name in student)
+    prefix = next(name for name in student if name.endswith("layers.0.final_layer_norm.weight"))
+    prefix = prefix.removesuffix("encoder.layers.0.final_layer_norm.weight")
+    for name, weight in base.state_dict().items():
+        assert torch.equal(student[prefix + name], weight)
+
+
+def test_the_tokens_it_has_leave_its_head_as_it_is(saved):
+    folder, head = saved
+    old = load_student(folder).model.state_dict()
+    same = load_student(folder, make_tokenizer(characters_of(["one two"])), seed=1).model
+    assert torch.equal(same.state_dict()[f"{head}.weight"], old[f"{head}.weight"])

@@ -101,3 +101,20 @@ def test_entries_that_no_frame_chose_move_within_their_slice():
     assert min(chosen) > 40
     table, axes = trainer.quantizer.table, trainer.quantizer.axes
     assert (table - table @ axes.transpose(1, 2) @ axes).abs().max() < 1e-5
+
+
+def test_an_entry_far_from_the_others_hides_no_axes():
+    table, _ = rotated_table(4, 64, 48)
+    table[:, 0] *= 1e7  # as of a damaged file
+    quantizer = ProductQuantizer(table, torch.zeros(48), torch.ones(()))
+    assert quantizer.axes.shape == (4, 12, 48)
+    frames = torch.randn(300, 48, generator=torch.Generator().manual_seed(1))
+    assert agree_with_brute_force(quantizer, frames)
+
+
+def test_one_made_under_autocast_has_the_same_codes():
+    table, _ = rotated_table(4, 64, 48)
+    quantizer = ProductQuantizer(table, torch.zeros(48), torch.ones(()))
+    frames = torch.randn(100, 48)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(quantizer.first(2).encode(frames), quantizer.encode(frames)[:, :2])

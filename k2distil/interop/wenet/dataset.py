@@ -46,7 +46,7 @@ class AddCodes:
                 codes, which the codebook loss passes over.
 
         Raises:
-            ConfigError: another missing_codes, or codes of different quantizers.
+            ConfigError: another missing_codes, no file, or codes of different quantizers.
             DataError: no such h5, or it does not say its number of codebooks.
         """
         if missing_codes not in MISSING_CODES:
@@ -57,6 +57,8 @@ class AddCodes:
         readers = [
             each if isinstance(each, CodebookReader) else CodebookReader(each) for each in several
         ]
+        if not readers:
+            raise ConfigError("no file of codes; give the h5 of save_codebook.sh")
         self.reader = join_codes(readers)
         told = (reader.meta.get("num_codebooks") for reader in readers)
         found = next((each for each in (num_codebooks, *told) if each is not None), None)

@@ -130,6 +130,8 @@ def test_files_of_two_quantizers_are_refused_with_both(tmp_path):
             file.attrs.update(num_codebooks=2, quantizer_id=path.stem)
     with pytest.raises(ConfigError, match=r"quantizer_id is a in .*a\.h5, b in .*b\.h5; give"):
         AddCodes(paths)
+    with pytest.raises(ConfigError, match="no file of codes"):
+        AddCodes([])
 
 
 def test_another_missing_codes_is_refused(codes_path):

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
@@ -29,9 +29,20 @@ class Loader(DataLoader):
         super().__init__(dataset, collate_fn=_as_it_is, worker_init_fn=_start_worker, **options)
 
     def __iter__(self) -> Any:
-        """Workers are born with SIGTERM blocked: they cannot end before they know how to."""
+        """Workers are born with SIGTERM blocked: it waits until they know what to do with it."""
         with _blocked(signal.SIGTERM):
-            return super().__iter__()
+            iterator = super().__iter__()
+        end_by_force(iterator)
+        return iterator
+
+
+def end_by_force(iterator: Any) -> None:
+    """Let torch, and Python at its exit, end the workers that do not end by themselves by SIGKILL.
+
+    It needs nothing of a worker, however it hangs, where SIGTERM is not for them.
+    """
+    for worker in getattr(iterator, "_workers", ()):
+        worker._popen.terminate = worker._popen.kill
 
 
 def worker_remedy(error: Exception) -> str | None:
@@ -70,29 +81,26 @@ def _as_it_is(found: Any) -> Any:
 def _start_worker(worker: int) -> None:
     """The caller alone says what became of a run: workers are quiet when it ends, and end too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group
-    if sys.platform != "darwin":
-        # Also where the loader was made again by others, as to go on with a training.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # No SIG_IGN, which the commands of a Kaldi list would inherit.
+    signal.signal(signal.SIGTERM, _pass)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_with_caller, daemon=True).start()
     sys.excepthook = _log_unless_caller_is_gone
 
 
-def _end_with_caller() -> None:
-    """End when the caller has ended, or says so; any other SIGTERM is not for workers.
+def _pass(number: int, frame: FrameType | None) -> None:
+    """A signal that is not for workers."""
 
-    torch's workers look too, but not while they decode, nor for one that died as they started.
+
+def _end_with_caller() -> None:
+    """torch's workers look too, but not while they decode, nor for one that died as they started.
+
     They compare with the parent that they had when they came to look.
     """
     caller = multiprocessing.parent_process()
     assert caller is not None
     while os.getppid() == caller.pid:
-        if sys.platform == "darwin":  # which has no such wait
-            time.sleep(PATIENCE_STEP)
-        else:
-            told = signal.sigtimedwait({signal.SIGTERM}, PATIENCE_STEP)
-            if told is not None and told.si_pid == caller.pid:
-                os._exit(0)
+        time.sleep(PATIENCE_STEP)
     os._exit(1)
 
 

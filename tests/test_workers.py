@@ -1,0 +1,68 @@
+"""Workers of a DataLoader: a SIGTERM is for their caller, which ends them however they hang."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import psutil
+import pytest
+
+PROGRAM = textwrap.dedent(
+    """
+    import os
+    import re
+    import sys
+    import time
+    from k2distil.workers import Loader
+    class Numbers:
+        def __len__(self):
+            return 100
+        def __getitem__(self, index):
+            if index == 3 and place == "regex":  # holds the interpreter for ages
+                re.match(r"(a+)+$", "a" * 40 + "b")
+            return index
+    place = sys.argv[1]
+    if place == "fork":
+        os.register_at_fork(after_in_child=lambda: time.sleep(600))
+    numbers = iter(Loader(Numbers(), batch_size=None, num_workers=2, timeout=2))
+    for _ in range(3 if place == "steady" else 0):
+        next(numbers)
+    print("running", flush=True)
+    sys.stdin.readline()
+    if place == "steady":
+        print(list(numbers) == list(range(3, 100)), flush=True)
+    """
+)
+
+
+def start(place):
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, place],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("place", ["regex", "fork"])
+def test_a_worker_that_hangs_anyhow_ends_when_its_caller_does(place):
+    with start(place) as process:
+        assert process.stdout.readline() == "running\n"
+        workers = psutil.Process(process.pid).children()
+        assert len(workers) == 2
+        time.sleep(1)  # it has come to where it hangs
+        process.communicate("\n", timeout=60)
+        assert process.returncode == 0
+        assert psutil.wait_procs(workers, timeout=10)[1] == []
+
+
+def test_a_sigterm_of_others_is_not_for_workers():
+    with start("steady") as process:
+        assert process.stdout.readline() == "running\n"
+        for worker in psutil.Process(process.pid).children():
+            os.kill(worker.pid, signal.SIGTERM)
+        out, _ = process.communicate("\n", timeout=60)
+        assert (process.returncode, out) == (0, "True\n")
