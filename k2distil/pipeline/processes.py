@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from k2distil.device import use_device
 from k2distil.errors import K2DistilError
 
 PATIENCE = timedelta(days=1)  # one process may have far more to read than another
+REST = 0.2  # seconds; far more than the last work takes to go
 USER_ERROR = 2  # exit status
 
 T = TypeVar("T")
@@ -98,4 +100,7 @@ def joined(gpu: str | None) -> Iterator[Processes]:
     backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=PATIENCE)
     yield Processes(dist.get_rank(), dist.get_world_size(), device)
+    # torch 2.6 waits for ever where a group goes just behind its last work: another thread has that
+    # work's tensors to free, for which it needs the interpreter, which is held meanwhile.
+    time.sleep(REST)
     dist.destroy_process_group()  # after an error torchrun ends the others
