@@ -59,19 +59,19 @@ def load_student(folder: Path, tokenizer: Any = None, seed: int | None = None) -
     try:
         config = AutoConfig.from_pretrained(str(folder), **local)
         extractor = AutoFeatureExtractor.from_pretrained(str(folder), **local)
-        own = tokenizer
-        if tokenizer is None and not has_tokenizer(folder):
+        own: Any = None
+        if has_tokenizer(folder):
+            own = AutoTokenizer.from_pretrained(str(folder), **local)
+        elif tokenizer is None:
             raise CheckpointError(
                 f"{folder}: no tokenizer in it; train it with train_distil.sh --student_checkpoint"
             )
-        if has_tokenizer(folder):
-            own = AutoTokenizer.from_pretrained(str(folder), **local)
-        is_other = tokenizer is not None and _tokens_of(tokenizer) != _tokens_of(own)
-        tokens = tokenizer if is_other else own
+        is_same = own and (tokenizer is None or _tokens_of(tokenizer) == _tokens_of(own))
+        tokens = own if is_same else tokenizer
         if getattr(config, "vocab_size", None) is None:  # as some kinds have it after pretraining
             config.vocab_size, config.pad_token_id = len(tokens), tokens.pad_token_id
         model, absent = _load(folder, config, seed or 0)
-        if is_other or (seed is not None and absent):
+        if not is_same or (seed is not None and absent):
             model = _with_new_head(folder, config, tokens, seed or 0)
             logger.info("%s: the student's CTC head is new, for %d tokens", folder, len(tokens))
     except ImportError as error:

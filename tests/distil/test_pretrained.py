@@ -99,12 +99,18 @@ def test_other_tokens_get_a_head_of_their_own(text, saved):
 
 def test_a_folder_after_pretraining_has_no_tokenizer(saved):
     folder, head = saved
-    without_head(folder, head)
+    old = load_student(folder).model.state_dict()[f"{head}.weight"]
     assert has_tokenizer(folder)
     for path in [*folder.glob("*token*"), *folder.glob("*vocab*")]:
         path.unlink()
     assert not has_tokenizer(folder)
     tokenizer = make_tokenizer(["<pad>", "<unk>", "a", "b", "c"])
+    assert load_student(folder, tokenizer, seed=0).tokenizer is tokenizer
+    # The head it has is of tokens that nobody knows any more.
+    again = load_student(folder, TOKENIZER, seed=1).model.state_dict()[f"{head}.weight"]
+    assert again.shape == old.shape
+    assert not torch.equal(again, old)
+    without_head(folder, head)
     assert load_student(folder, tokenizer, seed=0).tokenizer is tokenizer
 
 
