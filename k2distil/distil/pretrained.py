@@ -66,12 +66,15 @@ def load_student(folder: Path, tokenizer: Any = None, seed: int | None = None) -
             raise CheckpointError(
                 f"{folder}: no tokenizer in it; train it with train_distil.sh --student_checkpoint"
             )
-        is_same = own and (tokenizer is None or _tokens_of(tokenizer) == _tokens_of(own))
-        tokens = own if is_same else tokenizer
+        tokens = own if tokenizer is None else tokenizer
         if getattr(config, "vocab_size", None) is None:  # as some kinds have it after pretraining
             config.vocab_size, config.pad_token_id = len(tokens), tokens.pad_token_id
-        model, absent = _load(folder, config, seed or 0)
-        if not is_same or (seed is not None and absent):
+        is_own = own is not None and _tokens_of(tokens) == _tokens_of(own)
+        keeps_head = tokenizer is None or (is_own and _fault_of_outputs(config, own) is None)
+        absent: list[str] = []
+        if keeps_head:
+            model, absent = _load(folder, config, seed or 0)
+        if not keeps_head or (seed is not None and absent):
             model = _with_new_head(folder, config, tokens, seed or 0)
             logger.info("%s: the student's CTC head is new, for %d tokens", folder, len(tokens))
     except ImportError as error:
@@ -92,7 +95,11 @@ def load_student(folder: Path, tokenizer: Any = None, seed: int | None = None) -
         )
     if extractor.sampling_rate != SAMPLE_RATE:
         raise CheckpointError(f"{folder}: takes {extractor.sampling_rate} Hz; only 16 kHz is made")
-    _check_outputs(folder, model.config, tokens)
+    if (fault := _fault_of_outputs(model.config, tokens)) is not None:
+        raise CheckpointError(
+            f"{folder}: {fault}; train it with train_distil.sh --vocabulary {folder}, which gives "
+            "it a new CTC head, or correct what was saved"
+        )
     student = Student(model, extractor, tokens)
     try_out(student)
     return student
@@ -187,22 +194,13 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(names[:SHOWN]) + rest
 
 
-def _check_outputs(folder: Path, config: Any, tokenizer: Any) -> None:
-    """Refuse a tokenizer that is not the model's.
-
-    Raises:
-        CheckpointError: it has more tokens than the model outputs, or another blank.
-    """
+def _fault_of_outputs(config: Any, tokenizer: Any) -> str | None:
+    """Why a tokenizer is not that of a model's head; None: it may be."""
     # Special ones that nobody says, such as <s>, may well be added behind the outputs.
     said = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
-    blank, number = tokenizer.pad_token_id, len(tokenizer)
+    blank = tokenizer.pad_token_id
     if max(said, default=0) >= config.vocab_size:
-        raise CheckpointError(
-            f"{folder}: its tokenizer has {number} tokens, its model {config.vocab_size} outputs; "
-            f"train it with train_distil.sh --vocabulary {folder}, which gives it a new CTC head"
-        )
+        return f"its tokenizer has {len(tokenizer)} tokens, its model {config.vocab_size} outputs"
     if blank != config.pad_token_id:
-        raise CheckpointError(
-            f"{folder}: the blank is {blank} in its tokenizer, {config.pad_token_id} in its model; "
-            "correct pad_token_id in config.json, or pad_token of the tokenizer"
-        )
+        return f"the blank is {blank} in its tokenizer, {config.pad_token_id} in its model"
+    return None

@@ -155,8 +155,10 @@ def test_a_tokenizer_of_another_model_is_refused(key, value, words, tmp_path):
     if key == "vocab_size":
         student.model.lm_head = torch.nn.Linear(32, value)
     student.save(tmp_path / "s", {})
-    with pytest.raises(CheckpointError, match=words):
+    with pytest.raises(CheckpointError, match=f"{words}; train it with .* --vocabulary"):
         load_student(tmp_path / "s")
+    mended = load_student(tmp_path / "s", TOKENIZER, seed=0).model.config  # as the message says
+    assert (mended.vocab_size, mended.pad_token_id) == (len(TOKENIZER), TOKENIZER.pad_token_id)
 
 
 def test_special_tokens_may_lie_behind_the_outputs(tmp_path):
