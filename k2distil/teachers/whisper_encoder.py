@@ -150,7 +150,8 @@ class WhisperEncoder(nn.Module):
             # At odd lengths conv2 looks one step beyond, where it must see its own zero padding.
             valid = valid_positions(lengths, hidden.shape[-1], hidden.device)
             hidden = hidden.masked_fill(~valid[:, None, :], 0.0)
-        return F.gelu(self.conv2(hidden)).transpose(1, 2)
+        # Once laid out frame by frame; else every norm would do so, and sums would be slow.
+        return F.gelu(self.conv2(hidden)).transpose(1, 2).contiguous()
 
     def _conv2d(self, log_mel: Tensor) -> Tensor:
         # No padding inside, so a valid output frame sees valid input only: no mask is needed.

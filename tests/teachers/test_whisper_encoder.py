@@ -44,6 +44,19 @@ def test_every_layer_equals_openai_whisper(folder, num_mels, padding):
 
 
 @pytest.mark.parametrize("padding", ["none", "30s"])
+def test_blocks_see_frames_that_lie_in_order(folder, padding):
+    """Else every norm copies them and every sum is slow: a third of a GPU's time."""
+    checkpoint = make_openai(folder / f"order{padding}.pt")
+    teacher = build_teacher("huggingface-whisper", checkpoint, whisper_padding=padding)
+    seen = []
+    for block in teacher.encoder._exact.blocks:
+        block.register_forward_pre_hook(lambda _, given: seen.append(given[0].is_contiguous()))
+    teacher.embed(AUDIO)
+    assert len(seen) >= 3
+    assert all(seen)
+
+
+@pytest.mark.parametrize("padding", ["none", "30s"])
 def test_a_batch_in_parts_equals_the_whole(folder, padding):
     checkpoint = make_openai(folder / f"parts{padding}.pt")
     teacher = build_teacher("huggingface-whisper", checkpoint, whisper_padding=padding)
