@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from k2distil.quantizer.conjugate_gradients import solve
+from k2distil.quantizer.procrustes import nearest_rotation
 from k2distil.quantizer.statistics import CodeSums
 
 RIDGE = 10.0  # frames' worth of weight that ties each additive entry to its place
@@ -36,8 +37,7 @@ def update_product(
     entries = _slice_means(frames, counts, table, rotation, sizes)
     for _ in range(num_rotations):
         cross = torch.cat([one.T @ frames[n] for n, one in enumerate(entries)])
-        left, _, right = torch.linalg.svd(cross)
-        rotation = left @ right
+        rotation = nearest_rotation(cross, rotation)
         entries = _slice_means(frames, counts, table, rotation, sizes)
     axes = rotation.split(list(sizes))
     return torch.stack([one @ axes[n] for n, one in enumerate(entries)]), rotation
