@@ -19,6 +19,13 @@ from torch import Tensor, nn
 
 from k2distil.device import no_tf32
 from k2distil.errors import ConfigError, DataError
+from k2distil.quantizer.fused import (
+    CHUNK_VALUES,
+    Search,
+    additive_search,
+    has_kernels,
+    product_search,
+)
 from k2distil.quantizer.search import (
     beam_search,
     gram_products,
@@ -71,6 +78,7 @@ class Quantizer(nn.Module):
         self.register_buffer("scale", scale.float())
         self.provenance: dict[str, str | int | float | bool | None] = {}
         self.figures: dict[str, float | list[float]] = {}
+        self._kernels: tuple[torch.device, Search | None] | None = None
 
     @property
     def centers(self) -> Tensor:
@@ -139,18 +147,40 @@ class Quantizer(nn.Module):
         self._check_frames(frames)
         rows = frames.reshape(-1, self.dim)
         device = self.table.device
-        size = chunk_frames(device, self._scores_per_frame)
         codes = torch.empty(len(rows), self.num_codebooks, dtype=self.code_dtype, device=device)
-        finite = torch.ones((), dtype=torch.bool, device=device)
-        with torch.autocast(device.type, enabled=False), no_tf32(device):
-            for start in range(0, len(rows), size):
-                chunk = self.normalise(rows[start : start + size])
-                finite &= chunk.isfinite().all()
-                padded = F.pad(chunk, (0, 0, 0, size - len(chunk)))
-                codes[start : start + size] = self._search(padded)[: len(chunk)]
+        if not self._encode_by_kernels(rows, codes):
+            with torch.autocast(device.type, enabled=False), no_tf32(device):
+                self._encode_exactly(rows, codes)
+        return codes.view(*frames.shape[:-1], self.num_codebooks).to(frames.device)
+
+    def _encode_exactly(self, rows: Tensor, codes: Tensor) -> None:
+        """Fill in the codes of (B, D) frames."""
+        size = chunk_frames(codes.device, self._scores_per_frame)
+        finite = torch.ones((), dtype=torch.bool, device=codes.device)
+        for start in range(0, len(rows), size):
+            chunk = self.normalise(rows[start : start + size])
+            finite &= chunk.isfinite().all()
+            padded = F.pad(chunk, (0, 0, 0, size - len(chunk)))
+            codes[start : start + size] = self._search(padded)[: len(chunk)]
         if not finite:
             raise DataError(_describe_bad_frames(rows))
-        return codes.view(*frames.shape[:-1], self.num_codebooks).to(frames.device)
+
+    def _encode_by_kernels(self, rows: Tensor, codes: Tensor) -> bool:
+        """The same on a GPU; False: there are no kernels for it, or some frame is not for them."""
+        if rows.dtype == torch.float64 or not has_kernels(codes.device):
+            return False
+        if self._kernels is None or self._kernels[0] != codes.device:
+            self._kernels = codes.device, self._kernel_search()
+        search = self._kernels[1]
+        if search is None:
+            return False
+        size = max(1, CHUNK_VALUES // max(self.dim, self.num_codebooks * self.codebook_size))
+        bad = torch.zeros((), dtype=torch.int32, device=codes.device)
+        for start in range(0, len(rows), size):
+            found, is_bad = search(rows[start : start + size].to(codes.device))
+            codes[start : start + size] = found
+            bad += is_bad
+        return not bad
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
@@ -187,6 +217,10 @@ class Quantizer(nn.Module):
     def _search(self, frames: Tensor) -> Tensor:
         """frames: (B, D) normalised -> (B, N) int64."""
         raise NotImplementedError
+
+    def _kernel_search(self) -> Search | None:
+        """The search on a GPU; None: `_search`."""
+        return None
 
     def _check_frames(self, frames: Tensor) -> None:
         if frames.shape[-1:] != (self.dim,):
@@ -230,6 +264,11 @@ class ProductQuantizer(Quantizer):
             return unary_scores(frames, self.table, self.bias).argmax(-1)
         return sliced_scores(frames, self.axes, self.sliced, self.bias).argmax(-1).T
 
+    def _kernel_search(self) -> Search | None:
+        if self.axes is None or self.sliced is None:
+            return None
+        return product_search(self.axes, self.sliced, self.bias, self.mean, self.scale)
+
 
 class AdditiveQuantizer(Quantizer):
     """Any codebooks: less error at the same bytes, found by a search (search.py).
@@ -268,6 +307,12 @@ class AdditiveQuantizer(Quantizer):
         unary = unary_scores(frames, self.table, self.bias)
         codes = beam_search(unary, products, self.beam)
         return refine(unary, products, codes, self.num_sweeps)
+
+    def _kernel_search(self) -> Search | None:
+        if self.interactions is None:
+            return None
+        entries = (self.table, self.bias, self.mean, self.scale)
+        return additive_search(*entries, self.interactions, self.beam, self.num_sweeps)
 
 
 QUANTIZER_TYPES: dict[str, type[Quantizer]] = {

@@ -1,0 +1,55 @@
+"""Compile all kernels for a GPU's compute capability, such as 90; print the shared memory of each.
+
+python compile_kernels.py 90
+"""
+
+import sys
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from k2distil.quantizer import kernels
+
+FLOATS = ["frames", "mean", "scales", "bias", "out", "projected", "unary", "interactions"]
+HALVES = ["high", "low"]
+INTEGERS = ["codes", "is_bad"]
+TYPES = dict.fromkeys(FLOATS, "*fp32") | dict.fromkeys(HALVES, "*fp16")
+TYPES |= dict.fromkeys(INTEGERS, "*i32") | {"largest": "fp32"}
+
+
+def compile_for(capability: int, kernel: triton.JITFunction, num_warps: int, **constants) -> None:
+    """Constants are what the kernel calls constexpr; what is of no type here is a size."""
+    names = kernel.arg_names
+    signature = {name: TYPES.get(name, "i32") for name in names}
+    signature |= dict.fromkeys(constants, "constexpr")
+    constants = {(names.index(name),): value for name, value in constants.items()}
+    done = triton.compile(
+        ASTSource(kernel, signature, constants),
+        target=GPUTarget("cuda", capability, 32),
+        options={"num_warps": num_warps, "num_stages": kernels.NUM_STAGES},
+    )
+    print(kernel.__name__, done.metadata.shared)
+
+
+def main() -> None:
+    """All of them, as kernels.py starts them."""
+    capability = int(sys.argv[1])
+    large = capability // 10 in (9, 10)
+    of_float32 = kernels.LARGE if large else kernels.SMALL
+    of_half = kernels.LARGE_HALF if large else kernels.SMALL
+    for tile, is_float32 in ((of_float32, True), (of_half, False)):
+        sizes = {"rows": tile.rows, "columns": tile.columns, "step": tile.step}
+        TYPES["frames"] = "*fp32" if is_float32 else "*fp16"
+        compile_for(
+            capability, kernels._split_linear, tile.num_warps, **sizes, is_float32=is_float32
+        )
+    sizes = {"rows": of_float32.rows, "columns": of_float32.columns, "step": of_float32.step}
+    compile_for(capability, kernels._nearest, of_float32.num_warps, **sizes)
+    sizes = {"num_codebooks": 8, "size": 256, "beam": 16, "num_sweeps": 2}
+    search = {"chunk": kernels.CHUNK, "width": kernels.WIDTH, "bits": kernels.BITS}
+    compile_for(capability, kernels._beam_search, 1, **sizes, **search)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""Kernels for GPUs: the same codes as torch's operations.
+
+Without a GPU they run in Triton's interpreter (tests/conftest.py), one program after another.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from k2distil.errors import DataError
+from k2distil.quantizer import AdditiveQuantizer, ProductQuantizer, Quantizer, model
+from k2distil.quantizer.fused import has_kernels
+from tests.quantizer.conftest import power_law_frames
+
+pytest.importorskip("triton")
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture
+def by_kernels(monkeypatch):
+    """encode, by kernels or not at all, also on a CPU; (quantizer, frames) -> codes."""
+
+    def encode(quantizer: Quantizer, frames: torch.Tensor) -> torch.Tensor:
+        with monkeypatch.context() as patch:
+            patch.setattr(model, "has_kernels", lambda device: True)
+            patch.setattr(Quantizer, "_encode_exactly", None)
+            return quantizer.to(DEVICE).encode(frames.to(DEVICE)).cpu()
+
+    return encode
+
+
+def by_torch(quantizer: Quantizer, frames: torch.Tensor) -> torch.Tensor:
+    codes = torch.empty(len(frames), quantizer.num_codebooks, dtype=quantizer.code_dtype)
+    quantizer.cpu()._encode_exactly(frames, codes)
+    return codes
+
+
+def product(dim=40, num_codebooks=4, codebook_size=64, offset=3.0, scale=0.5):
+    """In slices of a random rotation."""
+    torch.manual_seed(dim + num_codebooks)
+    rotation = torch.linalg.qr(torch.randn(dim, dim))[0]
+    table = [
+        torch.randn(codebook_size, len(axes)) @ axes
+        for axes in rotation.tensor_split(num_codebooks)
+    ]
+    return ProductQuantizer(torch.stack(table), torch.randn(dim) * offset, torch.tensor(scale))
+
+
+def additive(dim=40, num_codebooks=3, codebook_size=32, beam=4, num_sweeps=1):
+    torch.manual_seed(dim + num_codebooks)
+    table = torch.randn(num_codebooks, codebook_size, dim)
+    return AdditiveQuantizer(table, torch.randn(dim), torch.tensor(2.0), beam, num_sweeps)
+
+
+def frames_for(quantizer, count=150):
+    """About as the entries are."""
+    frames = torch.randn(count, quantizer.dim) * 1.5
+    return frames * quantizer.scale.cpu() + quantizer.mean.cpu()
+
+
+def test_of_trained_quantizers(quantizer, by_kernels):
+    frames = power_law_frames(30, 16, seed=1)
+    ours = type(quantizer)(**quantizer.entries(), **quantizer.settings)
+    assert (by_kernels(ours, frames) == by_torch(ours, frames)).all()
+
+
+@pytest.mark.parametrize(
+    ("dim", "num_codebooks", "codebook_size"), [(40, 3, 64), (7, 2, 100), (64, 1, 300)]
+)
+@pytest.mark.parametrize("count", [1, 63, 130])
+def test_of_product_quantizers_of_any_size(dim, num_codebooks, codebook_size, count, by_kernels):
+    quantizer = product(dim, num_codebooks, codebook_size)
+    if num_codebooks == 1:  # as in a file where its entries are found to lie in no slice
+        axes = torch.eye(dim)[None]
+        quantizer.axes, quantizer.sliced = axes, quantizer.table.transpose(1, 2).contiguous()
+    frames = frames_for(quantizer, count)
+    assert (by_kernels(quantizer, frames) == by_torch(quantizer, frames)).all()
+
+
+@pytest.mark.parametrize("beam", [1, 4, 16])
+@pytest.mark.parametrize("num_sweeps", [0, 2])
+@pytest.mark.parametrize(("num_codebooks", "codebook_size"), [(1, 16), (3, 16), (8, 32), (2, 256)])
+def test_of_additive_quantizers(beam, num_sweeps, num_codebooks, codebook_size, by_kernels):
+    quantizer = additive(12, num_codebooks, codebook_size, beam=beam, num_sweeps=num_sweeps)
+    frames = frames_for(quantizer, 10)
+    assert (by_kernels(quantizer, frames) == by_torch(quantizer, frames)).all()
+
+
+@pytest.mark.parametrize(
+    "sizes", [(9, 16, 16), (2, 300, 16), (2, 48, 16), (2, 64, 12), (2, 16, 32)]
+)
+def test_sizes_that_no_kernel_takes_are_left_to_torch(sizes, monkeypatch):
+    num_codebooks, codebook_size, beam = sizes
+    quantizer = additive(12, num_codebooks, codebook_size, beam=beam).to(DEVICE)
+    assert quantizer._kernel_search() is None
+    monkeypatch.setattr(model, "has_kernels", lambda device: True)
+    frames = frames_for(quantizer, 5)
+    codes = quantizer.encode(frames.to(DEVICE)).cpu()
+    assert (codes == by_torch(quantizer, frames)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("make", [product, additive])
+def test_frames_of_half_precision_are_worth_that(make, dtype, by_kernels):
+    quantizer = make()
+    frames = frames_for(quantizer, 120).to(dtype)
+    codes, exact = by_kernels(quantizer, frames), by_torch(quantizer, frames)
+    assert (codes == exact).float().mean() > 0.99
+    errors = [float((quantizer.decode(c) - frames).square().sum()) for c in (codes, exact)]
+    assert errors[0] == pytest.approx(errors[1], rel=1e-4)
+
+
+def test_float64_is_left_to_torch(monkeypatch):
+    quantizer = product().to(DEVICE)
+    monkeypatch.setattr(model, "has_kernels", lambda device: True)
+    monkeypatch.setattr(model, "product_search", None)
+    frames = frames_for(quantizer, 5).double()
+    assert (quantizer.encode(frames.to(DEVICE)).cpu() == by_torch(quantizer, frames)).all()
+
+
+@pytest.mark.parametrize("make", [product, additive])
+def test_a_frames_codes_depend_on_no_other_frame(make, by_kernels):
+    quantizer = make()
+    frames = frames_for(quantizer, 70)
+    whole = by_kernels(quantizer, frames)
+    parts = torch.cat([by_kernels(quantizer, part) for part in frames.split([1, 64, 5])])
+    assert (whole == parts).all()
+
+
+@pytest.mark.parametrize("make", [product, additive])
+def test_long_inputs_are_cut(make, by_kernels, monkeypatch):
+    quantizer = make()
+    frames = frames_for(quantizer, 30)
+    whole = by_kernels(quantizer, frames)
+    monkeypatch.setattr(model, "CHUNK_VALUES", 7 * 4 * 64)
+    assert (by_kernels(quantizer, frames) == whole).all()
+
+
+@pytest.mark.parametrize("make", [product, additive])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_frames_that_are_not_finite_are_refused_by_number(make, value, monkeypatch):
+    monkeypatch.setattr(model, "has_kernels", lambda device: True)
+    quantizer = make().to(DEVICE)
+    frames = frames_for(quantizer, 9)
+    frames[4, 2] = value
+    with pytest.raises(DataError, match=r"1 of 9 frames .*the first is frame 4"):
+        quantizer.encode(frames.to(DEVICE))
+
+
+@pytest.mark.parametrize("make", [product, additive])
+def test_frames_beyond_float16_have_the_same_codes(make, monkeypatch):
+    quantizer = make().to(DEVICE)
+    frames = frames_for(quantizer, 9)
+    frames[4] *= 1e6
+    monkeypatch.setattr(model, "has_kernels", lambda device: True)
+    codes = quantizer.encode(frames.to(DEVICE)).cpu()
+    assert (codes == by_torch(quantizer, frames)).all()
+
+
+@pytest.mark.parametrize("factor", [1e-4, 1e4])
+def test_the_unit_of_the_data_costs_no_precision(factor, by_kernels):
+    quantizer = product()
+    frames = frames_for(quantizer, 100)
+    entries = quantizer.entries()
+    entries["mean"], entries["scale"] = entries["mean"] * factor, entries["scale"] * factor
+    other = ProductQuantizer(**entries)
+    assert (by_kernels(other, frames * factor) == by_torch(quantizer, frames)).all()
+
+
+def test_a_quantizer_that_moves_searches_where_it_is(by_kernels):
+    quantizer = product()
+    frames = frames_for(quantizer, 10)
+    codes = by_kernels(quantizer, frames)
+    quantizer._kernels = torch.device("meta"), None
+    assert (by_kernels(quantizer, frames) == codes).all()
+
+
+def test_a_cpu_has_no_kernels():
+    assert not has_kernels(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_they_compile_where_there_is_no_gpu(capability, tmp_path):
+    pytest.importorskip("triton.backends.nvidia")
+    environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    script = Path(__file__).with_name("compile_kernels.py")
+    done = subprocess.run(
+        [sys.executable, script, str(capability)],
+        capture_output=True,
+        text=True,
+        env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    most = 166_912 if capability == 80 else 232_448  # bytes of shared memory of a program
+    assert all(
+        int(line.split()[-1]) < (101_376 if capability == 80 else most)
+        for line in done.stdout.splitlines()
+    )
+    assert len(done.stdout.splitlines()) == 4
