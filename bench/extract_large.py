@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 from digits import librispeech
+from encode import random_product
 from extract_flops import count_flops
-from extract_ours import Ours, random_quantizer
+from extract_ours import CODEBOOK_SIZE, NUM_CODEBOOKS, Ours
 from torch import Tensor
 
 from k2distil.config import SaveCodebookConfig
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shape", choices=list(SHAPES), default="large-v3")
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 16, 32], help="utterances")
     parser.add_argument("--large_utterances", type=int, default=4000)
+    parser.add_argument("--eager", action="store_true", help="not compiled: a minute less a batch")
 
 
 @torch.inference_mode()
@@ -58,7 +60,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         encoder.to(device, dtype)
         rows = []
         for batch in options.batches:
-            rows += _alone(encoder, batch, options.turns)
+            rows += _alone(encoder, batch, options)
         eager = max(
             (row for row in rows if row["method"] == "encoder, eager"),
             key=lambda row: row["utterances_per_second"],
@@ -71,7 +73,9 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     return [{**row, **fixed, "matrix_gflops": eager["matrix_gflops"]} for row in rows]
 
 
-def _alone(encoder: WhisperEncoder, batch: int, turns: int) -> list[dict[str, Any]]:
+def _alone(
+    encoder: WhisperEncoder, batch: int, options: argparse.Namespace
+) -> list[dict[str, Any]]:
     """Every way to run the encoder on a batch, and the bare products, in turns."""
     weight = encoder.positional_embedding
     mel = torch.randn(batch, encoder.dims.num_mels, MEL_FRAMES).to(weight)
@@ -82,8 +86,9 @@ def _alone(encoder: WhisperEncoder, batch: int, turns: int) -> list[dict[str, An
 
     flops, _ = count_flops(eager)
     ways: dict[str, Callable[[], object]] = {"encoder, eager": eager}
-    compiled = torch.compile(encoder, dynamic=False)
-    ways["encoder, compiled"] = lambda: compiled(mel, lengths, FRAMES)
+    if not options.eager:
+        compiled = torch.compile(encoder, dynamic=False)
+        ways["encoder, compiled"] = lambda: compiled(mel, lengths, FRAMES)
     if weight.is_cuda:
         for name, way in list(ways.items()):
             ways[f"{name}, CUDA graph"] = _as_graph(way)
@@ -92,7 +97,7 @@ def _alone(encoder: WhisperEncoder, batch: int, turns: int) -> list[dict[str, An
     rates, seconds = [], {name: [] for name in ways}
     for way in ways.values():
         way()
-    for _ in range(turns):
+    for _ in range(options.turns):
         rates.append(max(work / _seconds(run, weight.device) for run, work in products))
         for name, way in ways.items():
             seconds[name].append(_seconds(way, weight.device))
@@ -174,7 +179,7 @@ def _to_codes(
         ours.codes()
         _synchronize(device)
         speeds.append(options.large_utterances / (time.perf_counter() - started))
-    quantizer = random_quantizer(SHAPES[options.shape].dim).to(device)
+    quantizer = random_product(SHAPES[options.shape].dim, NUM_CODEBOOKS, CODEBOOK_SIZE).to(device)
     frames = torch.randn(alone["batch"] * FRAMES, quantizer.dim, device=device)
     quantizing = _seconds(lambda: quantizer.encode(frames), device) / alone["batch"]
     return {

@@ -9,23 +9,17 @@ from unittest import mock
 
 import numpy as np
 import torch
+from encode import random_product
 
 from k2distil.config import SaveCodebookConfig
 from k2distil.pipeline import save_codebook, save_embedding
 from k2distil.pipeline.teacher import open_teacher
-from k2distil.quantizer import ProductQuantizer, load_quantizer, save_quantizer
+from k2distil.quantizer import load_quantizer, save_quantizer
 from k2distil.stages import Profile
 from k2distil.storage import EmbeddingReader
 
 NUM_CODEBOOKS, CODEBOOK_SIZE = 8, 256
 MODULES = (save_codebook, save_embedding)
-
-
-def random_quantizer(dim: int) -> ProductQuantizer:
-    """Of the default size; how long it takes does not depend on its values."""
-    torch.manual_seed(0)
-    table = torch.randn(NUM_CODEBOOKS, CODEBOOK_SIZE, dim)
-    return ProductQuantizer(table, torch.zeros(dim), torch.ones(()))
 
 
 class Ours:
@@ -37,7 +31,8 @@ class Ours:
         self._numbers = itertools.count()
         self._profile = Profile()
         teacher, provenance = open_teacher(config, device)
-        quantizer = random_quantizer(teacher.dim)
+        torch.manual_seed(0)
+        quantizer = random_product(teacher.dim, NUM_CODEBOOKS, CODEBOOK_SIZE)
         quantizer.provenance = provenance
         name = f"{config.encoder_type}_{teacher.padding.replace('/', '')}"
         path = save_quantizer(quantizer, folder / f"{name}.pt")

@@ -28,9 +28,10 @@ def environment() -> dict[str, Any]:
 
 
 def show(rows: Sequence[dict[str, Any]], columns: dict[str, str]) -> None:
-    """Print a Markdown table; columns: key of a row -> format."""
+    """Print a Markdown table; columns: key of a row -> format. What a row lacks stays empty."""
     cells = [list(columns)] + [
-        [format(row[name], form) for name, form in columns.items()] for row in rows
+        [format(row[name], form) if name in row else "" for name, form in columns.items()]
+        for row in rows
     ]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     cells.insert(1, ["-" * width for width in widths])
