@@ -120,12 +120,12 @@ class Student:
         rows = zip(best, num_frames.tolist(), strict=True)
         return [normalize(self.tokenizer.decode(row[:length])) for row, length in rows]
 
-    def save(self, folder: Path, extra: Mapping[str, str]) -> None:
+    def save(self, folder: Path, extra: Mapping[str, bytes]) -> None:
         """Write a folder that transformers loads without k2distil, in place of an older one.
 
         Args:
             folder: there is the old one or the new one, whole, but for a moment none.
-            extra: texts of more files, by name.
+            extra: contents of more files, by name.
         """
         new, old = (folder.with_name(f".{folder.name}.{which}") for which in ("new", "old"))
         for each in (new, old):
@@ -135,8 +135,8 @@ class Student:
             config.inputs_to_logits_ratio = round(self.frame_shift * SAMPLE_RATE)
         self.model.save_pretrained(new)
         self.processor().save_pretrained(new)
-        for name, text in extra.items():
-            (new / name).write_text(text, encoding="utf-8")
+        for name, content in extra.items():
+            (new / name).write_bytes(content)
         mode = (new / "config.json").stat().st_mode
         for written in new.iterdir():
             written.chmod(mode)  # safetensors' would be its owner's alone

@@ -83,12 +83,19 @@ class StudentFolder:
             return None
 
     def offer(
-        self, student: Student, test: str, metric: str, step: int, figures: Mapping[str, float]
+        self,
+        student: Student,
+        extra: Mapping[str, bytes],
+        test: str,
+        metric: str,
+        step: int,
+        figures: Mapping[str, float],
     ) -> None:
         """Keep a student that is better in `metric`, less being better, than the best so far.
 
         Args:
             student: as it is now.
+            extra: contents of more files beside it, by name.
             test: digest of what it was tested on; the best on anything else does not count.
             metric: of figures.
             step: of the training.
@@ -100,11 +107,17 @@ class StudentFolder:
         if is_comparable and not [figures[r] for r in rank] < [best[r] for r in rank]:
             return
         text = json.dumps({"step": step, "test": test, **figures}, indent=2) + "\n"
-        student.save(self.path / "best", {METRICS_FILE: text})
+        student.save(self.path / "best", {**extra, METRICS_FILE: text.encode()})
 
-    def finish(self, student: Student, figures: Mapping[str, Any], num_failed: int) -> Summary:
-        """Write the last student and the summary."""
-        student.save(self.path / "last", {})
+    def finish(
+        self,
+        student: Student,
+        extra: Mapping[str, bytes],
+        figures: Mapping[str, Any],
+        num_failed: int,
+    ) -> Summary:
+        """Write the last student, `extra` beside it, and the summary."""
+        student.save(self.path / "last", extra)
         return write_summary(self.stem, {**figures, "failed": num_failed}, num_failed)
 
     def _has_results(self) -> bool:

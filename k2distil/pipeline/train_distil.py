@@ -18,6 +18,7 @@ from k2distil.config import TrainDistilConfig
 from k2distil.data import PackedUtterances
 from k2distil.distil import CodebookLoss
 from k2distil.distil.batches import BatchesBySeconds
+from k2distil.distil.codebook_head import CodebookHead
 from k2distil.distil.model import DistilModel
 from k2distil.distil.pretrained import has_tokenizer, load_student
 from k2distil.distil.spec_augment import SpecAugment
@@ -78,6 +79,9 @@ def train_distil(config: TrainDistilConfig) -> Summary:
 
     if (done := _on_first(args, begin)) is not None:
         return done
+    head = None if codes is None else _codebook_head(config, student, codes, layer)
+    if head is not None and config.student_checkpoint is not None and not folder.checkpoint():
+        head.go_on_from(config.student_checkpoint)
     train = _on_first(args, lambda: _check_to_train(config, utterances, student, codes, folder))
     test = None
     if config.cv_data is not None:
@@ -91,22 +95,23 @@ def train_distil(config: TrainDistilConfig) -> Summary:
         write_rejections(folder.stem, failed, dropped)
     model = DistilModel(
         student.model,
-        None if codes is None else _codebook_loss(config, student, codes),
+        None if head is None else head.loss,
         layer,
         config.codebook_weight,
         None if student.masks_itself else _spec_augment(config),
     )
 
+    def beside() -> dict[str, bytes]:
+        return {} if head is None else head.files()
+
     def keep_best(step: int, figures: dict[str, float]) -> None:
         assert test is not None
-        folder.offer(student, test.digest, test.metric, step, figures)
+        folder.offer(student, beside(), test.digest, test.metric, step, figures)
 
     batches = _batches(config, utterances, train, student, codes, args)
     trainer = DistilTrainer(model, args, batches, test, keep_best)
     trainer.add_callback(WeightOverSteps(model, config.codebook_weight_end))
     _describe(student, train)
-    if codes is not None and config.student_checkpoint is not None and not folder.checkpoint():
-        logger.info("what predicts the codes starts anew: a student is saved without it")
     with explaining(folder.path):
         _train(trainer, folder)
         if test is not None and trainer.tested_step != trainer.state.global_step:
@@ -126,7 +131,7 @@ def train_distil(config: TrainDistilConfig) -> Summary:
         "best": folder.best(),
     }
     with explaining(folder.path):
-        return folder.finish(student, figures, len(failed))
+        return folder.finish(student, beside(), figures, len(failed))
 
 
 def _check_options(config: TrainDistilConfig) -> None:
@@ -225,11 +230,24 @@ def _check(
     return checked
 
 
-def _codebook_loss(config: TrainDistilConfig, student: Student, codes: Codes) -> CodebookLoss:
+def _codebook_head(
+    config: TrainDistilConfig, student: Student, codes: Codes, layer: int
+) -> CodebookHead:
     sizes = (student.dim, codes.num_codebooks, codes.codebook_size, codes.frames_ratio)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return CodebookLoss(*sizes, head=config.codebook_head, chunk_frames=config.chunk_frames)
+        loss = CodebookLoss(*sizes, head=config.codebook_head, chunk_frames=config.chunk_frames)
+    first = codes.reader.readers[0]  # all are of one quantizer
+    made_for = {
+        "quantizer_id": first.meta.get("quantizer_id") or first.path,
+        "num_codebooks": codes.num_codebooks,
+        "codebook_size": codes.codebook_size,
+        "frames_ratio": codes.frames_ratio,
+        "codebook_head": config.codebook_head,
+        "student_layer": layer,
+        "student_dim": student.dim,
+    }
+    return CodebookHead(loss, {name: str(value) for name, value in made_for.items()})
 
 
 def _batches(

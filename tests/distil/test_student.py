@@ -81,8 +81,8 @@ def test_lengths_layers_and_texts_of_a_student(kind, tmp_path):
     logits = torch.nn.functional.one_hot(torch.tensor([said, said]), len(TOKENIZER)).float()
     assert student.decode(logits, torch.tensor([len(said), 7])) == ["one two", "on"]
 
-    student.save(tmp_path / "s", {"metrics.json": "{}"})
-    student.save(tmp_path / "s", {"metrics.json": "{}"})  # in the place of the first
+    student.save(tmp_path / "s", {"metrics.json": b"{}"})
+    student.save(tmp_path / "s", {"metrics.json": b"{}"})  # in the place of the first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s"]
     modes = {path.stat().st_mode for path in (tmp_path / "s").iterdir()}
     assert len(modes) == 1  # whoever may read the config may read the weights
@@ -98,7 +98,7 @@ def test_lengths_layers_and_texts_of_a_student(kind, tmp_path):
 def test_a_saved_student_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
     flushed = []
     monkeypatch.setattr("k2distil.distil.student.flush", lambda path: flushed.append(path.name))
-    make_student(PARAKEET, TOKENIZER, seed=0).save(tmp_path / "best", {"metrics.json": "{}"})
+    make_student(PARAKEET, TOKENIZER, seed=0).save(tmp_path / "best", {"metrics.json": b"{}"})
     *files, folder, above = flushed
     assert sorted(files) == sorted(each.name for each in (tmp_path / "best").iterdir())
     assert (folder, above) == (".best.new", tmp_path.name)

@@ -17,8 +17,8 @@ class Saved:
     def save(self, folder, extra):
         folder.mkdir(exist_ok=True)
         (folder / "mark").write_text(self.mark)
-        for name, text in extra.items():
-            (folder / name).write_text(text)
+        for name, content in extra.items():
+            (folder / name).write_bytes(content)
 
 
 def begun(path, fingerprint, force=False) -> StudentFolder:
@@ -37,7 +37,7 @@ def test_the_best_is_the_best_on_the_same_test(tmp_path):
         ("other", "hard", 3, 0.9),
         ("tie", "hard", 4, 0.9),
     ]:
-        folder.offer(Saved(mark), test, "wer", step, {"wer": rate, "cer": 0.2})
+        folder.offer(Saved(mark), {}, test, "wer", step, {"wer": rate, "cer": 0.2})
         best = json.loads((tmp_path / "best" / "metrics.json").read_text())
         assert (tmp_path / "best" / "mark").read_text() == {
             "worse": "first",
@@ -45,21 +45,21 @@ def test_the_best_is_the_best_on_the_same_test(tmp_path):
         }.get(mark, mark)
         assert best["test"] == test
     assert folder.best()["step"] == 3
-    folder.offer(Saved("letters"), "hard", "wer", 5, {"wer": 0.9, "cer": 0.1})
+    folder.offer(Saved("letters"), {}, "hard", "wer", 5, {"wer": 0.9, "cer": 0.1})
     assert folder.best()["step"] == 5
 
 
 def test_a_run_that_ended_before_its_first_step_holds_no_folder(tmp_path):
     begun(tmp_path, {"learning_rate": 1})
     folder = begun(tmp_path, {"learning_rate": 2})
-    folder.offer(Saved("one"), "test", "wer", 1, {"wer": 0.5, "cer": 0.5})
+    folder.offer(Saved("one"), {}, "test", "wer", 1, {"wer": 0.5, "cer": 0.5})
     with pytest.raises(ConfigError, match="learning_rate: 2 there, 3 now"):
         StudentFolder(tmp_path).begin({"learning_rate": 3}, force=False)
 
 
 def test_a_student_that_was_being_replaced_counts_as_one(tmp_path):
     folder = begun(tmp_path, {"learning_rate": 1})
-    folder.offer(Saved("only"), "test", "wer", 1, {"wer": 0.5, "cer": 0.5})
+    folder.offer(Saved("only"), {}, "test", "wer", 1, {"wer": 0.5, "cer": 0.5})
     (tmp_path / "best").rename(tmp_path / ".best.old")  # killed while it was replaced
     with pytest.raises(ConfigError, match="learning_rate: 1 there, 2 now"):
         StudentFolder(tmp_path).begin({"learning_rate": 2}, force=False)
@@ -68,7 +68,7 @@ def test_a_student_that_was_being_replaced_counts_as_one(tmp_path):
 
 def test_force_leaves_nothing_of_the_old_student(tmp_path):
     folder = begun(tmp_path, {"learning_rate": 1})
-    folder.offer(Saved("old"), "test", "wer", 1, {"wer": 0.5, "cer": 0.5})
+    folder.offer(Saved("old"), {}, "test", "wer", 1, {"wer": 0.5, "cer": 0.5})
     (tmp_path / "best").rename(tmp_path / ".best.old")  # killed while it was replaced
     (tmp_path / "last").mkdir()
     begun(tmp_path, {"learning_rate": 2}, force=True)

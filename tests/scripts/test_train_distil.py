@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from k2distil.bin.evaluate import main as evaluate
+from k2distil.distil.codebook_head import HEAD_FILE
 from k2distil.distil.trainer import last_checkpoint
 from tests.scripts.conftest import (
     ROOT,
@@ -287,7 +288,25 @@ def test_a_student_goes_on_from_a_folder(material, tmp_path):
     assert first.keys() == second.keys()
     assert losses(log)[0][0] < 100
     assert "`student` in the config is not used" in log
-    assert "what predicts the codes starts anew" in log
+    assert f"what predicts the codes goes on from {tmp_path / 'student' / 'last'}/" in log
+    heads = [load_file(tmp_path / n / "last" / HEAD_FILE) for n in ("student", "second")]
+    assert all(torch.allclose(heads[0][name], heads[1][name], atol=0.05) for name in heads[0])
+    assert not all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
+
+
+def test_what_predicts_other_codes_starts_anew(material, tmp_path):
+    succeed("train_distil.sh", *flags(material, "--max_steps", 4))
+    folder = tmp_path / "student" / "last"
+    more = ["--student_checkpoint", folder, "--max_steps", 4, "--student_layer", 1]
+    log = succeed("train_distil.sh", *flags(material, *more), "--save_path", tmp_path / "second")
+    assert "codebook_head.safetensors is for others (student_layer 2 there, 1 here)" in log
+    (folder / HEAD_FILE).write_bytes(b"torn")
+    done = run("train_distil.sh", *flags(material, *more), "--save_path", tmp_path / "third")
+    assert done.returncode == 2
+    assert f"{folder / HEAD_FILE}: damaged" in done.stderr
+    (folder / HEAD_FILE).unlink()
+    log = succeed("train_distil.sh", *flags(material, *more), "--save_path", tmp_path / "fourth")
+    assert f"what predicts the codes starts anew: {folder} has no {HEAD_FILE}" in log
 
 
 def test_a_pretrained_model_learns_the_characters_of_the_text(material, tmp_path):
