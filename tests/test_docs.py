@@ -1,7 +1,10 @@
 """The documents name what there is."""
 
 import argparse
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from k2distil.config import (
     TrainQuantizerConfig,
 )
 from k2distil.config.load import option_types
+from k2distil.data import read_list
 from k2distil.interop.wenet import CodebookOptions, read_options
 from k2distil.quantizer import ProductQuantizer, save_quantizer
 from tests.interop.wenet import stand_ins
@@ -125,3 +129,32 @@ def test_links_between_documents_lead_somewhere():
             target = part.partition(")")[0].partition("#")[0]
             if not target.startswith("http"):
                 assert (document.parent / target).exists(), f"{document}: {target}"
+
+
+def test_what_converts_a_nemo_manifest_makes_a_list(tmp_path):
+    text = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+    script = next(
+        each for each in re.findall(r"```python\n(.*?)```", text, re.S) if "audio_filepath" in each
+    )
+    rows = [
+        {"audio_filepath": "a.wav", "text": "\u4f60\u597d", "duration": 2.0},
+        {"audio_filepath": "b.wav", "text": "two", "duration": 1.5, "offset": 3.0},
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        input=lines,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+    (tmp_path / "data.list").write_text(done.stdout, encoding="utf-8")
+    one, two = read_list(tmp_path / "data.list")
+    assert (Path(one.wav).name, one.text, one.start, one.end) == (
+        "a.wav",
+        "\u4f60\u597d",
+        None,
+        None,
+    )
+    assert (Path(two.wav).name, two.text, two.start, two.end) == ("b.wav", "two", 3.0, 4.5)
+    assert one.key != two.key

@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 MAX_SECONDS = 1e9  # 30 years; a longer audio is a slip
 SHOWN = 60  # characters of a line, where it is no JSON
 EXPECTED = '{"key": ..., "wav": ..., "txt": ...}'
+OTHERS = {"audio_filepath", "file_name", "audio", "path"}  # names of NeMo's and datasets'
 
 
 def read_raw_lines(
@@ -68,7 +69,8 @@ def _fault(fields: Any) -> str | None:
         value = fields.get(name, "" if name == "txt" else None)
         if value is None and name != "txt":
             there = ", ".join(repr(each) for each in fields if fields[each] is not None)
-            return f'no "{name}", but {there or "nothing"}; expected {EXPECTED}'
+            hint = "; docs/formats.md has what converts such lists" if OTHERS & set(fields) else ""
+            return f'no "{name}", but {there or "nothing"}; expected {EXPECTED}{hint}'
         if value is not None and not isinstance(value, str):
             return f'"{name}" is {value!r}; expected a string'
     if not fields["wav"] or "\0" in fields["wav"]:

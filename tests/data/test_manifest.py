@@ -118,6 +118,10 @@ def test_of_a_link_relative_paths_are_beside_it_or_else_beside_the_list(
             {"utt": "a", "wav": "a.wav"},
             'no "key", but \'utt\', \'wav\'; expected {"key": ..., "wav"',
         ),
+        (
+            {"audio_filepath": "a.wav", "text": "hello"},
+            '"wav": ..., "txt": ...}; docs/formats.md has what converts such lists',
+        ),
         ({"key": "a"}, 'no "wav"'),
         ('{"key": null}', 'no "key", but nothing; expected'),
         ({"key": "a", "wav": ""}, '"wav" is empty'),
