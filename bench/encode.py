@@ -81,7 +81,9 @@ def methods(
             name = f"{BARE}, {chunk} at once{HALF[dtype]}"
             found.append(Method(name, bare_product(*bare, chunk), given))
         terms = 3 if dtype == torch.float32 else 1  # a float32 is two float16
-        of_product = num_codebooks * product.axes.shape[1] * (terms * dim + 3 * codebook_size)
+        of_product = 0  # where nothing is saved by slices
+        if product.axes is not None:
+            of_product = num_codebooks * product.axes.shape[1] * (terms * dim + 3 * codebook_size)
         found.append(Method(f"k2distil product{HALF[dtype]}", product.encode, given, of_product))
         name = f"k2distil additive, beam of {additive.beam}{HALF[dtype]}"
         of_additive = terms * num_codebooks * codebook_size * dim

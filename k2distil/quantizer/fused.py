@@ -1,30 +1,95 @@
-"""Searches of a CUDA device by kernels (kernels.py), where there is Triton to make them.
-
-A search takes (B, D) float16, bfloat16 or float32 frames as they come, and gives codes (B, N) int32
-and `is_bad`, () int32: not 0 where a value was not finite or beyond float16, then no code counts.
-"""
+"""Searches of a CUDA device by kernels (kernels.py), where there is Triton to make them."""
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-Search = Callable[[Tensor], tuple[Tensor, Tensor]]
+logger = logging.getLogger(__name__)
 
-# Of the frames and scores of one call: 32,768 frames of 2,048 scores take 256 MiB.
-CHUNK_VALUES = 2**26
+CHUNK_VALUES = 2**26  # float32 that stand at once: 256 MiB
 OLDEST = (8, 0)  # compute capability: Ampere
 
 
+@dataclass(frozen=True)
+class Search:
+    """A search by kernels.
+
+    run: (B, D) float16, bfloat16 or float32 frames as they come -> codes (B, N) int32 and is_bad,
+        (B,) bool: of frames that are not finite or beyond float16, whose codes do not count.
+    values: how many float32 of a frame stand at once.
+    """
+
+    run: Callable[[Tensor], tuple[Tensor, Tensor]]
+    values: int
+
+
+class Searched(Protocol):
+    """What `KernelCache` needs of a quantizer."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of the search."""
+
+    def entries(self) -> dict[str, Tensor]:
+        """What decides the search beside its settings."""
+
+    def kernel_search(self) -> Search | None:
+        """Make it."""
+
+
+class KernelCache:
+    """The search of a quantizer as it is now: made anew where its tensors or settings changed.
+
+    A copy and a pickle of it are empty.
+    """
+
+    def __init__(self) -> None:
+        self._made_of: object = None
+        self._search: Search | None = None
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """As new."""
+        return KernelCache, ()
+
+    def of(self, quantizer: Searched) -> Search | None:
+        """What its `kernel_search` gives."""
+        tensors = tuple(
+            (each.device, each.data_ptr(), 0 if each.is_inference() else each._version)
+            for each in quantizer.entries().values()
+        )
+        made_of = (tensors, tuple(quantizer.settings.items()))
+        if made_of != self._made_of:
+            self._search, self._made_of = quantizer.kernel_search(), made_of
+        return self._search
+
+
+_given_up: set[torch.device] = set()  # where they failed, in this process
+
+
 def has_kernels(device: torch.device) -> bool:
-    """Whether searches by kernels work there."""
-    if device.type != "cuda" or torch.version.hip is not None:
+    """Whether searches by kernels work there, as far as is known."""
+    if device.type != "cuda" or torch.version.hip is not None or device in _given_up:
         return False
     is_new = torch.cuda.get_device_capability(device) >= OLDEST
     return is_new and importlib.util.find_spec("triton") is not None
+
+
+def give_up(device: torch.device, error: Exception) -> None:
+    """Use none there from now on, after an error; as without a C compiler, which Triton needs."""
+    _given_up.add(device)
+    logger.warning(
+        "no kernels for quantizers on %s (%s: %s): torch's operations take their place, in several "
+        "times the time; Triton needs a C compiler and Python's headers",
+        *(device, type(error).__name__, str(error).partition("\n")[0]),
+    )
+    logger.debug("kernels failed", exc_info=error)
 
 
 def product_search(
@@ -38,11 +103,11 @@ def product_search(
     project = SplitLinear(weight, nothing, mean, scale, largest=MAX_FLOAT16)
     nearest = Nearest(entries, bias)
 
-    def search(frames: Tensor) -> tuple[Tensor, Tensor]:
+    def run(frames: Tensor) -> tuple[Tensor, Tensor]:
         projected, is_bad = project(frames)
         return nearest(projected), is_bad
 
-    return search
+    return Search(run, max(weight.shape))
 
 
 def additive_search(
@@ -63,9 +128,9 @@ def additive_search(
     entries = table.flatten(0, 1).T, bias.flatten()
     scores = kernels.SplitLinear(*entries, mean, scale, largest=kernels.MAX_FLOAT32)
 
-    def search(frames: Tensor) -> tuple[Tensor, Tensor]:
+    def run(frames: Tensor) -> tuple[Tensor, Tensor]:
         unary, is_bad = scores(frames)
         unary = unary.view(-1, num_codebooks, codebook_size)
         return kernels.beam_search(unary, interactions, beam, num_sweeps), is_bad
 
-    return search
+    return Search(run, max(entries[0].shape))

@@ -57,18 +57,18 @@ class SplitLinear:
         self, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor, largest: float
     ) -> None:
         self._high, self._low, factor = _split(weight)
-        self._bias, self._mean, self._largest = bias.contiguous(), mean, largest
+        self._bias, self._mean, self._largest = bias.contiguous(), mean.contiguous(), largest
         self._scales = torch.stack([1 / scale, 1 / factor])
 
     def __call__(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """frames: (B, D) float16, bfloat16 or float32 -> (B, M) float32 and is_bad, () int32.
+        """frames: (B, D) float16, bfloat16 or float32 -> (B, M) float32 and is_bad, (B,) bool.
 
-        is_bad: not 0 where a value is not finite, a frame beyond float16, or `largest` reached.
+        is_bad: where a value is not finite, the frame beyond float16, or `largest` is reached.
         """
         num_frames, dim = frames.shape
         num_columns = self._high.shape[1]
         out = torch.empty(num_frames, num_columns, device=frames.device)
-        is_bad = torch.zeros((), dtype=torch.int32, device=frames.device)
+        is_bad = torch.zeros(num_frames, dtype=torch.int8, device=frames.device)
         is_float32 = frames.dtype == torch.float32
         tile = SMALL
         if _takes_large(frames.device):
@@ -81,7 +81,7 @@ class SplitLinear:
             num_warps=tile.num_warps,
             num_stages=NUM_STAGES,
         )
-        return out, is_bad
+        return out, is_bad.bool()
 
 
 class Nearest:
@@ -114,7 +114,7 @@ def can_search(num_codebooks: int, codebook_size: int, beam: int) -> bool:
     """Whether `beam_search` takes these: up to 8 codebooks of up to 256 entries, powers of 2."""
     fit_a_word = num_codebooks * BITS <= 64 and CHUNK <= codebook_size <= 2**BITS
     are_powers = all(size & (size - 1) == 0 for size in (codebook_size, beam))
-    return fit_a_word and are_powers and beam <= min(codebook_size, MAX_BEAM)
+    return fit_a_word and are_powers and 1 <= beam <= min(codebook_size, MAX_BEAM)
 
 
 def beam_search(unary: Tensor, interactions: Tensor, beam: int, num_sweeps: int) -> Tensor:
@@ -152,7 +152,7 @@ def _halves(values):
     return high, (values - high.to(tl.float32)).to(tl.float16)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_frames"])
 def _split_linear(
     frames, mean, scales, high, low, bias, out, is_bad, largest, num_frames, dim, num_columns,
     rows: tl.constexpr, columns: tl.constexpr, step: tl.constexpr, is_float32: tl.constexpr,
@@ -181,12 +181,12 @@ def _split_linear(
     total = total * tl.load(scales + 1)
     total += tl.load(bias + column, mask=column < num_columns, other=0.0)[None, :]
     # A NaN is not below anything.
-    good = (tl.abs(total) < largest) | ~of_frames
-    tl.store(is_bad, 1, mask=tl.min(good.to(tl.int32)) == 0)
+    bad = tl.max(tl.where(tl.abs(total) < largest, 0, of_frames.to(tl.int32)), 1)
+    tl.store(is_bad + row, bad.to(tl.int8), mask=bad > 0)  # of any tile
     tl.store(out + row[:, None] * num_columns + column[None, :], total, mask=of_frames & of_columns)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_frames"])
 def _nearest(
     projected, high, low, bias, codes, num_frames, num_codebooks, num_axes, codebook_size,
     rows: tl.constexpr, columns: tl.constexpr, step: tl.constexpr,
@@ -216,7 +216,7 @@ def _nearest(
         offset = tl.load(bias + n * codebook_size + entry, mask=is_entry, other=float("-inf"))
         scores += offset[None, :]
         highest = tl.max(scores, 1)
-        winner = tl.min(tl.where(scores == highest[:, None], entry[None, :], codebook_size), 1)
+        winner = tl.min(tl.where(scores == highest[:, None], entry[None, :], codebook_size - 1), 1)
         code = tl.where(highest > best, winner, code)
         best = tl.maximum(highest, best)
     tl.store(codes + row * num_codebooks + n, code, mask=row < num_frames)
@@ -254,7 +254,7 @@ def _beam_search(
     words = tl.zeros((beam,), tl.int64)
     for i in range(beam):
         highest = tl.max(single, 0)
-        best = tl.min(tl.where(single == highest, entry, size), 0)
+        best = tl.min(tl.where(single == highest, entry, size - 1), 0)  # also among NaN
         scores = tl.where(prefix == i, highest, scores)
         words = tl.where(prefix == i, best.to(tl.int64), words)
         single = tl.where(entry == best, float("-inf"), single)
@@ -274,7 +274,7 @@ def _beam_search(
         ranked = tl.reshape(highest_of, (beam * chunks_of,))
         chosen = tl.zeros((beam,), tl.int32)
         for i in range(beam):
-            best = tl.min(tl.where(ranked == tl.max(ranked, 0), number, beam * chunks_of), 0)
+            best = tl.min(tl.where(ranked == tl.max(ranked, 0), number, beam * chunks_of - 1), 0)
             chosen = tl.where(prefix == i, best, chosen)
             ranked = tl.where(number == best, float("-inf"), ranked)
 
@@ -291,7 +291,7 @@ def _beam_search(
         words_of = parent_words[:, None] | (codes_of << (bits * m))
         for i in range(beam):
             highest = tl.max(tl.max(candidates, 1), 0)
-            best = tl.min(tl.min(tl.where(candidates == highest, place, beam * chunk), 1), 0)
+            best = tl.min(tl.min(tl.where(candidates == highest, place, beam * chunk - 1), 1), 0)
             word = tl.sum(tl.sum(tl.where(place == best, words_of, 0), 1), 0)
             scores = tl.where(prefix == i, highest, scores)
             words = tl.where(prefix == i, word, words)
@@ -304,7 +304,7 @@ def _beam_search(
         for n in tl.static_range(num_codebooks):  # of m itself there are zeros
             row = (m * num_codebooks + n) * size + ((word >> (bits * n)) & mask)
             single -= tl.load(interactions + row * size + entry)
-        best = tl.min(tl.where(single == tl.max(single, 0), entry, size), 0).to(tl.int64)
+        best = tl.min(tl.where(single == tl.max(single, 0), entry, size - 1), 0).to(tl.int64)
         kept = ~(tl.full((), mask, tl.int64) << (bits * m))
         word = (word & kept) | (best << (bits * m))
     for n in range(num_codebooks):

@@ -21,8 +21,10 @@ from k2distil.device import no_tf32
 from k2distil.errors import ConfigError, DataError
 from k2distil.quantizer.fused import (
     CHUNK_VALUES,
+    KernelCache,
     Search,
     additive_search,
+    give_up,
     has_kernels,
     product_search,
 )
@@ -78,7 +80,7 @@ class Quantizer(nn.Module):
         self.register_buffer("scale", scale.float())
         self.provenance: dict[str, str | int | float | bool | None] = {}
         self.figures: dict[str, float | list[float]] = {}
-        self._kernels: tuple[torch.device, Search | None] | None = None
+        self._kernels = KernelCache()
 
     @property
     def centers(self) -> Tensor:
@@ -146,41 +148,62 @@ class Quantizer(nn.Module):
         """
         self._check_frames(frames)
         rows = frames.reshape(-1, self.dim)
-        device = self.table.device
-        codes = torch.empty(len(rows), self.num_codebooks, dtype=self.code_dtype, device=device)
-        if not self._encode_by_kernels(rows, codes):
-            with torch.autocast(device.type, enabled=False), no_tf32(device):
-                self._encode_exactly(rows, codes)
+        codes = self._encode_by_kernels(rows)
+        if codes is None:
+            codes, are_finite = self._encode_by_torch(rows)
+            if not are_finite:
+                raise DataError(_describe_bad_frames(rows))
         return codes.view(*frames.shape[:-1], self.num_codebooks).to(frames.device)
 
-    def _encode_exactly(self, rows: Tensor, codes: Tensor) -> None:
-        """Fill in the codes of (B, D) frames."""
+    def _encode_by_torch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, D) -> codes (B, N), and whether all frames are finite, () bool."""
+        codes = self._no_codes(len(rows))
         size = chunk_frames(codes.device, self._scores_per_frame)
-        finite = torch.ones((), dtype=torch.bool, device=codes.device)
-        for start in range(0, len(rows), size):
-            chunk = self.normalise(rows[start : start + size])
-            finite &= chunk.isfinite().all()
-            padded = F.pad(chunk, (0, 0, 0, size - len(chunk)))
-            codes[start : start + size] = self._search(padded)[: len(chunk)]
-        if not finite:
-            raise DataError(_describe_bad_frames(rows))
+        are_finite = torch.ones((), dtype=torch.bool, device=codes.device)
+        with torch.autocast(codes.device.type, enabled=False), no_tf32(codes.device):
+            for start in range(0, len(rows), size):
+                chunk = self.normalise(rows[start : start + size])
+                are_finite &= chunk.isfinite().all()
+                padded = F.pad(chunk, (0, 0, 0, size - len(chunk)))
+                codes[start : start + size] = self._search(padded)[: len(chunk)]
+        return codes, are_finite
 
-    def _encode_by_kernels(self, rows: Tensor, codes: Tensor) -> bool:
-        """The same on a GPU; False: there are no kernels for it, or some frame is not for them."""
-        if rows.dtype == torch.float64 or not has_kernels(codes.device):
-            return False
-        if self._kernels is None or self._kernels[0] != codes.device:
-            self._kernels = codes.device, self._kernel_search()
-        search = self._kernels[1]
-        if search is None:
-            return False
-        size = max(1, CHUNK_VALUES // max(self.dim, self.num_codebooks * self.codebook_size))
-        bad = torch.zeros((), dtype=torch.int32, device=codes.device)
+    def _encode_by_kernels(self, rows: Tensor) -> Tensor | None:
+        """(B, D) -> codes (B, N); None: there are no kernels for it."""
+        device = self.table.device
+        if rows.dtype == torch.float64 or not has_kernels(device):
+            return None
+        try:
+            search = self._kernels.of(self)
+            if search is None:
+                return None
+            with torch.cuda.device_of(self.table):
+                codes, is_bad = self._search_by_kernels(search, rows)
+                found = bool(is_bad.any())
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # what Triton raises has no base class of its own
+            give_up(device, error)
+            return None
+        if found:
+            codes[is_bad], are_finite = self._encode_by_torch(rows[is_bad.to(rows.device)])
+            if not are_finite:
+                raise DataError(_describe_bad_frames(rows))
+        return codes
+
+    def _search_by_kernels(self, search: Search, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, D) -> codes (B, N), is_bad (B,) bool."""
+        codes = self._no_codes(len(rows))
+        is_bad = torch.zeros(len(rows), dtype=torch.bool, device=codes.device)
+        size = max(1, CHUNK_VALUES // search.values)
         for start in range(0, len(rows), size):
-            found, is_bad = search(rows[start : start + size].to(codes.device))
-            codes[start : start + size] = found
-            bad += is_bad
-        return not bad
+            part = slice(start, start + size)
+            codes[part], is_bad[part] = search.run(rows[part].to(codes.device))
+        return codes, is_bad
+
+    def _no_codes(self, num_frames: int) -> Tensor:
+        shape = (num_frames, self.num_codebooks)
+        return torch.empty(shape, dtype=self.code_dtype, device=self.table.device)
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
@@ -218,8 +241,8 @@ class Quantizer(nn.Module):
         """frames: (B, D) normalised -> (B, N) int64."""
         raise NotImplementedError
 
-    def _kernel_search(self) -> Search | None:
-        """The search on a GPU; None: `_search`."""
+    def kernel_search(self) -> Search | None:
+        """The search by kernels; None: there is none for it."""
         return None
 
     def _check_frames(self, frames: Tensor) -> None:
@@ -264,7 +287,7 @@ class ProductQuantizer(Quantizer):
             return unary_scores(frames, self.table, self.bias).argmax(-1)
         return sliced_scores(frames, self.axes, self.sliced, self.bias).argmax(-1).T
 
-    def _kernel_search(self) -> Search | None:
+    def kernel_search(self) -> Search | None:  # noqa: D102
         if self.axes is None or self.sliced is None:
             return None
         return product_search(self.axes, self.sliced, self.bias, self.mean, self.scale)
@@ -308,7 +331,7 @@ class AdditiveQuantizer(Quantizer):
         codes = beam_search(unary, products, self.beam)
         return refine(unary, products, codes, self.num_sweeps)
 
-    def _kernel_search(self) -> Search | None:
+    def kernel_search(self) -> Search | None:  # noqa: D102
         if self.interactions is None:
             return None
         entries = (self.table, self.bias, self.mean, self.scale)

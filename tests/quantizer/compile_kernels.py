@@ -1,5 +1,7 @@
 """Compile all kernels for a GPU's compute capability, such as 90; print the shared memory of each.
 
+As they are started where pointers and sizes are multiples of 16: with copies ahead of their use.
+
 python compile_kernels.py 90
 """
 
@@ -13,19 +15,23 @@ from k2distil.quantizer import kernels
 
 FLOATS = ["frames", "mean", "scales", "bias", "out", "projected", "unary", "interactions"]
 HALVES = ["high", "low"]
-INTEGERS = ["codes", "is_bad"]
 TYPES = dict.fromkeys(FLOATS, "*fp32") | dict.fromkeys(HALVES, "*fp16")
-TYPES |= dict.fromkeys(INTEGERS, "*i32") | {"largest": "fp32"}
+TYPES |= {"codes": "*i32", "is_bad": "*i8", "largest": "fp32"}
 
 
 def compile_for(capability: int, kernel: triton.JITFunction, num_warps: int, **constants) -> None:
-    """Constants are what the kernel calls constexpr; what is of no type here is a size."""
+    """constants: what the kernel calls constexpr; an argument of no type in TYPES is a size."""
     names = kernel.arg_names
     signature = {name: TYPES.get(name, "i32") for name in names}
     signature |= dict.fromkeys(constants, "constexpr")
     constants = {(names.index(name),): value for name, value in constants.items()}
+    divisible = {
+        (place,): [["tt.divisibility", 16]]
+        for place, name in enumerate(names)
+        if signature[name] not in ("constexpr", "fp32")
+    }
     done = triton.compile(
-        ASTSource(kernel, signature, constants),
+        ASTSource(kernel, signature, constants, divisible),
         target=GPUTarget("cuda", capability, 32),
         options={"num_warps": num_warps, "num_stages": kernels.NUM_STAGES},
     )
