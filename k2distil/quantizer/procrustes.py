@@ -10,8 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Newton and Schulz' way: a singular value grows by 1.5 in each iteration until it is near 1.
-MAX_ITERATIONS = 60
+MAX_ITERATIONS = 60  # in each a singular value grows by 1.5, until it is near 1
 TIE = 1e-6  # of the greatest singular value, at least: what the present rotation counts for
 ORTHONORMAL = 1e-5  # the greatest error of an inner product of rows, in float32
 
@@ -19,23 +18,23 @@ ORTHONORMAL = 1e-5  # the greatest error of an inner product of rows, in float32
 def nearest_rotation(matrix: Tensor, present: Tensor) -> Tensor:
     """U V^T of a matrix U S V^T; both (D, D) float32 -> (D, D), orthonormal.
 
-    On a GPU a decomposition takes many times longer than the matrix products of `newton_schulz`.
-    These need some rank in every direction, so there the present rotation counts a little.
+    On a GPU a decomposition takes many times longer than the matrix products of `by_products`.
     """
-    if matrix.is_cuda:
-        rotation = newton_schulz(matrix + TIE * _at_least_norm(matrix) * present)
-        if rotation is not None:
-            return rotation
-    left, _, right = torch.linalg.svd(matrix)
-    return left @ right
+    rotation = by_products(matrix, present) if matrix.is_cuda else None
+    if rotation is None:
+        left, _, right = torch.linalg.svd(matrix)
+        rotation = left @ right
+    return rotation
 
 
-def newton_schulz(matrix: Tensor) -> Tensor | None:
-    """The same by X <- X (3 - X^T X) / 2, which draws all singular values to 1.
+def by_products(matrix: Tensor, present: Tensor) -> Tensor | None:
+    """The same by X <- X (3 - X^T X) / 2, which draws all singular values to 1 (Newton, Schulz).
 
-    Higham, "Functions of Matrices", SIAM 2008, chapter 8. None: one is too near 0.
+    Higham, "Functions of Matrices", SIAM 2008, chapter 8. The present rotation counts a little, so
+    that it stays in directions of which the matrix says nothing. None: a value stays near 0.
     """
-    rotation = matrix / _at_least_norm(matrix)
+    tied = matrix + TIE * _at_least_norm(matrix) * present
+    rotation = tied / _at_least_norm(tied)
     identity = torch.eye(len(matrix), device=matrix.device)
     for _ in range(MAX_ITERATIONS):
         products = rotation.T @ rotation
