@@ -23,7 +23,8 @@ from k2distil.teachers.tensors import refuse_lora, require_names
 from k2distil.teachers.wenet_whisper import read_wenet_config, read_wenet_whisper, wenet_padding
 from k2distil.teachers.whisper_teacher import PADDINGS, whisper_teacher
 
-ENCODER_TYPES = ("wenet-whisper", "huggingface-whisper", "hubert")
+OF_WAVEFORMS = ("hubert", "wav2vec2")
+ENCODER_TYPES = ("wenet-whisper", "huggingface-whisper", *OF_WAVEFORMS)
 HUB_ID = r"[\w.-]+(/[\w.-]+)?"
 FILE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
@@ -41,6 +42,7 @@ WENET = Format("a WeNet checkpoint", ("wenet-whisper",))
 FAIRSEQ = Format("a fairseq HuBERT checkpoint", ("hubert",))
 HF_WHISPER = Format("a Hugging Face Whisper", ("huggingface-whisper",))
 HF_HUBERT = Format("a Hugging Face HuBERT", ("hubert",))
+HF_WAV2VEC2 = Format("a Hugging Face wav2vec2", ("wav2vec2",))
 
 
 def build_teacher(
@@ -68,7 +70,7 @@ def build_teacher(
         whisper_padding: "none" or "30s" (what openai-whisper and transformers do); None: of
             wenet-whisper what its yaml says, else "none".
         wenet_config: the parsed train.yaml; None: train.yaml beside the checkpoint.
-        do_normalize: HuBERT only, where the checkpoint does not say it.
+        do_normalize: HuBERT and wav2vec2 only, where the checkpoint does not say it.
 
     Raises:
         CheckpointError: the checkpoint cannot be used, or not as this encoder type.
@@ -78,9 +80,11 @@ def build_teacher(
     _require_choice("--middle_layer_norm", middle_layer_norm, MIDDLE_LAYER_NORMS)
     if whisper_padding is not None:
         _require_choice("--whisper_padding", whisper_padding, tuple(PADDINGS))
-    if encoder_type == "hubert" and whisper_padding not in (None, "none"):
-        raise ConfigError("--whisper_padding: HuBERT takes audio of any length; leave it out")
-    if encoder_type != "hubert" and do_normalize is not None:
+    if encoder_type in OF_WAVEFORMS and whisper_padding not in (None, "none"):
+        raise ConfigError(
+            f"--whisper_padding: {encoder_type} takes audio of any length; leave it out"
+        )
+    if encoder_type not in OF_WAVEFORMS and do_normalize is not None:
         raise ConfigError(f"--do_normalize: {encoder_type} has no such setting; leave it out")
 
     kind, content = _open(checkpoint, encoder_type)
@@ -90,11 +94,11 @@ def build_teacher(
             f"use --encoder_type {' or '.join(kind.encoder_types)}"
         )
     choice = Choice(middle_layer, middle_layer_norm, torch.device(device), dtype)
-    if kind in (HF_HUBERT, FAIRSEQ):
-        if kind is HF_HUBERT:
-            hubert = read_hf_hubert(content, do_normalize)
-        else:
+    if kind in (HF_HUBERT, HF_WAV2VEC2, FAIRSEQ):
+        if kind is FAIRSEQ:
             hubert = read_fairseq_hubert(content, checkpoint, do_normalize)
+        else:
+            hubert = read_hf_hubert(content, do_normalize)
         return hubert_teacher(checkpoint, hubert, choice)
     if kind is WENET:
         wenet_config = wenet_config or read_wenet_config(Path(checkpoint))
@@ -126,11 +130,11 @@ def _open(checkpoint: str, encoder_type: str) -> tuple[Format, Any]:
         raise CheckpointError(f"{checkpoint}: no such file or folder; check --checkpoint")
     source = HfSource(checkpoint)
     model_type = source.config.get("model_type")
-    kinds = {"whisper": HF_WHISPER, "hubert": HF_HUBERT}
+    kinds = {"whisper": HF_WHISPER, "hubert": HF_HUBERT, "wav2vec2": HF_WAV2VEC2}
     if model_type not in kinds:
         raise CheckpointError(
             f"{checkpoint}/config.json: model_type {model_type}; a teacher is a Whisper "
-            "(--encoder_type huggingface-whisper) or a HuBERT (--encoder_type hubert)"
+            "(--encoder_type huggingface-whisper), a HuBERT (hubert) or a wav2vec2 (wav2vec2)"
         )
     return kinds[model_type], source
 

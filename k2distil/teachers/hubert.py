@@ -1,4 +1,7 @@
-"""HuBERT (Hsu et al. 2021, arXiv 2106.07447) as a teacher, run by transformers' modules."""
+"""HuBERT (Hsu et al. 2021, arXiv 2106.07447) as a teacher, run by transformers' modules.
+
+And wav2vec2 (Baevski et al. 2020, arXiv 2006.11477), which is the same encoder.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ from k2distil.teachers.precision import FiniteEncoder
 from k2distil.teachers.tensors import digest, fill, load_float32, without_memory
 from k2distil.torchaudio_guard import hide_broken_torchaudio
 
+WAV2VEC2 = "wav2vec2"  # model_type of its config
 CONV_KERNEL = (10, 3, 3, 3, 3, 2, 2)
 CONV_STRIDE = (5, 2, 2, 2, 2, 2, 2)
 WEIGHT_NORM = {  # transformers before torch 2.0's parametrizations
@@ -34,7 +38,10 @@ WEIGHT_NORM = {  # transformers before torch 2.0's parametrizations
 
 @dataclass(frozen=True)
 class HubertWeights:
-    """What a format's reader gives: transformers' HubertConfig fields, and the tensors."""
+    """What a format's reader gives: fields of transformers' config, and the tensors.
+
+    config: of HuBERT, unless its model_type says wav2vec2.
+    """
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]  # under the checkpoint's names
@@ -62,9 +69,9 @@ class HubertEncoder(nn.Module):
 
     def __init__(self, config: Any):
         super().__init__()
-        from transformers import HubertModel
+        from transformers import HubertModel, Wav2Vec2Model
 
-        model = HubertModel(config)
+        model = (Wav2Vec2Model if config.model_type == WAV2VEC2 else HubertModel)(config)
         self.feature_extractor: Any = model.feature_extractor
         self.feature_projection = model.feature_projection
         self.encoder = model.encoder
@@ -97,7 +104,10 @@ class HubertEncoder(nn.Module):
         if not all_equal(num_frames):
             mask = valid_positions(num_frames, features.shape[1], features.device)
         assert features.shape[1] == wanted  # of the longest
-        return self.encoder(self.feature_projection(features), mask).last_hidden_state
+        projected = self.feature_projection(features)
+        if isinstance(projected, tuple):  # wav2vec2 gives what it quantizes in pretraining too
+            projected = projected[0]
+        return self.encoder(projected, mask).last_hidden_state
 
 
 def num_hubert_frames(num_samples: int) -> int:
@@ -121,7 +131,7 @@ def choose_do_normalize(saved: bool | None, given: bool | None, checkpoint: str)
     """What the checkpoint says, or the flag where it says nothing; never a guess."""
     if saved is None and given is None:
         raise ConfigError(
-            f"{checkpoint}: nothing there says whether this HuBERT wants normalized audio "
+            f"{checkpoint}: nothing there says whether this model wants normalized audio "
             "(do_normalize of preprocessor_config.json, task.normalize of a fairseq file); give "
             "--do_normalize true (as a rule the large models) or false (base)"
         )
@@ -137,11 +147,17 @@ def hubert_teacher(name: str, weights: HubertWeights, choice: Choice) -> Encoder
     """Cut the encoder after the chosen layer and put it on the device; see `build_teacher`."""
     hide_broken_torchaudio()
     # The model too: what transformers imports with it cannot be imported under the meta device.
-    from transformers import HubertConfig, HubertModel  # noqa: F401
+    from transformers import (  # noqa: F401
+        HubertConfig,
+        HubertModel,
+        Wav2Vec2Config,
+        Wav2Vec2Model,
+    )
 
     # Without masking in training there is no masked_spec_embed among the tensors.
     fields = weights.config | {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
-    config = read_config(HubertConfig, fields, name)
+    is_wav2vec2 = fields.get("model_type") == WAV2VEC2
+    config = read_config(Wav2Vec2Config if is_wav2vec2 else HubertConfig, fields, name)
     if (tuple(config.conv_kernel), tuple(config.conv_stride)) != (CONV_KERNEL, CONV_STRIDE):
         raise CheckpointError(
             f"{name}: convolutions of kernel {config.conv_kernel} and stride {config.conv_stride}; "
@@ -189,6 +205,6 @@ def _cut_after(encoder: HubertEncoder, layer: int, config: Any, choice: Choice) 
     elif final_norm and layer < config.num_hidden_layers:
         # Here the encoder's layer_norm stands before the first block.
         raise ConfigError(
-            "--middle_layer_norm final: this HuBERT has no norm after its last block, as each "
+            "--middle_layer_norm final: this model has no norm after its last block, as each "
             "block ends with its own; use none"
         )

@@ -73,10 +73,10 @@ def hf_whisper_blocks(folder: str, wave: Tensor) -> list[Tensor]:
 
 
 def hubert_blocks(folder: str, wave: Tensor, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """transformers' HubertModel on one utterance, normalized by its own feature extractor."""
-    from transformers import HubertModel, Wav2Vec2FeatureExtractor
+    """transformers' model on one utterance, normalized by its own feature extractor."""
+    from transformers import AutoModel, Wav2Vec2FeatureExtractor
 
-    model = HubertModel.from_pretrained(folder, dtype=dtype).eval()
+    model = AutoModel.from_pretrained(folder, dtype=dtype).eval()
     extract = Wav2Vec2FeatureExtractor.from_pretrained(folder)
     values = extract(wave.numpy(), sampling_rate=16000, return_tensors="pt").input_values
     return run_with_blocks(model, model.encoder.layers, input_values=values.to(dtype))

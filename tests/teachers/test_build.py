@@ -295,7 +295,7 @@ def test_settings_of_another_family_are_refused(made):
         build_teacher(HF, made["openai"], whisper_padding="10s")
     with pytest.raises(ConfigError, match="--middle_layer_norm pre: expected one of none, final"):
         build_teacher(HF, made["openai"], middle_layer_norm="pre")
-    with pytest.raises(ConfigError, match="--whisper_padding: HuBERT"):
+    with pytest.raises(ConfigError, match="--whisper_padding: hubert"):
         build_teacher("hubert", made["hubert"], whisper_padding="30s")
     with pytest.raises(ConfigError, match="--do_normalize: huggingface-whisper has no such"):
         build_teacher(HF, made["openai"], do_normalize=True)
@@ -329,9 +329,9 @@ def test_openai_heads_that_do_not_divide_the_dimension_are_refused(made, tmp_pat
 
 
 def test_other_model_types_are_refused(made, tmp_path):
-    config = {"model_type": "wav2vec2"}
+    config = {"model_type": "wavlm"}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="model_type wav2vec2; a teacher is a Whisper"):
+    with pytest.raises(CheckpointError, match="model_type wavlm; a teacher is a Whisper"):
         build_teacher("hubert", str(tmp_path))
     checkpoint = make_hf_whisper(tmp_path / "relu")
     path = Path(checkpoint, "config.json")

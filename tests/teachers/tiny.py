@@ -226,6 +226,30 @@ def make_hf_hubert(
     return str(folder)
 
 
+def make_hf_wav2vec2(folder: Path, norm: str = "group", kind: str = "Wav2Vec2Model") -> str:
+    """A folder that transformers saved; norm as of `hubert_model`, kind: with which heads."""
+    import transformers
+
+    config = transformers.Wav2Vec2Config(
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=64,
+        conv_dim=(16,) * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=4,
+        feat_extract_norm=norm,
+        conv_bias=norm == "layer",
+        do_stable_layer_norm=norm == "layer",
+    )
+    model = getattr(transformers, kind)(config).eval()
+    randomize(model, seed=0)
+    model.save_pretrained(folder)
+    extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=norm == "layer")
+    extractor.save_pretrained(folder)
+    return str(folder)
+
+
 # Written out by hand after fairseq's modules, to check k2distil's own table.
 FAIRSEQ_LAYER = {
     "attention.q_proj": "self_attn.q_proj",
