@@ -31,10 +31,16 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("do_normalize", [False, True])
 @pytest.mark.parametrize("norm", ["group", "layer"])
 def test_every_layer_equals_transformers(folder, norm, do_normalize):
-    checkpoint = make_hf_hubert(folder / f"{norm}{do_normalize}", norm, do_normalize)
+    check_every_layer(
+        "hubert", make_hf_hubert(folder / f"{norm}{do_normalize}", norm, do_normalize)
+    )
+
+
+def check_every_layer(encoder_type, checkpoint):
+    """Of a teacher of 3 layers."""
     theirs = [hubert_blocks(checkpoint, wave_of(AUDIO, row)) for row in range(4)]
     for layer in (1, 2, 3, -1):
-        teacher = build_teacher("hubert", checkpoint, middle_layer=layer)
+        teacher = build_teacher(encoder_type, checkpoint, middle_layer=layer)
         ours = dict(teacher.embed(AUDIO).unpadded())
         for row, key in enumerate(AUDIO.keys):
             assert difference(ours[key], theirs[row][teacher.layer - 1]) < PARITY

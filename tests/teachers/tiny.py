@@ -184,6 +184,22 @@ def to_bin(folder: str, num_shards: int = 1) -> str:
     return folder
 
 
+def _waveform_sizes(norm: str) -> dict[str, object]:
+    """What HuBERT's config and wav2vec2's have in common."""
+    return {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "conv_dim": (16,) * 7,
+        "num_conv_pos_embeddings": 16,
+        "num_conv_pos_embedding_groups": 4,
+        "feat_extract_norm": norm,
+        "conv_bias": norm == "layer",
+        "do_stable_layer_norm": norm == "layer",
+    }
+
+
 def hubert_model(norm: str = "group", seed: int = 0, position_norm: bool = False):
     """norm: "group" is shaped as HuBERT base, "layer" as large: stable layer norm, conv biases.
 
@@ -191,19 +207,7 @@ def hubert_model(norm: str = "group", seed: int = 0, position_norm: bool = False
     """
     from transformers import HubertConfig, HubertModel
 
-    config = HubertConfig(
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=64,
-        conv_dim=(16,) * 7,
-        num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=4,
-        feat_extract_norm=norm,
-        conv_bias=norm == "layer",
-        do_stable_layer_norm=norm == "layer",
-        conv_pos_batch_norm=position_norm,
-    )
+    config = HubertConfig(**_waveform_sizes(norm), conv_pos_batch_norm=position_norm)
     model = HubertModel(config).eval()
     randomize(model, seed)
     return model
@@ -230,18 +234,7 @@ def make_hf_wav2vec2(folder: Path, norm: str = "group", kind: str = "Wav2Vec2Mod
     """A folder that transformers saved; norm as of `hubert_model`, kind: with which heads."""
     import transformers
 
-    config = transformers.Wav2Vec2Config(
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=64,
-        conv_dim=(16,) * 7,
-        num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=4,
-        feat_extract_norm=norm,
-        conv_bias=norm == "layer",
-        do_stable_layer_norm=norm == "layer",
-    )
+    config = transformers.Wav2Vec2Config(**_waveform_sizes(norm))
     model = getattr(transformers, kind)(config).eval()
     randomize(model, seed=0)
     model.save_pretrained(folder)
