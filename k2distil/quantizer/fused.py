@@ -6,7 +6,7 @@ import importlib.util
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 CHUNK_VALUES = 2**26  # float32 that stand at once: 256 MiB
 OLDEST = (8, 0)  # compute capability: Ampere
+CHECKED, TOLERANCE = 64, 0.01  # frames; of their squared error, which float16 changes by 1e-4
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,9 @@ class Search:
 
 
 class Searched(Protocol):
-    """What `KernelCache` needs of a quantizer."""
+    """A quantizer, as far as it is needed here."""
+
+    type: ClassVar[str]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -42,6 +45,12 @@ class Searched(Protocol):
 
     def kernel_search(self) -> Search | None:
         """Make it."""
+
+    def encode_by_torch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, D) -> codes (B, N), and whether all frames are finite."""
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """(B, N) -> (B, D)."""
 
 
 class KernelCache:
@@ -70,7 +79,9 @@ class KernelCache:
         return self._search
 
 
-_given_up: set[torch.device] = set()  # where they failed, in this process
+# In this process: where they failed, and what was found right, a device and a type of quantizer.
+_given_up: set[torch.device] = set()
+_checked: set[tuple[torch.device, str]] = set()
 
 
 def has_kernels(device: torch.device) -> bool:
@@ -90,6 +101,26 @@ def give_up(device: torch.device, error: Exception) -> None:
         *(device, type(error).__name__, str(error).partition("\n")[0]),
     )
     logger.debug("kernels failed", exc_info=error)
+
+
+def check_once(quantizer: Searched, rows: Tensor, codes: Tensor) -> None:
+    """Compare the first frames of a process with torch's: a compiler can be wrong on some GPU.
+
+    Raises:
+        RuntimeError: the codes lose more of the frames.
+    """
+    kind = (codes.device, quantizer.type)
+    if kind in _checked or not len(rows):
+        return
+    rows = rows[:CHECKED].to(codes.device)
+    exact, _ = quantizer.encode_by_torch(rows)
+    ours, theirs = (
+        float((quantizer.decode(each) - rows).double().square().sum())
+        for each in (codes[:CHECKED], exact)
+    )
+    if not ours <= theirs * (1 + TOLERANCE) + TOLERANCE**2 * float(rows.double().square().sum()):
+        raise RuntimeError(f"kernels lose {ours:.4g} of frames of which torch's lose {theirs:.4g}")
+    _checked.add(kind)
 
 
 def product_search(

@@ -24,6 +24,7 @@ from k2distil.quantizer.fused import (
     KernelCache,
     Search,
     additive_search,
+    check_once,
     give_up,
     has_kernels,
     product_search,
@@ -150,13 +151,13 @@ class Quantizer(nn.Module):
         rows = frames.reshape(-1, self.dim)
         codes = self._encode_by_kernels(rows)
         if codes is None:
-            codes, are_finite = self._encode_by_torch(rows)
+            codes, are_finite = self.encode_by_torch(rows)
             if not are_finite:
                 raise DataError(_describe_bad_frames(rows))
         return codes.view(*frames.shape[:-1], self.num_codebooks).to(frames.device)
 
-    def _encode_by_torch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, D) -> codes (B, N), and whether all frames are finite, () bool."""
+    def encode_by_torch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, D) -> codes (B, N), and whether all frames are finite, () bool; see `encode`."""
         codes = self._no_codes(len(rows))
         size = chunk_frames(codes.device, self._scores_per_frame)
         are_finite = torch.ones((), dtype=torch.bool, device=codes.device)
@@ -180,13 +181,15 @@ class Quantizer(nn.Module):
             with torch.cuda.device_of(self.table):
                 codes, is_bad = self._search_by_kernels(search, rows)
                 found = bool(is_bad.any())
+                if not found:
+                    check_once(self, rows, codes)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # what Triton raises has no base class of its own
             give_up(device, error)
             return None
         if found:
-            codes[is_bad], are_finite = self._encode_by_torch(rows[is_bad.to(rows.device)])
+            codes[is_bad], are_finite = self.encode_by_torch(rows[is_bad.to(rows.device)])
             if not are_finite:
                 raise DataError(_describe_bad_frames(rows))
         return codes

@@ -30,14 +30,15 @@ def by_kernels(monkeypatch):
     def encode(quantizer: Quantizer, frames: torch.Tensor) -> torch.Tensor:
         with monkeypatch.context() as patch:
             patch.setattr(model, "has_kernels", lambda device: True)
-            patch.setattr(Quantizer, "_encode_by_torch", None)
+            patch.setattr(model, "check_once", lambda *_: None)
+            patch.setattr(Quantizer, "encode_by_torch", None)
             return quantizer.to(DEVICE).encode(frames.to(DEVICE)).cpu()
 
     return encode
 
 
 def by_torch(quantizer: Quantizer, frames: torch.Tensor) -> torch.Tensor:
-    codes, are_finite = quantizer.cpu()._encode_by_torch(frames)
+    codes, are_finite = quantizer.cpu().encode_by_torch(frames)
     assert are_finite
     return codes
 
@@ -257,6 +258,48 @@ def test_where_they_fail_torch_takes_their_place_and_it_is_told_once(error, monk
         assert (quantizer.encode(frames.to(DEVICE)).cpu() == by_torch(quantizer, frames)).all()
     assert caplog.text.count("Triton needs a C compiler") == 1
     assert f"{type(error).__name__}: {error}" in caplog.text
+
+
+@pytest.mark.parametrize("make", [product, additive])
+def test_kernels_that_lose_more_than_torch_are_given_up(make, monkeypatch, caplog):
+    quantizer = make().to(DEVICE)
+    frames = frames_for(quantizer, 20)
+    wrong = fused.Search(
+        lambda rows: (
+            torch.zeros(len(rows), quantizer.num_codebooks, dtype=torch.int32, device=DEVICE),
+            torch.zeros(len(rows), dtype=torch.bool, device=DEVICE),
+        ),
+        values=40,
+    )
+    for name, value in (("_given_up", set()), ("_checked", set())):
+        monkeypatch.setattr(fused, name, value)
+    monkeypatch.setattr(model, "has_kernels", lambda device: device not in fused._given_up)
+    monkeypatch.setattr(type(quantizer), "kernel_search", lambda _: wrong)
+    for _ in range(2):
+        assert (quantizer.encode(frames.to(DEVICE)).cpu() == by_torch(quantizer, frames)).all()
+        quantizer.to(DEVICE)
+    assert caplog.text.count("kernels lose") == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("make", [product, additive])
+def test_kernels_are_compared_with_torch_once(make, dtype, monkeypatch):
+    quantizer = make().to(DEVICE)
+    monkeypatch.setattr(fused, "_checked", set())
+    monkeypatch.setattr(model, "has_kernels", lambda device: True)
+    frames = frames_for(quantizer, 10).to(dtype).to(DEVICE)
+    compared = []
+    monkeypatch.setattr(
+        Quantizer,
+        "encode_by_torch",
+        lambda self, rows, original=Quantizer.encode_by_torch: (
+            compared.append(len(rows)) or original(self, rows)
+        ),
+    )
+    for _ in range(2):
+        quantizer.encode(frames)
+    assert compared == [10]
+    assert len(fused._checked) == 1
 
 
 def test_out_of_memory_is_for_the_caller(monkeypatch):
