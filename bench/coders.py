@@ -3,7 +3,6 @@
 A method takes a FrameReservoir and gives coders by name: one, or several that share a training.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 import faiss
 import numpy as np
 import torch
+from clock import Clock
 from mq import MAX_CODEBOOKS, MultiQuantization, train_mq
 from torch import Tensor
 
@@ -46,7 +46,7 @@ class Task:
     seed: int
     device: str
     mq_seconds: float
-    clock: Callable[[], float]
+    clock: Clock
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,6 @@ class Trained:
 
 
 Train = Callable[[FrameReservoir, Task], Trained]
-
-
-def clock_of(device: str) -> Callable[[], float]:
-    """CPU seconds of this process; for CUDA seconds on the wall, of finished work."""
-    if device == "cpu":
-        return time.process_time
-
-    def clock() -> float:
-        torch.cuda.synchronize()
-        return time.perf_counter()
-
-    return clock
 
 
 def train_ours(quantizer_type: str) -> Train:

@@ -15,13 +15,13 @@ frame, its worst case.
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import report
 import torch
+from clock import Clock, clock_of
 from torch import Tensor
 
 from k2distil.quantizer import AdditiveQuantizer, ProductQuantizer
@@ -29,12 +29,11 @@ from k2distil.quantizer.multi_quantization import from_package_state
 
 MULTI_QUANTIZATION = "multi_quantization"
 MULTI_QUANTIZATION_FRAMES = 32  # where it is fastest on a CPU; it slows down from 128 on
-Clock = Callable[[], float]  # seconds
 BARE = "bare product"
 MATRIX_RATE = "matrix product alone"
 FRAMES = {"cpu": 8192, "cuda": 2**18}  # given at once
 BARE_CHUNK = 65_536  # frames of a bare product on a GPU: 512 MiB of scores
-HALF = {torch.float16: ", float16", torch.float32: ""}
+DTYPES = {torch.float16: ", float16", torch.float32: ""}
 
 
 @dataclass(frozen=True)
@@ -73,19 +72,19 @@ def methods(
     product = random_product(dim, num_codebooks, codebook_size).to(device)
     additive = AdditiveQuantizer(table, *rest).to(device)
     found = []
-    for dtype in HALF if device == "cuda" else [torch.float32]:
+    for dtype in DTYPES if device == "cuda" else [torch.float32]:
         given = frames.to(dtype)
         bare = product.table.to(dtype), product.bias.to(dtype)
         chunks = {BARE_CHUNK} if device == "cuda" else {128, num_frames}
         for chunk in sorted(chunks):
-            name = f"{BARE}, {chunk} at once{HALF[dtype]}"
+            name = f"{BARE}, {chunk} at once{DTYPES[dtype]}"
             found.append(Method(name, bare_product(*bare, chunk), given))
         terms = 3 if dtype == torch.float32 else 1  # a float32 is two float16
         of_product = 0  # where nothing is saved by slices
         if product.axes is not None:
             of_product = num_codebooks * product.axes.shape[1] * (terms * dim + 3 * codebook_size)
-        found.append(Method(f"k2distil product{HALF[dtype]}", product.encode, given, of_product))
-        name = f"k2distil additive, beam of {additive.beam}{HALF[dtype]}"
+        found.append(Method(f"k2distil product{DTYPES[dtype]}", product.encode, given, of_product))
+        name = f"k2distil additive, beam of {additive.beam}{DTYPES[dtype]}"
         of_additive = terms * num_codebooks * codebook_size * dim
         found.append(Method(name, additive.encode, given[: num_frames // 4], of_additive))
     if device == "cuda":
@@ -146,12 +145,6 @@ def measure(all_methods: list[Method], repeats: int, clock: Clock) -> list[dict[
     return rows
 
 
-def _finished() -> float:
-    """Seconds on the wall once the GPU has done all its work."""
-    torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def _ratio(one: list[float], other: list[float]) -> float:
     """Median over turns."""
     return statistics.median(a / b for a, b in zip(one, other, strict=True))
@@ -170,7 +163,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="append to results/encode.jsonl")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    clock = time.process_time if options.device == "cpu" else _finished
+    clock = clock_of(options.device)
     rows = []
     for dim in options.dims:
         sizes = {"num_codebooks": options.num_codebooks, "codebook_size": options.codebook_size}

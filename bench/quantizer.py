@@ -31,7 +31,8 @@ import coders
 import faiss
 import report
 import torch
-from coders import CODEBOOK_SIZE, FOLLOWS, METHODS, TRAIN, Coder, Task, Trained, clock_of
+from clock import clock_of
+from coders import CODEBOOK_SIZE, FOLLOWS, METHODS, TRAIN, Coder, Task, Trained
 from digits import ROOT, default_data
 from frames import DATA, Frames, dim_of, make, read
 from frontier import cells, draw, summary
