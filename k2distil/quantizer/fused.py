@@ -6,10 +6,14 @@ import importlib.util
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from k2distil.quantizer.model import Quantizer
 
 logger = logging.getLogger(__name__)
 
@@ -31,28 +35,6 @@ class Search:
     values: int
 
 
-class Searched(Protocol):
-    """A quantizer, as far as it is needed here."""
-
-    type: ClassVar[str]
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Of the search."""
-
-    def entries(self) -> dict[str, Tensor]:
-        """What decides the search beside its settings."""
-
-    def kernel_search(self) -> Search | None:
-        """Make it."""
-
-    def encode_by_torch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, D) -> codes (B, N), and whether all frames are finite."""
-
-    def decode(self, codes: Tensor) -> Tensor:
-        """(B, N) -> (B, D)."""
-
-
 class KernelCache:
     """The search of a quantizer as it is now: made anew where its tensors or settings changed.
 
@@ -67,7 +49,7 @@ class KernelCache:
         """As new."""
         return KernelCache, ()
 
-    def of(self, quantizer: Searched) -> Search | None:
+    def of(self, quantizer: Quantizer) -> Search | None:
         """What its `kernel_search` gives."""
         tensors = tuple(
             (each.device, each.data_ptr(), 0 if each.is_inference() else each._version)
@@ -86,10 +68,14 @@ _checked: set[tuple[torch.device, str]] = set()
 
 def has_kernels(device: torch.device) -> bool:
     """Whether searches by kernels work there, as far as is known."""
-    if device.type != "cuda" or torch.version.hip is not None or device in _given_up:
+    return device.type == "cuda" and device not in _given_up and _takes_kernels(device)
+
+
+@cache
+def _takes_kernels(device: torch.device) -> bool:
+    if torch.version.hip is not None or torch.cuda.get_device_capability(device) < OLDEST:
         return False
-    is_new = torch.cuda.get_device_capability(device) >= OLDEST
-    return is_new and importlib.util.find_spec("triton") is not None
+    return importlib.util.find_spec("triton") is not None
 
 
 def give_up(device: torch.device, error: Exception) -> None:
@@ -103,7 +89,7 @@ def give_up(device: torch.device, error: Exception) -> None:
     logger.debug("kernels failed", exc_info=error)
 
 
-def check_once(quantizer: Searched, rows: Tensor, codes: Tensor) -> None:
+def check_once(quantizer: Quantizer, rows: Tensor, codes: Tensor) -> None:
     """Compare the first frames of a process with torch's: a compiler can be wrong on some GPU.
 
     Raises:
@@ -131,7 +117,7 @@ def product_search(
 
     weight = axes.flatten(0, 1).T
     nothing = weight.new_zeros(weight.shape[1])
-    project = SplitLinear(weight, nothing, mean, scale, largest=MAX_FLOAT16)
+    project = SplitLinear(weight, nothing, mean, scale, MAX_FLOAT16)
     nearest = Nearest(entries, bias)
 
     def run(frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,12 +142,12 @@ def additive_search(
     num_codebooks, codebook_size = bias.shape
     if not kernels.can_search(num_codebooks, codebook_size, beam):
         return None
-    entries = table.flatten(0, 1).T, bias.flatten()
-    scores = kernels.SplitLinear(*entries, mean, scale, largest=kernels.MAX_FLOAT32)
+    weight = table.flatten(0, 1).T
+    scores = kernels.SplitLinear(weight, bias.flatten(), mean, scale, kernels.MAX_FLOAT32)
 
     def run(frames: Tensor) -> tuple[Tensor, Tensor]:
         unary, is_bad = scores(frames)
         unary = unary.view(-1, num_codebooks, codebook_size)
         return kernels.beam_search(unary, interactions, beam, num_sweeps), is_bad
 
-    return Search(run, max(entries[0].shape))
+    return Search(run, max(weight.shape))

@@ -290,7 +290,8 @@ class ProductQuantizer(Quantizer):
             return unary_scores(frames, self.table, self.bias).argmax(-1)
         return sliced_scores(frames, self.axes, self.sliced, self.bias).argmax(-1).T
 
-    def kernel_search(self) -> Search | None:  # noqa: D102
+    def kernel_search(self) -> Search | None:
+        """None: where entries are compared whole."""
         if self.axes is None or self.sliced is None:
             return None
         return product_search(self.axes, self.sliced, self.bias, self.mean, self.scale)
@@ -334,7 +335,8 @@ class AdditiveQuantizer(Quantizer):
         codes = beam_search(unary, products, self.beam)
         return refine(unary, products, codes, self.num_sweeps)
 
-    def kernel_search(self) -> Search | None:  # noqa: D102
+    def kernel_search(self) -> Search | None:
+        """None: without a Gram table, or of sizes that no kernel takes."""
         if self.interactions is None:
             return None
         entries = (self.table, self.bias, self.mean, self.scale)

@@ -45,7 +45,7 @@ def test_every_layer_equals_openai_whisper(folder, num_mels, padding):
 
 @pytest.mark.parametrize("padding", ["none", "30s"])
 def test_blocks_see_frames_that_lie_in_order(folder, padding):
-    """Else every norm copies them and every sum is slow: a third of a GPU's time."""
+    """Else every norm copies them and every sum is slow: a quarter of a GPU's time."""
     checkpoint = make_openai(folder / f"order{padding}.pt")
     teacher = build_teacher("huggingface-whisper", checkpoint, whisper_padding=padding)
     seen = []
