@@ -49,7 +49,7 @@ class CodebookHead:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, safetensors.SafetensorError) as error:
             raise CheckpointError(
-                f"{path}: damaged ({error}); without it what predicts the codes starts anew"
+                f"{path}: damaged ({error}); remove it, and what predicts the codes starts anew"
             ) from error
         differences = [
             f"{name} {found.get(name)} there, {value} here"
