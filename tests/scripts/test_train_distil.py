@@ -304,6 +304,7 @@ def test_what_predicts_other_codes_starts_anew(material, tmp_path):
     done = run("train_distil.sh", *flags(material, *more), "--save_path", tmp_path / "third")
     assert done.returncode == 2
     assert f"{folder / HEAD_FILE}: damaged" in done.stderr
+    assert "remove it, and what predicts the codes starts anew" in done.stderr
     (folder / HEAD_FILE).unlink()
     log = succeed("train_distil.sh", *flags(material, *more), "--save_path", tmp_path / "fourth")
     assert f"what predicts the codes starts anew: {folder} has no {HEAD_FILE}" in log
