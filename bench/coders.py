@@ -14,7 +14,12 @@ from clock import Clock
 from mq import MAX_CODEBOOKS, MultiQuantization, train_mq
 from torch import Tensor
 
-from k2distil.quantizer import AdditiveQuantizer, FrameReservoir, QuantizerTrainer
+from k2distil.quantizer import (
+    AdditiveQuantizer,
+    FrameReservoir,
+    QuantizerTrainer,
+    learn_correction,
+)
 from k2distil.quantizer.multi_quantization import from_package_state
 
 BATCH_SIZE = 512
@@ -72,7 +77,10 @@ def train_ours(quantizer_type: str) -> Train:
         trainer = QuantizerTrainer(quantizer_type, *sizes, seed=task.seed, device=task.device)
         while not trainer.done:
             trainer.step(frames.batch(trainer.steps_done, BATCH_SIZE))
-        return Trained(trainer.quantizer)
+        quantizer = trainer.quantizer
+        if isinstance(quantizer, AdditiveQuantizer):
+            quantizer.correction = learn_correction(quantizer, frames.frames, task.seed)
+        return Trained(quantizer)
 
     return train
 
@@ -81,7 +89,9 @@ def search_wider(trained: Trained) -> Trained:
     """The same entries, with a search that takes longer."""
     quantizer = trained.coder
     assert isinstance(quantizer, AdditiveQuantizer)
-    return Trained(AdditiveQuantizer(**quantizer.entries(), **WIDE_SEARCH), dict(WIDE_SEARCH))
+    wider = AdditiveQuantizer(**quantizer.entries(), **WIDE_SEARCH)
+    wider.correction = quantizer.correction
+    return Trained(wider, dict(WIDE_SEARCH))
 
 
 def train_multi_quantization(frames: FrameReservoir, task: Task) -> Trained:

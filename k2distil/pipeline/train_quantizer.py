@@ -26,11 +26,15 @@ from k2distil.pipeline.summary import (
     write_summary,
 )
 from k2distil.quantizer import (
+    AdditiveQuantizer,
     FrameReservoir,
     QuantizerTrainer,
     Share,
     evaluate,
+    learn_correction,
     load_quantizer,
+    num_correction_steps,
+    relative_error,
     save_quantizer,
     write_tensors,
 )
@@ -151,6 +155,8 @@ def _finish(
 ) -> Summary:
     """Measure the quantizer, and write it and its summary."""
     quantizer, source = job.trainer.quantizer, job.source
+    if isinstance(quantizer, AdditiveQuantizer):
+        _correct(quantizer, training, held_out, seed)
     training_sample = training.batch(0, min(PROBE_FRAMES, len(training)))
     held_out_figures = evaluate(quantizer, training_sample, held_out.frames, seed).as_dict()
     quantizer.provenance = {**source.provenance, "fingerprint": json.dumps(job.fingerprint)}
@@ -178,6 +184,26 @@ def _finish(
     summary = write_summary(job.save_path, figures, num_failed)
     save_quantizer(quantizer, job.save_path)
     return summary
+
+
+def _correct(
+    quantizer: AdditiveQuantizer, training: FrameReservoir, held_out: FrameReservoir, seed: int
+) -> None:
+    """Give the quantizer a correction, if held-out frames gain by it."""
+    frames = held_out.frames.float()
+    codes = quantizer.encode(frames)
+    before = relative_error(quantizer, codes, frames)
+    num_steps = num_correction_steps(len(training))
+    with Progress("learning the correction", num_steps, "steps") as progress:
+        quantizer.correction = learn_correction(
+            quantizer, training.frames, seed, lambda: progress.advance(1)
+        )
+    after = relative_error(quantizer, codes, frames)
+    if after < before:
+        logger.info("a correction of decoded frames: error %.3g, before %.3g", after, before)
+    else:
+        quantizer.correction = None
+        logger.info("no correction of decoded frames: it brings nothing on held-out ones")
 
 
 def _check_number(num_training: int, num_held_out: int, config: TrainQuantizerConfig) -> None:

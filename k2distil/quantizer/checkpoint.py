@@ -3,7 +3,8 @@
 format: "k2distil.quantizer"; version: 1; type: product | additive | multi_quantization
 id: digest of the tensors
 table (N, K, D), mean (D,), scale (): float32; settings: the search; provenance; figures
-centers (N, K, D) float32: for other readers; decode is the sum of one center a codebook
+centers (N, K, D) float32: for other readers; the sum of one a codebook is `decode`, uncorrected
+correction: a dict of tensors (correction.py); there is none in other files
 multi_quantization: logits_weight (N, K, D), logits_bias (N, K) beside centers, and no table
 """
 
@@ -17,6 +18,7 @@ import torch
 
 from k2distil.atomic import make_folder, replacing
 from k2distil.errors import CheckpointError
+from k2distil.quantizer.correction import Correction
 from k2distil.quantizer.model import QUANTIZER_TYPES, Quantizer
 from k2distil.quantizer.multi_quantization import (
     MultiQuantizer,
@@ -55,6 +57,9 @@ def save_quantizer(quantizer: Quantizer, path: str | Path) -> Path:
         "provenance": dict(quantizer.provenance),
         "figures": dict(quantizer.figures),
     }
+    if quantizer.correction is not None:
+        tensors = quantizer.correction.state_dict()
+        content["correction"] = {name: tensor.cpu() for name, tensor in tensors.items()}
     write_tensors(content, path)
     return path
 
@@ -103,6 +108,8 @@ def load_quantizer(
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             raise ValueError("NaN or infinite values")
         quantizer = kind(**tensors, **content["settings"])
+        if "correction" in content:
+            quantizer.correction = Correction.of(content["correction"], quantizer.dim)
         quantizer.provenance = dict(content["provenance"])
         quantizer.figures = dict(content["figures"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -101,7 +101,7 @@ def check_once(quantizer: Quantizer, rows: Tensor, codes: Tensor) -> None:
     rows = rows[:CHECKED].to(codes.device)
     exact, _ = quantizer.encode_by_torch(rows)
     ours, theirs = (
-        float((quantizer.decode(each) - rows).double().square().sum())
+        float((quantizer.decode(each, corrected=False) - rows).double().square().sum())
         for each in (codes[:CHECKED], exact)
     )
     if not ours <= theirs * (1 + TOLERANCE) + TOLERANCE**2 * float(rows.double().square().sum()):

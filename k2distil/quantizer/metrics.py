@@ -38,8 +38,8 @@ class HeldOutFigures:
     dead_codes: entries of all codebooks that neither the training frames given nor the held-out
         frames use.
     num_frames: held-out frames measured.
-    error_by_num_codebooks: relative_error of the first 1, 2, .. N codebooks alone; empty for a
-        quantizer that has no `first`.
+    error_by_num_codebooks: relative_error of the first 1, 2, .. N codebooks alone, the last too
+        without the quantizer's correction; empty for a quantizer that has no `first`.
     """
 
     relative_error: float
@@ -98,13 +98,17 @@ def evaluate(
 
 def relative_error(quantizer: Quantizer, codes: Tensor, frames: Tensor) -> float:
     """Error of decode(codes) over the variance of frames: (B, N), (B, D); 0 for constant frames."""
-    error = (quantizer.decode(codes) - frames).double().square().sum()
+    return _relative_error(quantizer.decode(codes), frames)
+
+
+def _relative_error(decoded: Tensor, frames: Tensor) -> float:
+    error = (decoded - frames).double().square().sum()
     variance = (frames - frames.double().mean(0)).square().sum()
     return float(error / variance) if variance > 0 else 0.0
 
 
 def error_by_num_codebooks(quantizer: Quantizer, codes: Tensor, frames: Tensor) -> list[float]:
-    """Relative errors of the first 1 .. N codebooks; codes: (B, N) of all of them, frames: (B, D).
+    """Relative errors of sums of 1 .. N codebooks; codes: (B, N) of all of them, frames: (B, D).
 
     Empty for quantizers of other makers.
     """
@@ -114,9 +118,8 @@ def error_by_num_codebooks(quantizer: Quantizer, codes: Tensor, frames: Tensor) 
     for n in range(1, quantizer.num_codebooks + 1):
         part = quantizer.first(n)
         searched = part is not quantizer and part.type != "product"
-        errors.append(
-            relative_error(part, part.encode(frames) if searched else codes[:, :n], frames)
-        )
+        found = part.encode(frames) if searched else codes[:, :n]
+        errors.append(_relative_error(part.decode(found, corrected=False), frames))
     return errors
 
 

@@ -2,7 +2,7 @@
 
     quantizer = load_quantizer("exp/quantizer.pt")
     codes = quantizer.encode(frames)  # (*, dim) -> (*, num_codebooks) uint8
-    approximation = quantizer.decode(codes)  # (*, dim), the sum of the chosen centers
+    approximation = quantizer.decode(codes)  # (*, dim): the chosen centers' sum, and a correction
 
 N codebooks of K entries, D dimensions. Frames are centred and scaled before anything else, so that
 neither an offset nor a unit of the data costs precision.
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from k2distil.device import no_tf32
 from k2distil.errors import ConfigError, DataError
+from k2distil.quantizer.correction import Correction
 from k2distil.quantizer.fused import (
     CHUNK_VALUES,
     KernelCache,
@@ -58,6 +59,7 @@ class Quantizer(nn.Module):
         table: (N, K, D) float32, the entries for centred and scaled frames.
         bias: (N, K) float32, -|entry|^2 / 2.
         mean: (D,) float32; scale: () float32.
+        correction: of the sum, in `decode`; None: the sum it is. No code depends on it.
         provenance: plain values that say what it was trained on (teacher, layer, dtype, ...).
         figures: held-out figures by name (metrics.py), empty until measured.
     """
@@ -68,6 +70,7 @@ class Quantizer(nn.Module):
     bias: Tensor
     mean: Tensor
     scale: Tensor
+    correction: Correction | None
 
     def __init__(self, table: Tensor, mean: Tensor, scale: Tensor) -> None:
         super().__init__()
@@ -79,13 +82,14 @@ class Quantizer(nn.Module):
         self.register_buffer("bias", -0.5 * self.table.square().sum(-1))
         self.register_buffer("mean", mean.float())
         self.register_buffer("scale", scale.float())
+        self.correction = None
         self.provenance: dict[str, str | int | float | bool | None] = {}
         self.figures: dict[str, float | list[float]] = {}
         self._kernels = KernelCache()
 
     @property
     def centers(self) -> Tensor:
-        """(N, K, D) float32: decode is the sum of one center a codebook."""
+        """(N, K, D) float32: an uncorrected decode is the sum of one center a codebook."""
         return self.table * self.scale + self.mean / self.num_codebooks
 
     @property
@@ -116,7 +120,8 @@ class Quantizer(nn.Module):
         """The first codebooks alone, with an id of their own; all of them: this quantizer itself.
 
         Of a product quantizer its codes are the first columns of the whole one's; of an additive
-        one they are searched anew. `provenance` says `first_of` how many and the `whole_id`.
+        one they are searched anew, and not corrected. `provenance` says `first_of` how many and the
+        `whole_id`.
 
         Raises:
             ConfigError: not 1 to N, or a quantizer whose codebooks are of no use alone.
@@ -209,8 +214,10 @@ class Quantizer(nn.Module):
         return torch.empty(shape, dtype=self.code_dtype, device=self.table.device)
 
     @torch.no_grad()
-    def decode(self, codes: Tensor) -> Tensor:
-        """codes: (*, N) integers in 0 .. K-1 -> (*, D) float32, the sum of the chosen centers.
+    def decode(self, codes: Tensor, corrected: bool = True) -> Tensor:
+        """codes: (*, N) integers in 0 .. K-1 -> (*, D) float32.
+
+        The sum of the chosen centers, and where there is one, and `corrected`, the correction.
 
         Raises:
             DataError: another number of codebooks, not integers, or a code outside 0 .. K-1.
@@ -228,6 +235,8 @@ class Quantizer(nn.Module):
             )
         rows = rows + torch.arange(self.num_codebooks, device=rows.device) * self.codebook_size
         total = F.embedding_bag(rows, self.table.flatten(0, 1), mode="sum")
+        if corrected and self.correction is not None:
+            total = total + self.correction(total)
         frames = total * self.scale + self.mean
         return frames.view(*codes.shape[:-1], self.dim).to(codes.device)
 

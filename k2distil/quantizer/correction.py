@@ -1,0 +1,61 @@
+"""What a sum of entries cannot say: a small network behind it.
+
+Frames lie on a curved sheet, so the mean of all frames that share their codes is not the sum of
+their entries. A *correction* knows the difference:
+
+    frame ~ sum + correction(sum)
+
+Codes stay what they are and take no more bytes; only `decode` gains. Huijben et al., "Residual
+quantization with implicit neural codebooks", ICML 2024, have networks within the search; one behind
+the sum leaves the search to tables. correction_training.py learns it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from k2distil.device import no_tf32
+
+HIDDEN = 1024
+CHUNK = 4096  # frames whose hidden values stand at once
+
+
+class Correction(nn.Module):
+    """(B, D) sums of entries, of centred and scaled frames -> (B, D), what to add; float32.
+
+    Args:
+        dim: D.
+        hidden: units between `inner` and `outer`, which is 0 until it learns.
+    """
+
+    def __init__(self, dim: int, hidden: int = HIDDEN) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor], dim: int) -> Correction:
+        """Of the `state_dict` of one for D = `dim`.
+
+        Raises:
+            KeyError, ValueError: it is not one, or holds NaN or infinite values.
+        """
+        correction = Correction(dim, len(tensors["inner.bias"]))
+        try:
+            correction.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise ValueError(str(error)) from error
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise ValueError("NaN or infinite values")
+        return correction.requires_grad_(False)
+
+    def forward(self, sums: Tensor) -> Tensor:
+        """See the class."""
+        with torch.autocast(sums.device.type, enabled=False), no_tf32(sums.device):
+            parts = [self.outer(F.gelu(self.inner(part))) for part in sums.split(CHUNK)]
+        return torch.cat(parts)
