@@ -43,6 +43,11 @@ def export_multi_quantization(config: ExportConfig) -> Summary:
             "%d entries a codebook: multi_quantization encodes with refine_indexes_iters=0 only",
             quantizer.codebook_size,
         )
+    if quantizer.correction is not None:
+        logger.warning(
+            "multi_quantization decodes to the sums of centers: the correction that "
+            "k2distil's decode adds has no place in its format"
+        )
     write_tensors(state, save_path)
     logger.info(
         "%s: multi_quantization.Quantizer(dim=%d, codebook_size=%d, num_codebooks=%d), %s %s",

@@ -200,7 +200,7 @@ def _correct(
         )
     after = relative_error(quantizer, codes, frames)
     if after < before:
-        logger.info("a correction of decoded frames: error %.3g, before %.3g", after, before)
+        logger.info("a correction of decoded frames: error %.3g, %.3g without it", after, before)
     else:
         quantizer.correction = None
         logger.info("no correction of decoded frames: it brings nothing on held-out ones")

@@ -14,7 +14,13 @@ import torch
 from k2distil.config import ExportConfig
 from k2distil.errors import CheckpointError, ConfigError
 from k2distil.pipeline.export import export as run_export
-from k2distil.quantizer import ProductQuantizer, load_quantizer, save_quantizer
+from k2distil.quantizer import (
+    AdditiveQuantizer,
+    Correction,
+    ProductQuantizer,
+    load_quantizer,
+    save_quantizer,
+)
 from tests.storage.arrays import make_h5
 
 ROOT = Path(__file__).parents[2]
@@ -154,3 +160,19 @@ def test_few_entries_are_exported_with_a_warning(tmp_path, caplog):
     )
     run_export(config(tmp_path / "a.pt", tmp_path / "icefall.pt"))
     assert "refine_indexes_iters=0 only" in caplog.text
+
+
+def test_a_correction_stays_behind_with_a_warning(tmp_path, caplog):
+    generator = torch.Generator().manual_seed(0)
+    quantizer = AdditiveQuantizer(
+        torch.randn(2, 16, 8, generator=generator), torch.ones(8), torch.tensor(2.0)
+    )
+    quantizer.correction = Correction(8)
+    torch.nn.init.ones_(quantizer.correction.outer.bias)
+    save_quantizer(quantizer, tmp_path / "a.pt")
+    run_export(config(tmp_path / "a.pt", tmp_path / "icefall.pt"))
+    assert "the correction that k2distil's decode adds has no place" in caplog.text
+    codes = torch.randint(16, (100, 2), generator=generator)
+    exported = load_quantizer(tmp_path / "icefall.pt").decode(codes)
+    assert torch.allclose(exported, quantizer.decode(codes, corrected=False), atol=1e-5)
+    assert torch.allclose(exported + 2, quantizer.decode(codes), atol=1e-5)

@@ -6,9 +6,14 @@ import pytest
 import torch
 
 from k2distil.errors import CheckpointError
-from k2distil.quantizer import QuantizerTrainer
-from k2distil.quantizer.metrics import relative_error
+from k2distil.quantizer import (
+    AdditiveQuantizer,
+    QuantizerTrainer,
+    learn_correction,
+    relative_error,
+)
 from tests.quantizer.conftest import batch, power_law_frames, trained
+from tests.quantizer.test_correction import curved_frames
 
 pytestmark = [
     pytest.mark.gpu,
@@ -72,6 +77,20 @@ def test_a_resumed_training_ends_like_an_undisturbed_one(
     ]
     # Sums on a GPU are added in any order, so the bits may differ.
     assert errors[0] == pytest.approx(errors[1], rel=0.01)
+
+
+def test_a_correction_learnt_on_the_gpu_is_as_good_as_on_the_cpu():
+    frames, held_out = curved_frames(20_000, seed=1), curved_frames(2000, seed=2)
+    on_cpu = trained(frames, "additive", 3, 16)
+    codes, errors = on_cpu.encode(held_out), []
+    for device in ("cpu", "cuda"):
+        quantizer = AdditiveQuantizer(**on_cpu.entries()).to(device)
+        correction = learn_correction(quantizer, frames)
+        assert correction.inner.weight.device.type == device
+        quantizer.correction = correction
+        errors.append(relative_error(quantizer, codes, held_out))
+    assert errors[1] == pytest.approx(errors[0], rel=0.01)
+    assert errors[1] < relative_error(on_cpu, codes, held_out)
 
 
 def test_a_state_of_the_cpu_is_refused(frames):
