@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 MAX_SEED = 2**32 - 1  # numpy's, which transformers seeds too
 
-EncoderType = Literal["wenet-whisper", "huggingface-whisper", "hubert", "wav2vec2"]
+EncoderType = Literal["wenet-whisper", "huggingface-whisper", "hubert", "wav2vec2", "wavlm"]
 
 
 def option(
@@ -51,7 +51,7 @@ class TeacherOptions:
         None,
     )
     do_normalize: bool | None = option(
-        "hubert, wav2vec2: scale each waveform to zero mean and unit variance; "
+        "hubert, wav2vec2, wavlm: scale each waveform to zero mean and unit variance; "
         "not given: as preprocessor_config.json says",
         None,
     )

@@ -23,7 +23,7 @@ from k2distil.teachers.tensors import refuse_lora, require_names
 from k2distil.teachers.wenet_whisper import read_wenet_config, read_wenet_whisper, wenet_padding
 from k2distil.teachers.whisper_teacher import PADDINGS, whisper_teacher
 
-OF_WAVEFORMS = ("hubert", "wav2vec2")
+OF_WAVEFORMS = ("hubert", "wav2vec2", "wavlm")
 ENCODER_TYPES = ("wenet-whisper", "huggingface-whisper", *OF_WAVEFORMS)
 HUB_ID = r"[\w.-]+(/[\w.-]+)?"
 FILE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
@@ -43,6 +43,13 @@ FAIRSEQ = Format("a fairseq HuBERT checkpoint", ("hubert",))
 HF_WHISPER = Format("a Hugging Face Whisper", ("huggingface-whisper",))
 HF_HUBERT = Format("a Hugging Face HuBERT", ("hubert",))
 HF_WAV2VEC2 = Format("a Hugging Face wav2vec2", ("wav2vec2",))
+HF_WAVLM = Format("a Hugging Face WavLM", ("wavlm",))
+HF_KINDS = {  # by the config's model_type
+    "whisper": HF_WHISPER,
+    "hubert": HF_HUBERT,
+    "wav2vec2": HF_WAV2VEC2,
+    "wavlm": HF_WAVLM,
+}
 
 
 def build_teacher(
@@ -70,7 +77,7 @@ def build_teacher(
         whisper_padding: "none" or "30s" (what openai-whisper and transformers do); None: of
             wenet-whisper what its yaml says, else "none".
         wenet_config: the parsed train.yaml; None: train.yaml beside the checkpoint.
-        do_normalize: HuBERT and wav2vec2 only, where the checkpoint does not say it.
+        do_normalize: HuBERT, wav2vec2 and WavLM only, where the checkpoint does not say it.
 
     Raises:
         CheckpointError: the checkpoint cannot be used, or not as this encoder type.
@@ -94,7 +101,7 @@ def build_teacher(
             f"use --encoder_type {' or '.join(kind.encoder_types)}"
         )
     choice = Choice(middle_layer, middle_layer_norm, torch.device(device), dtype)
-    if kind in (HF_HUBERT, HF_WAV2VEC2, FAIRSEQ):
+    if kind in (HF_HUBERT, HF_WAV2VEC2, HF_WAVLM, FAIRSEQ):
         if kind is FAIRSEQ:
             hubert = read_fairseq_hubert(content, checkpoint, do_normalize)
         else:
@@ -130,13 +137,13 @@ def _open(checkpoint: str, encoder_type: str) -> tuple[Format, Any]:
         raise CheckpointError(f"{checkpoint}: no such file or folder; check --checkpoint")
     source = HfSource(checkpoint)
     model_type = source.config.get("model_type")
-    kinds = {"whisper": HF_WHISPER, "hubert": HF_HUBERT, "wav2vec2": HF_WAV2VEC2}
-    if model_type not in kinds:
+    if model_type not in HF_KINDS:
         raise CheckpointError(
             f"{checkpoint}/config.json: model_type {model_type}; a teacher is a Whisper "
-            "(--encoder_type huggingface-whisper), a HuBERT (hubert) or a wav2vec2 (wav2vec2)"
+            "(--encoder_type huggingface-whisper), a HuBERT (hubert), wav2vec2 (wav2vec2) or WavLM "
+            "(wavlm)"
         )
-    return kinds[model_type], source
+    return HF_KINDS[model_type], source
 
 
 def _format_of(content: Any, checkpoint: str) -> Format:

@@ -1,4 +1,4 @@
-"""HuBERT and wav2vec2 as transformers saves them, pretrained or fine-tuned."""
+"""HuBERT, wav2vec2 and WavLM as transformers saves them, pretrained or fine-tuned."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from k2distil.teachers.hf_source import HfSource
 from k2distil.teachers.hubert import WEIGHT_NORM, HubertWeights, choose_do_normalize
 from k2distil.teachers.tensors import refuse_lora, select, translate
 
-PREFIX = r"((hubert|wav2vec2)\.)?(?=(feature_extractor|feature_projection|encoder)\.)"
+PREFIX = r"((hubert|wav2vec2|wavlm)\.)?(?=(feature_extractor|feature_projection|encoder)\.)"
 
 
 def read_hf_hubert(source: HfSource, do_normalize: bool | None) -> HubertWeights:
-    """The encoder of a Hugging Face HuBERT or wav2vec2; heads are left out.
+    """The encoder of a Hugging Face HuBERT, wav2vec2 or WavLM; heads are left out.
 
     Raises:
         CheckpointError: the weights cannot be read.

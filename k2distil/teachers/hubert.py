@@ -1,6 +1,7 @@
 """HuBERT (Hsu et al. 2021, arXiv 2106.07447) as a teacher, run by transformers' modules.
 
-And wav2vec2 (Baevski et al. 2020, arXiv 2006.11477), which is the same encoder.
+And wav2vec2 (Baevski et al. 2020, arXiv 2006.11477), which is the same encoder, and WavLM
+(Chen et al. 2022, arXiv 2110.13900), which has another attention.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from k2distil.teachers.hubert_convolutions import HOP, WINDOW, FeatureExtractor
 from k2distil.teachers.lengths import all_equal, valid_positions
 from k2distil.teachers.precision import FiniteEncoder
 from k2distil.teachers.tensors import digest, fill, load_float32, without_memory
+from k2distil.teachers.wavlm_attention import WavLMAttention
 from k2distil.torchaudio_guard import hide_broken_torchaudio
 
-WAV2VEC2 = "wav2vec2"  # model_type of its config
+MODELS = {"hubert": "Hubert", "wav2vec2": "Wav2Vec2", "wavlm": "WavLM"}  # by a config's model_type
 CONV_KERNEL = (10, 3, 3, 3, 3, 2, 2)
 CONV_STRIDE = (5, 2, 2, 2, 2, 2, 2)
 WEIGHT_NORM = {  # transformers before torch 2.0's parametrizations
@@ -40,7 +42,7 @@ WEIGHT_NORM = {  # transformers before torch 2.0's parametrizations
 class HubertWeights:
     """What a format's reader gives: fields of transformers' config, and the tensors.
 
-    config: of HuBERT, unless its model_type says wav2vec2.
+    config: of HuBERT, unless its model_type says otherwise.
     """
 
     config: dict[str, Any]
@@ -69,9 +71,7 @@ class HubertEncoder(nn.Module):
 
     def __init__(self, config: Any):
         super().__init__()
-        from transformers import HubertModel, Wav2Vec2Model
-
-        model = (Wav2Vec2Model if config.model_type == WAV2VEC2 else HubertModel)(config)
+        model = _class_of(config.model_type, "Model")(config)
         self.feature_extractor: Any = model.feature_extractor
         self.feature_projection = model.feature_projection
         self.encoder = model.encoder
@@ -79,6 +79,9 @@ class HubertEncoder(nn.Module):
     def speed_up(self, for_cpu: bool) -> None:
         """Compute what transformers does our way; called once the weights are there."""
         self.feature_extractor = FeatureExtractor(self.feature_extractor.conv_layers, for_cpu)
+        for layer in self.encoder.layers:
+            if hasattr(layer.attention, "gru_rel_pos_linear"):
+                layer.attention = WavLMAttention(layer.attention)
         position = self.encoder.pos_conv_embed
         if parametrize.is_parametrized(position.conv):  # multiply it out once, not per batch
             parametrize.remove_parametrizations(position.conv, "weight")
@@ -105,7 +108,9 @@ class HubertEncoder(nn.Module):
             mask = valid_positions(num_frames, features.shape[1], features.device)
         assert features.shape[1] == wanted  # of the longest
         projected = self.feature_projection(features)
-        if isinstance(projected, tuple):  # wav2vec2 gives what it quantizes in pretraining too
+        if isinstance(
+            projected, tuple
+        ):  # wav2vec2 and WavLM give what it quantizes in pretraining too
             projected = projected[0]
         return self.encoder(projected, mask).last_hidden_state
 
@@ -146,18 +151,12 @@ def choose_do_normalize(saved: bool | None, given: bool | None, checkpoint: str)
 def hubert_teacher(name: str, weights: HubertWeights, choice: Choice) -> EncoderTeacher:
     """Cut the encoder after the chosen layer and put it on the device; see `build_teacher`."""
     hide_broken_torchaudio()
-    # The model too: what transformers imports with it cannot be imported under the meta device.
-    from transformers import (  # noqa: F401
-        HubertConfig,
-        HubertModel,
-        Wav2Vec2Config,
-        Wav2Vec2Model,
-    )
-
     # Without masking in training there is no masked_spec_embed among the tensors.
     fields = weights.config | {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
-    is_wav2vec2 = fields.get("model_type") == WAV2VEC2
-    config = read_config(Wav2Vec2Config if is_wav2vec2 else HubertConfig, fields, name)
+    kind = fields.get("model_type", "hubert")
+    # The model too: what transformers imports with it cannot be imported under the meta device.
+    _class_of(kind, "Model")
+    config = read_config(_class_of(kind, "Config"), fields, name)
     if (tuple(config.conv_kernel), tuple(config.conv_stride)) != (CONV_KERNEL, CONV_STRIDE):
         raise CheckpointError(
             f"{name}: convolutions of kernel {config.conv_kernel} and stride {config.conv_stride}; "
@@ -193,6 +192,13 @@ def hubert_teacher(name: str, weights: HubertWeights, choice: Choice) -> Encoder
         encoder=FiniteEncoder(encoder, choice.device, choice.dtype),
         cpu_lengths=5 * SAMPLE_RATE,
     )
+
+
+def _class_of(model_type: str, kind: str) -> Any:
+    """transformers' `kind`, Model or Config, of a model_type."""
+    import transformers
+
+    return getattr(transformers, MODELS[model_type] + kind)
 
 
 def _cut_after(encoder: HubertEncoder, layer: int, config: Any, choice: Choice) -> None:

@@ -329,9 +329,9 @@ def test_openai_heads_that_do_not_divide_the_dimension_are_refused(made, tmp_pat
 
 
 def test_other_model_types_are_refused(made, tmp_path):
-    config = {"model_type": "wavlm"}
+    config = {"model_type": "sew"}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="model_type wavlm; a teacher is a Whisper"):
+    with pytest.raises(CheckpointError, match="model_type sew; a teacher is a Whisper"):
         build_teacher("hubert", str(tmp_path))
     checkpoint = make_hf_whisper(tmp_path / "relu")
     path = Path(checkpoint, "config.json")

@@ -185,7 +185,7 @@ def to_bin(folder: str, num_shards: int = 1) -> str:
 
 
 def _waveform_sizes(norm: str) -> dict[str, object]:
-    """What HuBERT's config and wav2vec2's have in common."""
+    """What the configs of HuBERT, wav2vec2 and WavLM have in common."""
     return {
         "hidden_size": 32,
         "num_hidden_layers": 3,
@@ -230,12 +230,12 @@ def make_hf_hubert(
     return str(folder)
 
 
-def make_hf_wav2vec2(folder: Path, norm: str = "group", kind: str = "Wav2Vec2Model") -> str:
-    """A folder that transformers saved; norm as of `hubert_model`, kind: with which heads."""
+def make_hf_waveform(folder: Path, norm: str = "group", kind: str = "Wav2Vec2Model") -> str:
+    """A folder that transformers saved; norm as of `hubert_model`, kind: which of its classes."""
     import transformers
 
-    config = transformers.Wav2Vec2Config(**_waveform_sizes(norm))
-    model = getattr(transformers, kind)(config).eval()
+    model_class = getattr(transformers, kind)
+    model = model_class(model_class.config_class(**_waveform_sizes(norm))).eval()
     randomize(model, seed=0)
     model.save_pretrained(folder)
     extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=norm == "layer")
