@@ -37,6 +37,7 @@ def _describe_quantizer(path: Path, quantizer: Quantizer) -> str:
         "codebooks": quantizer.num_codebooks,
         "entries a codebook": quantizer.codebook_size,
         "dimension": quantizer.dim,
+        "correction": "no" if quantizer.correction is None else "yes, of decoded frames",
         "bytes": path.stat().st_size,
     }
     return _sections(

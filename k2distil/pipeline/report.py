@@ -92,7 +92,8 @@ def _describe_quantizer(page: Page, quantizer: Quantizer) -> None:
         points = [(number, float(error)) for number, error in enumerate(errors, 1)]
         page.plot(
             curves({"error": points}, "codebooks", "relative error"),
-            "Error when only the first codebooks are used (--num_codebooks_used).",
+            "Error when only the first codebooks are used (--num_codebooks_used)"
+            + (", without the correction." if quantizer.correction is not None else "."),
         )
     if dead := figures.get("dead_codes"):
         page.warning(f"{dead:,} entries are used by no frame: train on more varied frames.")

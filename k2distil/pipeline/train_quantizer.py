@@ -179,7 +179,9 @@ def _finish(
     logger.info("%s: %s", job.save_path, _in_words(held_out_figures))
     by_number = " ".join(f"{error:.3g}" for error in held_out_figures["error_by_num_codebooks"])
     logger.info(
-        "relative error of the first 1 to %d codebooks: %s", quantizer.num_codebooks, by_number
+        "relative error of the first 1 to %d codebooks%s: %s",
+        *(quantizer.num_codebooks, "" if quantizer.correction is None else ", uncorrected"),
+        by_number,
     )
     summary = write_summary(job.save_path, figures, num_failed)
     save_quantizer(quantizer, job.save_path)

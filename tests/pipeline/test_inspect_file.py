@@ -13,7 +13,7 @@ from k2distil.config import InspectConfig
 from k2distil.errors import CheckpointError, DataError
 from k2distil.pipeline import contents
 from k2distil.pipeline import inspect_file as module
-from k2distil.quantizer import ProductQuantizer, save_quantizer
+from k2distil.quantizer import Correction, ProductQuantizer, save_quantizer
 from tests.pipeline.outputs import EMBEDDING, random_codes, random_embedding, write_output
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +90,10 @@ def test_a_quantizer_is_described_by_its_sizes_origin_and_figures(tmp_path: Path
         assert lines[0] == str(path)
         assert {f"id {quantizer.id}", "codebooks 2", "entries a codebook 16"} <= set(lines)
         assert {"middle_layer 3", "relative_error 0.25", "usage 0.5 0.75"} <= set(lines)
+        assert "correction no" in lines
+    quantizer.correction = Correction(6)
+    save_quantizer(quantizer, path)
+    assert "correction yes, of decoded frames" in " ".join(inspect(path).split())
 
 
 def test_files_of_others_are_described_too(tmp_path: Path) -> None:

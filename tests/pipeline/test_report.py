@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from k2distil.config import ReportConfig
 from k2distil.errors import CheckpointError, ConfigError, DataError
 from k2distil.pipeline.report import report
-from k2distil.quantizer import ProductQuantizer, save_quantizer
+from k2distil.quantizer import Correction, ProductQuantizer, load_quantizer, save_quantizer
 from tests.pipeline.outputs import EMBEDDING, random_codes, random_embedding, write_output
 
 
@@ -49,6 +49,15 @@ def test_a_quantizer_and_codes_have_a_section_each(tmp_path: Path) -> None:
         (np.bincount(c, minlength=200) == 0).sum() for c in np.concatenate([*codes.values()]).T
     )
     assert f"{unused:,} of 800 entries come in no utterance" in page
+
+
+def test_the_curve_of_errors_says_where_it_has_no_correction(tmp_path: Path) -> None:
+    path = quantizer_in(tmp_path, {"error_by_num_codebooks": [0.5, 0.25]})
+    assert "(--num_codebooks_used)." in page_of(tmp_path, path)
+    quantizer = load_quantizer(path)
+    quantizer.correction = Correction(6)
+    save_quantizer(quantizer, path)
+    assert "(--num_codebooks_used), without the correction." in page_of(tmp_path, path)
 
 
 def test_names_that_are_not_utf_8_are_escaped(tmp_path: Path) -> None:

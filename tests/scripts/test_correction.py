@@ -29,6 +29,7 @@ def test_frames_on_a_curved_sheet_gain_by_a_correction(tmp_path):
     assert figures["relative_error"] < 0.75 * before
     told = f"a correction of decoded frames: error {figures['relative_error']:.3g}, {before:.3g}"
     assert f"{told} without it" in log
+    assert "relative error of the first 1 to 3 codebooks, uncorrected: " in log
 
     quantizer, frames = load_quantizer(tmp_path / "q.pt"), curved_frames(2000, seed=2)
     codes = quantizer.encode(frames)
