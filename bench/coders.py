@@ -18,7 +18,7 @@ from k2distil.quantizer import (
     AdditiveQuantizer,
     FrameReservoir,
     QuantizerTrainer,
-    learn_correction,
+    add_correction,
 )
 from k2distil.quantizer.multi_quantization import from_package_state
 
@@ -45,13 +45,17 @@ class Coder(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """What every training is given; clock: seconds, see `clock_of`."""
+    """What every training is given.
+
+    clock: seconds, see `clock_of`; held_out: (H, D), which only a correction looks at.
+    """
 
     num_codebooks: int
     seed: int
     device: str
     mq_seconds: float
     clock: Clock
+    held_out: Tensor
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def train_ours(quantizer_type: str) -> Train:
             trainer.step(frames.batch(trainer.steps_done, BATCH_SIZE))
         quantizer = trainer.quantizer
         if isinstance(quantizer, AdditiveQuantizer):
-            quantizer.correction = learn_correction(quantizer, frames.frames, task.seed)
+            add_correction(quantizer, frames.frames, task.held_out, task.seed)
         return Trained(quantizer)
 
     return train

@@ -105,7 +105,7 @@ def _child(job: Job, names: Sequence[str], path: Path, sending: Connection) -> N
     faiss.omp_set_num_threads(job.threads)
     frames = read(path, job.max_rows, job.seed)
     clock = clock_of(job.backend)
-    task = Task(job.num_codebooks, job.seed, job.backend, job.mq_seconds, clock)
+    task = Task(job.num_codebooks, job.seed, job.backend, job.mq_seconds, clock, frames.held_out)
     _limit_seconds(job.max_seconds)
     before, started = _forget_peak(job.backend), clock()
     trained = TRAIN[job.method](frames.training, task)

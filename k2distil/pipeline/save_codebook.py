@@ -62,8 +62,9 @@ def _first(quantizer: Quantizer, num_codebooks: int) -> Quantizer:
     trained = quantizer.num_codebooks
     if isinstance(errors, list) and len(errors) == trained:
         logger.info(
-            "the first %d of %d codebooks: relative error %.3g on held-out frames, of all %.3g",
+            "the first %d of %d codebooks: relative error %.3g on held-out frames, of all %.3g%s",
             *(num_codebooks, trained, errors[num_codebooks - 1], errors[-1]),
+            "" if quantizer.correction is None else ", both uncorrected",
         )
     elif num_codebooks < trained:
         logger.warning(

@@ -30,11 +30,10 @@ from k2distil.quantizer import (
     FrameReservoir,
     QuantizerTrainer,
     Share,
+    add_correction,
     evaluate,
-    learn_correction,
     load_quantizer,
     num_correction_steps,
-    relative_error,
     save_quantizer,
     write_tensors,
 )
@@ -177,6 +176,11 @@ def _finish(
         "fingerprint": job.fingerprint,
     }
     logger.info("%s: %s", job.save_path, _in_words(held_out_figures))
+    if quantizer.type == "additive" and quantizer.correction is None:
+        logger.info("no correction of decoded frames: held-out ones gain nothing by it")
+    elif quantizer.type == "additive":
+        without = held_out_figures["error_by_num_codebooks"][-1]
+        logger.info("without its correction of decoded frames: relative error %.3g", without)
     by_number = " ".join(f"{error:.3g}" for error in held_out_figures["error_by_num_codebooks"])
     logger.info(
         "relative error of the first 1 to %d codebooks%s: %s",
@@ -191,21 +195,12 @@ def _finish(
 def _correct(
     quantizer: AdditiveQuantizer, training: FrameReservoir, held_out: FrameReservoir, seed: int
 ) -> None:
-    """Give the quantizer a correction, if held-out frames gain by it."""
-    frames = held_out.frames.float()
-    codes = quantizer.encode(frames)
-    before = relative_error(quantizer, codes, frames)
+    """Give the quantizer a correction, with a bar."""
     num_steps = num_correction_steps(len(training))
     with Progress("learning the correction", num_steps, "steps") as progress:
-        quantizer.correction = learn_correction(
-            quantizer, training.frames, seed, lambda: progress.advance(1)
+        add_correction(
+            quantizer, training.frames, held_out.frames, seed, lambda: progress.advance(1)
         )
-    after = relative_error(quantizer, codes, frames)
-    if after < before:
-        logger.info("a correction of decoded frames: error %.3g, %.3g without it", after, before)
-    else:
-        quantizer.correction = None
-        logger.info("no correction of decoded frames: it brings nothing on held-out ones")
 
 
 def _check_number(num_training: int, num_held_out: int, config: TrainQuantizerConfig) -> None:
@@ -247,7 +242,8 @@ def _train(
             error = "" if stats.relative_error is None else f"error {stats.relative_error:.3f}"
             progress.advance(1, f"{stats.phase} {error}")
             is_time = time.monotonic() - saved > config.checkpoint_seconds
-            if processes.rank == 0 and is_time and trainer.is_whole:
+            is_last = trainer.done and config.quantizer_type == "additive"  # a correction follows
+            if processes.rank == 0 and (is_time or is_last) and trainer.is_whole:
                 state = {"fingerprint": job.fingerprint, "state": trainer.state_dict()}
                 write_tensors(state, _training_path(job.save_path))
                 saved = time.monotonic()

@@ -7,8 +7,8 @@ from k2distil.quantizer.checkpoint import (
     write_tensors,
 )
 from k2distil.quantizer.correction import Correction
-from k2distil.quantizer.correction_training import learn_correction, num_correction_steps
-from k2distil.quantizer.metrics import HeldOutFigures, evaluate, relative_error
+from k2distil.quantizer.correction_training import add_correction, num_correction_steps
+from k2distil.quantizer.metrics import HeldOutFigures, evaluate
 from k2distil.quantizer.model import AdditiveQuantizer, ProductQuantizer, Quantizer
 from k2distil.quantizer.multi_quantization import MultiQuantizer, package_state
 from k2distil.quantizer.reservoir import FrameReservoir
@@ -26,13 +26,12 @@ __all__ = [
     "QuantizerTrainer",
     "Share",
     "StepStats",
+    "add_correction",
     "evaluate",
-    "learn_correction",
     "load_quantizer",
     "num_correction_steps",
     "package_state",
     "quantizer_file",
-    "relative_error",
     "save_quantizer",
     "write_tensors",
 ]

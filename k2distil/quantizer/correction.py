@@ -45,13 +45,15 @@ class Correction(nn.Module):
         Raises:
             KeyError, ValueError: it is not one, or holds NaN or infinite values.
         """
-        correction = Correction(dim, len(tensors["inner.bias"]))
-        try:
-            correction.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise ValueError(str(error)) from error
+        with torch.device("meta"):  # draws no numbers
+            correction = Correction(dim, len(tensors["inner.bias"]))
+        tensors = {name: tensor.float() for name, tensor in tensors.items()}
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             raise ValueError("NaN or infinite values")
+        try:
+            correction.load_state_dict(tensors, assign=True)
+        except RuntimeError as error:
+            raise ValueError(str(error)) from error
         return correction.requires_grad_(False)
 
     def forward(self, sums: Tensor) -> Tensor:

@@ -233,12 +233,16 @@ class Quantizer(nn.Module):
                 f"codes from {rows.min()} to {rows.max()}: this quantizer has entries 0 to "
                 f"{self.codebook_size - 1}; remove padding, or use the quantizer that made them"
             )
-        rows = rows + torch.arange(self.num_codebooks, device=rows.device) * self.codebook_size
-        total = F.embedding_bag(rows, self.table.flatten(0, 1), mode="sum")
+        sums = self.sum_entries(rows)
         if corrected and self.correction is not None:
-            total = total + self.correction(total)
-        frames = total * self.scale + self.mean
+            sums = sums + self.correction(sums)
+        frames = sums * self.scale + self.mean
         return frames.view(*codes.shape[:-1], self.dim).to(codes.device)
+
+    def sum_entries(self, codes: Tensor) -> Tensor:
+        """(B, N) int64 -> (B, D) float32: what they decode to, centred and scaled, uncorrected."""
+        rows = codes + torch.arange(self.num_codebooks, device=codes.device) * self.codebook_size
+        return F.embedding_bag(rows, self.table.flatten(0, 1), mode="sum")
 
     def normalise(self, frames: Tensor) -> Tensor:
         """(B, D) of any float dtype -> (B, D) float32, centred and scaled, on the own device."""

@@ -154,6 +154,11 @@ def _format_of(content: Any, checkpoint: str) -> Format:
     if isinstance(model, Mapping) and any(
         "feature_extractor.conv_layers." in name for name in require_names(model, checkpoint)
     ):
+        if any(name.endswith(".grep_a") for name in model):  # a gate of WavLM's attention
+            raise CheckpointError(
+                f"{checkpoint}: a WavLM as Microsoft gives it; --encoder_type wavlm takes the "
+                "Hugging Face one, a folder or a hub id such as microsoft/wavlm-large"
+            )
         return FAIRSEQ
     refuse_lora(content, checkpoint)
     if any(name.startswith(("encoder.encoders.", "encoder.embed.")) for name in content):

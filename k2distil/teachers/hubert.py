@@ -108,9 +108,7 @@ class HubertEncoder(nn.Module):
             mask = valid_positions(num_frames, features.shape[1], features.device)
         assert features.shape[1] == wanted  # of the longest
         projected = self.feature_projection(features)
-        if isinstance(
-            projected, tuple
-        ):  # wav2vec2 and WavLM give what it quantizes in pretraining too
+        if isinstance(projected, tuple):  # with what wav2vec2 quantizes in pretraining
             projected = projected[0]
         return self.encoder(projected, mask).last_hidden_state
 
@@ -162,6 +160,15 @@ def hubert_teacher(name: str, weights: HubertWeights, choice: Choice) -> Encoder
             f"{name}: convolutions of kernel {config.conv_kernel} and stride {config.conv_stride}; "
             f"only HuBERT's own {CONV_KERNEL} and {CONV_STRIDE} are supported"
         )
+    settings: dict[str, object] = {}
+    if kind == "wavlm":
+        settings["max_bucket_distance"] = config.max_bucket_distance
+        if not 1 <= config.num_buckets // 4 < config.max_bucket_distance:
+            raise CheckpointError(
+                f"{name}: num_buckets {config.num_buckets}, max_bucket_distance "
+                f"{config.max_bucket_distance}: a quarter of the buckets are of one distance each, "
+                "and the greatest distance lies beyond them; correct config.json"
+            )
     layer = resolve_layer(choice.middle_layer, config.num_hidden_layers)
     with without_memory(name):
         encoder = HubertEncoder(config)
@@ -182,7 +189,10 @@ def hubert_teacher(name: str, weights: HubertWeights, choice: Choice) -> Encoder
         layer=layer,
         frame_shift=HOP / SAMPLE_RATE,
         digest=digest(
-            tensors, num_heads=config.num_attention_heads, do_normalize=weights.do_normalize
+            tensors,
+            num_heads=config.num_attention_heads,
+            do_normalize=weights.do_normalize,
+            **settings,
         ),
         padding="n/a",
         min_samples=WINDOW,

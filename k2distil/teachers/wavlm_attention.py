@@ -68,7 +68,7 @@ class WavLMAttention(nn.Module):
             by_distance = windows[:, num_frames - end : num_frames - start].flip(1)
             scores = gate[:, :, start:end] * by_distance  # (B, heads, end - start, T)
             if attention_mask is not None:
-                scores = scores.masked_fill(~attention_mask[:, None, None], -torch.inf)
+                scores.masked_fill_(~attention_mask[:, None, None], -torch.inf)
             asking = query[:, :, start:end]
             mixed.append(F.scaled_dot_product_attention(asking, key, value, attn_mask=scores))
         return self.out_proj(torch.cat(mixed, 2).transpose(1, 2).flatten(2)), None, position_bias

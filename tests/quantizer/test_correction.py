@@ -5,13 +5,13 @@ from k2distil.errors import CheckpointError
 from k2distil.quantizer import (
     AdditiveQuantizer,
     Correction,
+    add_correction,
     evaluate,
-    learn_correction,
     load_quantizer,
     num_correction_steps,
-    relative_error,
     save_quantizer,
 )
+from k2distil.quantizer.metrics import relative_error
 from tests.quantizer.conftest import trained
 
 DIM = 16
@@ -42,8 +42,15 @@ def plain(curved: torch.Tensor) -> AdditiveQuantizer:
 @pytest.fixture(scope="module")
 def corrected(plain: AdditiveQuantizer, curved: torch.Tensor) -> AdditiveQuantizer:
     """The same with one."""
+    return taught(plain, curved)
+
+
+def taught(
+    plain: AdditiveQuantizer, frames: torch.Tensor, seed: int = 0, on_step=lambda: None
+) -> AdditiveQuantizer:
+    """The same quantizer after `add_correction`."""
     quantizer = AdditiveQuantizer(**plain.entries(), **plain.settings)
-    quantizer.correction = learn_correction(plain, curved)
+    add_correction(quantizer, frames, curved_frames(3000, seed=3), seed, on_step)
     return quantizer
 
 
@@ -86,11 +93,11 @@ def test_any_number_of_frames_is_corrected_alike(corrected, shape):
 
 
 def test_the_same_seed_gives_the_same_correction_whatever_was_drawn_before(plain, curved):
-    few = curved[:1000]
+    few = curved[:5000]
     torch.manual_seed(3)
-    first = learn_correction(plain, few, seed=0)
+    first = taught(plain, few, seed=0).correction
     after_it = torch.rand(1)
-    again, other = (learn_correction(plain, few, seed=seed) for seed in (0, 1))
+    again, other = (taught(plain, few, seed=seed).correction for seed in (0, 1))
     torch.manual_seed(3)
     assert torch.equal(torch.rand(1), after_it)  # nobody else's numbers are drawn
     for name, tensor in first.state_dict().items():
@@ -98,18 +105,45 @@ def test_the_same_seed_gives_the_same_correction_whatever_was_drawn_before(plain
     assert not torch.equal(other.inner.weight, first.inner.weight)
 
 
-def test_float16_frames_teach_it(plain, curved):
-    correction = learn_correction(plain, (curved[:2000] - 100).half() + 100)
-    assert correction.outer.weight.abs().max() > 0
+def test_no_generator_of_a_gpu_is_seeded(plain, curved, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("seeded"))
+    assert taught(plain, curved[:5000]).correction is not None
 
 
-@pytest.mark.parametrize(("num_frames", "num_steps"), [(1, 0), (85, 0), (86, 1), (1000, 11)])
+def test_reading_a_file_draws_no_numbers(corrected, tmp_path):
+    path = save_quantizer(corrected, tmp_path / "q.pt")
+    torch.manual_seed(1)
+    wanted = torch.rand(1)
+    torch.manual_seed(1)
+    load_quantizer(path)
+    assert torch.equal(torch.rand(1), wanted)
+
+
+def test_float16_frames_teach_the_same(plain, curved):
+    few, held_out = curved[:20_000] - 100, curved_frames(3000, seed=2)
+    codes = plain.encode(held_out)
+    exact, rounded = (
+        relative_error(taught(plain, frames + 100), codes, held_out) for frames in (few, few.half())
+    )
+    assert rounded == pytest.approx(exact, rel=0.02)
+    assert exact < 0.97 * relative_error(plain, codes, held_out)
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "num_steps"), [(1, 0), (900, 0), (4266, 0), (4267, 50), (10_000, 117)]
+)
 def test_few_frames_are_not_learnt_by_heart(plain, curved, num_frames, num_steps):
     calls: list[None] = []
-    correction = learn_correction(plain, curved[:num_frames], on_step=lambda: calls.append(None))
+    quantizer = taught(plain, curved[:num_frames], on_step=lambda: calls.append(None))
     assert len(calls) == num_correction_steps(num_frames) == num_steps
-    if num_steps == 0:
-        assert not correction(torch.ones(2, DIM)).any()
+    assert (quantizer.correction is None) == (num_steps == 0)
+
+
+def test_what_held_out_frames_do_not_gain_by_is_left_out(plain):
+    noise = 100 + torch.randn(5000, DIM, generator=torch.Generator().manual_seed(0))
+    quantizer = AdditiveQuantizer(**plain.entries(), **plain.settings)
+    add_correction(quantizer, noise, curved_frames(3000, seed=3))
+    assert quantizer.correction is None
 
 
 def test_it_needs_no_gradients_when_it_is_learnt(corrected):
@@ -154,6 +188,9 @@ def test_it_is_kept_with_the_quantizer(corrected, plain, tmp_path):
         lambda tensors: tensors.update({"inner.bias": torch.zeros(3)}),
         lambda tensors: tensors.update({"inner.weight": torch.zeros(3)}),
         lambda tensors: tensors["outer.bias"].fill_(torch.nan),
+        lambda tensors: tensors.update(
+            {"outer.bias": torch.full((DIM,), 1e300, dtype=torch.float64)}
+        ),
     ],
 )
 def test_a_damaged_one_is_refused(corrected, tmp_path, damage):

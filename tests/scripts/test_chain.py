@@ -1,6 +1,7 @@
 """The three scripts in sequence, as a user runs them."""
 
 import json
+from functools import partial
 
 import h5py
 import numpy as np
@@ -11,7 +12,7 @@ import yaml
 from k2distil.quantizer import load_quantizer
 from k2distil.storage import CodebookReader
 from tests.scripts.conftest import GOLDEN, ROOT, WENET_TEACHER, k2distil, run, speech, succeed
-from tests.teachers.tiny import make_hf_hubert, make_hf_whisper, make_openai
+from tests.teachers.tiny import make_hf_hubert, make_hf_waveform, make_hf_whisper, make_openai
 
 SMALL = ["--quantizer_out_dim", 4, "--quantizer_codebook_size", 16]
 
@@ -124,6 +125,7 @@ def test_the_resolved_config_repeats_the_run(corpus, tmp_path):
         ("huggingface-whisper", make_openai),
         ("wenet-whisper", make_openai),
         ("hubert", make_hf_hubert),
+        ("wavlm", partial(make_hf_waveform, kind="WavLMModel")),
     ],
 )
 def test_every_teacher_runs_through_the_scripts(encoder_type, make, corpus, tmp_path):

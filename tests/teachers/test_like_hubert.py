@@ -1,5 +1,8 @@
 """wav2vec2 and WavLM as teachers: built as HuBERT is; test_hubert.py has the rest."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -61,6 +64,41 @@ def test_each_encoder_type_refuses_the_others_checkpoints(tmp_path):
         build_teacher("wav2vec2", wav2vec2, whisper_padding="30s")
     with pytest.raises(ConfigError, match=r"--do_normalize false: .* says true"):
         build_teacher("wav2vec2", make("wav2vec2", tmp_path / "l", "layer"), do_normalize=False)
+
+
+def test_wavlm_as_microsoft_gives_it_is_told_apart_from_hubert(tmp_path):
+    path = make_fairseq_hubert(tmp_path / "w.pt")
+    content = torch.load(path, weights_only=False)
+    content["model"]["encoder.layers.0.self_attn.grep_a"] = torch.ones(1, 4, 1, 1)
+    torch.save({"model": content["model"], "cfg": {}}, path)
+    for encoder_type in ("wavlm", "hubert"):
+        with pytest.raises(
+            CheckpointError, match=r"w\.pt: a WavLM as Microsoft gives it; .*hub id"
+        ):
+            build_teacher(encoder_type, path)
+
+
+def with_config(checkpoint, **changes):
+    """The folder, with other values in its config.json."""
+    path = Path(checkpoint, "config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return checkpoint
+
+
+def test_wavlms_greatest_distance_is_part_of_its_digest(tmp_path):
+    checkpoint = make("wavlm", tmp_path / "w")
+    before = build_teacher("wavlm", checkpoint).digest
+    after = build_teacher("wavlm", with_config(checkpoint, max_bucket_distance=100)).digest
+    assert after != before
+
+
+@pytest.mark.parametrize("distance", [0, 80])
+def test_a_greatest_distance_within_the_exact_ones_is_refused(tmp_path, distance):
+    checkpoint = with_config(make("wavlm", tmp_path / "w"), max_bucket_distance=distance)
+    with pytest.raises(
+        CheckpointError, match=r"num_buckets 320, max_bucket_distance .*config.json"
+    ):
+        build_teacher("wavlm", checkpoint)
 
 
 @pytest.mark.parametrize("asking", [1, 7, 125])

@@ -1,4 +1,5 @@
 import logging
+from functools import partial
 
 import pytest
 import torch
@@ -7,18 +8,26 @@ from k2distil.device import choose_dtype
 from k2distil.teachers import build_teacher
 from k2distil.teachers.precision import FiniteEncoder
 from tests.teachers.oracles import difference
-from tests.teachers.tiny import audio_batch, batch_of, make_hf_hubert, make_openai
+from tests.teachers.tiny import (
+    audio_batch,
+    batch_of,
+    make_hf_hubert,
+    make_hf_waveform,
+    make_openai,
+)
 
 AUDIO = audio_batch(16000, 16161)
+MAKE = {
+    "wenet-whisper": make_openai,
+    "hubert": partial(make_hf_hubert, norm="layer"),
+    "wavlm": partial(make_hf_waveform, norm="layer", kind="WavLMModel"),
+}
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.005), (torch.bfloat16, 0.04)])
-@pytest.mark.parametrize("family", ["whisper", "hubert"])
-def test_half_precision_is_near_float32(tmp_path, family, dtype, tolerance):
-    if family == "whisper":
-        encoder_type, checkpoint = "wenet-whisper", make_openai(tmp_path / "o.pt")
-    else:
-        encoder_type, checkpoint = "hubert", make_hf_hubert(tmp_path / "h", "layer")
+@pytest.mark.parametrize("encoder_type", MAKE)
+def test_half_precision_is_near_float32(tmp_path, encoder_type, dtype, tolerance):
+    checkpoint = MAKE[encoder_type](tmp_path / "teacher.pt")
     exact = build_teacher(encoder_type, checkpoint)
     half = build_teacher(encoder_type, checkpoint, dtype=dtype)
     assert half.digest == exact.digest  # of the weights, not of how they are computed with
@@ -113,12 +122,9 @@ def test_the_float32_weights_leave_the_device_even_without_memory():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("family", ["whisper", "hubert"])
-def test_float16_on_a_gpu_is_near_float32_on_the_cpu(tmp_path, family):
-    if family == "whisper":
-        encoder_type, checkpoint = "wenet-whisper", make_openai(tmp_path / "o.pt")
-    else:
-        encoder_type, checkpoint = "hubert", make_hf_hubert(tmp_path / "h", "layer")
+@pytest.mark.parametrize("encoder_type", MAKE)
+def test_float16_on_a_gpu_is_near_float32_on_the_cpu(tmp_path, encoder_type):
+    checkpoint = MAKE[encoder_type](tmp_path / "teacher.pt")
     device = torch.device("cuda")
     half = build_teacher(
         encoder_type, checkpoint, device=device, dtype=choose_dtype("auto", device)
@@ -142,12 +148,9 @@ def test_the_float32_weights_leave_the_gpu_again(overflowing):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("family", ["whisper", "hubert"])
-def test_float32_on_a_gpu_equals_the_cpu(tmp_path, family):
-    if family == "whisper":
-        encoder_type, checkpoint = "wenet-whisper", make_openai(tmp_path / "o.pt")
-    else:
-        encoder_type, checkpoint = "hubert", make_hf_hubert(tmp_path / "h", "layer")
+@pytest.mark.parametrize("encoder_type", MAKE)
+def test_float32_on_a_gpu_equals_the_cpu(tmp_path, encoder_type):
+    checkpoint = MAKE[encoder_type](tmp_path / "teacher.pt")
     ours = build_teacher(encoder_type, checkpoint, device="cuda").embed(AUDIO).embedding
     theirs = build_teacher(encoder_type, checkpoint).embed(AUDIO).embedding
     assert difference(ours.cpu(), theirs) < 5e-5
