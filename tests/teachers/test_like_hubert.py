@@ -11,7 +11,12 @@ from k2distil.teachers import build_teacher, wavlm_attention
 from k2distil.teachers.wavlm_attention import bucket_of
 from tests.teachers.oracles import difference, embed_alone, hubert_blocks, wave_of
 from tests.teachers.test_hubert import AUDIO, BATCHING, PARITY, check_every_layer
-from tests.teachers.tiny import make_fairseq_hubert, make_hf_hubert, make_hf_waveform
+from tests.teachers.tiny import (
+    fairseq_tensors,
+    make_fairseq_hubert,
+    make_hf_hubert,
+    make_hf_waveform,
+)
 
 TYPES = {"wav2vec2": "Wav2Vec2", "wavlm": "WavLM"}  # and how transformers' classes begin
 
@@ -67,15 +72,12 @@ def test_each_encoder_type_refuses_the_others_checkpoints(tmp_path):
 
 
 def test_wavlm_as_microsoft_gives_it_is_told_apart_from_hubert(tmp_path):
-    path = make_fairseq_hubert(tmp_path / "w.pt")
-    content = torch.load(path, weights_only=False)
-    content["model"]["encoder.layers.0.self_attn.grep_a"] = torch.ones(1, 4, 1, 1)
-    torch.save({"model": content["model"], "cfg": {}}, path)
+    path = tmp_path / "w.pt"
+    gate = {"encoder.layers.0.self_attn.grep_a": torch.ones(1, 4, 1, 1)}
+    torch.save({"model": fairseq_tensors("layer") | gate, "cfg": {}}, path)
     for encoder_type in ("wavlm", "hubert"):
-        with pytest.raises(
-            CheckpointError, match=r"w\.pt: a WavLM as Microsoft gives it; .*hub id"
-        ):
-            build_teacher(encoder_type, path)
+        with pytest.raises(CheckpointError, match=r"w\.pt: a WavLM as Microsoft .*hub id"):
+            build_teacher(encoder_type, str(path))
 
 
 def with_config(checkpoint, **changes):
