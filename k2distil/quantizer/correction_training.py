@@ -55,6 +55,7 @@ def add_correction(
         quantizer.correction = None
 
 
+@torch.enable_grad()
 def _learn(
     quantizer: AdditiveQuantizer, frames: Tensor, seed: int, on_step: Callable[[], None]
 ) -> Correction:

@@ -146,6 +146,11 @@ def test_what_held_out_frames_do_not_gain_by_is_left_out(plain):
     assert quantizer.correction is None
 
 
+@torch.no_grad()
+def test_it_learns_where_gradients_are_off(plain, curved):
+    assert taught(plain, curved[:20_000]).correction is not None
+
+
 def test_it_needs_no_gradients_when_it_is_learnt(corrected):
     assert not any(each.requires_grad for each in corrected.parameters())
 
