@@ -278,7 +278,8 @@ class QuantizerTrainer:
         if self.steps_done == self.schedule.final_step:
             counts = running.counts.view(table.shape[:2])
             table = shrink_entries(table, counts, residuals)
-        return give_frames(table, fresh.counts.view(table.shape[:2]) < 1, codes, residuals)
+        dead = fresh.counts.view(table.shape[:2]) < 1
+        return give_frames(table, dead, codes, residuals, self._generator)
 
     def _revive(self, table: Tensor, sums: CodeSums) -> tuple[Tensor, Tensor]:
         counts, errors = sums.counts.view(table.shape[:2]), sums.errors.view(table.shape[:2])
