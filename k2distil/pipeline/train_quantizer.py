@@ -177,7 +177,7 @@ def _finish(
     }
     logger.info("%s: %s", job.save_path, _in_words(held_out_figures))
     if quantizer.type == "additive" and quantizer.correction is None:
-        logger.info("no correction of decoded frames: held-out ones gain nothing by it")
+        logger.info("no correction of decoded frames: they are few, or held-out ones do not gain")
     elif quantizer.type == "additive":
         without = held_out_figures["error_by_num_codebooks"][-1]
         logger.info("without its correction of decoded frames: relative error %.3g", without)
