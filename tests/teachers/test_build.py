@@ -22,6 +22,7 @@ from tests.teachers.tiny import (
     make_openai,
     make_wenet,
     to_bin,
+    with_config,
 )
 
 HF = "huggingface-whisper"
@@ -313,9 +314,7 @@ def test_settings_of_another_family_are_refused(made):
     ],
 )
 def test_settings_of_no_encoder_are_refused(tmp_path, make, change, message):
-    checkpoint = make(tmp_path)
-    path = Path(checkpoint, "config.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    checkpoint = with_config(make(tmp_path), **change)
     with pytest.raises(CheckpointError, match=rf"^{checkpoint}: .*config\.json.*{message}"):
         build_teacher(HF if make is make_hf_whisper else "hubert", checkpoint)
 
@@ -333,8 +332,6 @@ def test_other_model_types_are_refused(made, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="model_type sew; a teacher is a Whisper"):
         build_teacher("hubert", str(tmp_path))
-    checkpoint = make_hf_whisper(tmp_path / "relu")
-    path = Path(checkpoint, "config.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"activation_function": "relu"}))
+    checkpoint = with_config(make_hf_whisper(tmp_path / "relu"), activation_function="relu")
     with pytest.raises(CheckpointError, match="activation_function relu"):
         build_teacher(HF, checkpoint)

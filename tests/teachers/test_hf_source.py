@@ -1,4 +1,3 @@
-import json
 import os
 from pathlib import Path
 
@@ -7,7 +6,7 @@ import pytest
 
 from k2distil.errors import CheckpointError
 from k2distil.teachers import build_teacher
-from tests.teachers.tiny import make_hf_hubert, make_hf_whisper
+from tests.teachers.tiny import make_hf_hubert, make_hf_whisper, with_config
 
 HF = "huggingface-whisper"
 
@@ -139,9 +138,7 @@ def test_incomplete_folders_are_refused(tmp_path):
 
 def test_a_config_that_contradicts_the_weights_names_the_tensors(tmp_path):
     folder = make_hf_whisper(tmp_path / "whisper")
-    path = Path(folder, "config.json")
-    config = json.loads(path.read_text()) | {"encoder_layers": 4, "num_mel_bins": 128}
-    path.write_text(json.dumps(config))
+    with_config(folder, encoder_layers=4, num_mel_bins=128)
     with pytest.raises(CheckpointError) as caught:
         build_teacher(HF, folder)
     assert "missing (layers.3." in str(caught.value)

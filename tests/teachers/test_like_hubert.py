@@ -1,8 +1,5 @@
 """wav2vec2 and WavLM as teachers: built as HuBERT is; test_hubert.py has the rest."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -16,6 +13,7 @@ from tests.teachers.tiny import (
     make_fairseq_hubert,
     make_hf_hubert,
     make_hf_waveform,
+    with_config,
 )
 
 TYPES = {"wav2vec2": "Wav2Vec2", "wavlm": "WavLM"}  # and how transformers' classes begin
@@ -78,13 +76,6 @@ def test_wavlm_as_microsoft_gives_it_is_told_apart_from_hubert(tmp_path):
     for encoder_type in ("wavlm", "hubert"):
         with pytest.raises(CheckpointError, match=r"w\.pt: a WavLM as Microsoft .*hub id"):
             build_teacher(encoder_type, str(path))
-
-
-def with_config(checkpoint, **changes):
-    """The folder, with other values in its config.json."""
-    path = Path(checkpoint, "config.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    return checkpoint
 
 
 def test_wavlms_greatest_distance_is_part_of_its_digest(tmp_path):

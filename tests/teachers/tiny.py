@@ -243,6 +243,13 @@ def make_hf_waveform(folder: Path, norm: str = "group", kind: str = "Wav2Vec2Mod
     return str(folder)
 
 
+def with_config(checkpoint: str, **changes: object) -> str:
+    """The folder, with other values in its config.json."""
+    path = Path(checkpoint, "config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return checkpoint
+
+
 # Written out by hand after fairseq's modules, to check k2distil's own table.
 FAIRSEQ_LAYER = {
     "attention.q_proj": "self_attn.q_proj",
