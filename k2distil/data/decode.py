@@ -19,7 +19,7 @@ from k2distil.batch import Utterance
 from k2distil.data.audio import load_audio
 from k2distil.errors import DataError
 from k2distil.stages import add_seconds
-from k2distil.workers import PATIENCE_STEP, Loader, worker_remedy
+from k2distil.workers import PATIENCE_STEP, Loader, shut_down, worker_remedy
 
 PREFETCH_FACTOR = 4  # utterances decoded ahead by each worker; bounds the memory
 DECODE = "decode (in workers)"  # the stage
@@ -132,7 +132,7 @@ def _decode_in_workers(
             raise
         raise DataError(remedy) from error
     finally:
-        decoded._shutdown_workers()  # `del` waits for tracebacks
+        shut_down(decoded)
 
 
 def _next(decoded: Iterator[Any], timeout: float) -> tuple[Audio, float] | None:

@@ -241,6 +241,34 @@ def test_ctrl_c_ends_quietly_and_at_once(tmp_path: Path, listed: list[Utterance]
     assert not any(child.is_running() for child in children)
 
 
+def test_a_ctrl_c_while_a_task_is_handed_over_does_not_hold_the_end_up(
+    listed: list[Utterance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes between a waiter's release and its removal, and the thread is asleep anew by then.
+
+    Then the waiter is locked again, and still the first to be notified.
+    """
+    queues = []
+
+    class Loader(decode.Loader):
+        def __iter__(self) -> Iterator[tuple[torch.Tensor, float]]:
+            iterator = super().__iter__()
+            queues.extend(iterator._index_queues)
+            return iterator
+
+    monkeypatch.setattr(decode, "Loader", Loader)
+    decoded = decode_ahead(listed, 2)
+    next(decoded)
+    (one, other) = multiprocessing.active_children()
+    for queue in queues:
+        left_behind = threading.Lock()
+        left_behind.acquire()
+        with queue._notempty:
+            queue._notempty._waiters.appendleft(left_behind)
+    decoded.close()
+    assert (one.exitcode, other.exitcode) == (0, 0), "not killed after some seconds"
+
+
 @pytest.mark.parametrize("place", ["torch.set_num_threads", "k2distil.data.decode.load_audio"])
 def test_a_worker_ends_with_its_caller(place: str, listed: list[Utterance]) -> None:
     """Which is killed while the worker starts, or while it hangs in a file."""
