@@ -5,11 +5,11 @@
         trainer.step(reservoir.batch(trainer.steps_done, batch_size=512))
     quantizer = trainer.quantizer
 
-First some steps only *gather*: these frames give centre, scale and first entries (k-means++) in a
-random rotation. Then come *rounds*: a few thousand frames are encoded, their sums are merged with
-those of earlier rounds (faded), and a new rotation and new entries follow from the sums. The sums
-fade fast while the rotation is far off, slowly in the end, where averaging is all that is left to
-do. An additive quantizer starts from product codes.
+First some steps only *gather*: these frames give centre, scale, the first rotation and entries
+(starts.py). Then come *rounds*: a few thousand frames are encoded, their sums are merged
+with those of earlier rounds (faded), and a new rotation and new entries follow from the sums. The
+sums fade fast while the rotation is far off, slowly in the end, where averaging is all that is left
+to do. An additive quantizer starts from product codes.
 
 Several processes may train one quantizer (`share`): each is given the same batches, encodes its
 part of them, and the sums of all are added up before a round ends. All else they do alike.
@@ -18,8 +18,7 @@ Additive rounds alternate between best codes and best entries, which alone creep
 the entries go on in the direction of their last change: momentum (Polyak 1964), not in the last
 rounds. The rotation of product quantizers gains nothing by it that further rounds do not.
 
-The start is random because principal axes, the choice of Ge et al. 2014 for Gaussian data, are
-near a saddle point. docs/quantizer.md has the figures.
+docs/quantizer.md has the figures.
 """
 
 from __future__ import annotations
@@ -41,9 +40,10 @@ from k2distil.quantizer.model import (
 )
 from k2distil.quantizer.ordering import order_codebooks
 from k2distil.quantizer.schedule import plan
-from k2distil.quantizer.seeding import give_frames, revive_entries, seed_entries
+from k2distil.quantizer.seeding import give_frames, revive_entries
 from k2distil.quantizer.shrinking import shrink_entries
 from k2distil.quantizer.slices import pad_axes
+from k2distil.quantizer.starts import best_start
 from k2distil.quantizer.statistics import ALONE, CodeSums, Share
 from k2distil.quantizer.updates import update_additive, update_product
 
@@ -173,7 +173,7 @@ class QuantizerTrainer:
         return frames
 
     def _start(self) -> None:
-        """Centre, scale, a random rotation and first entries, from the gathered frames."""
+        """Centre, scale, rotation and entries, from the gathered frames."""
         frames = torch.cat(self._gathered)
         self._gathered = []
         mean = frames.double().mean(0)
@@ -181,14 +181,11 @@ class QuantizerTrainer:
         scale = centred.square().mean().sqrt()
         # Frames that float32 cannot tell apart have no scale.
         scale = torch.where(scale > 1e-7 * mean.abs().max(), scale, 1.0)
-        random = torch.randn(self.dim, self.dim, generator=self._generator, device=self.device)
-        self._rotation = torch.linalg.qr(random)[0]
         frames = (centred / scale).float()
-        entries = [
-            seed_entries(frames @ axes.T, self.codebook_size, self._generator) @ axes
-            for axes in self._rotation.split(self._sizes)
-        ]
-        self._use(self._product(torch.stack(entries), mean, scale))
+        table, self._rotation = best_start(
+            frames, self._sizes, self.codebook_size, self.schedule.num_rotations, self._generator
+        )
+        self._use(self._product(table, mean, scale))
 
     def _product(self, table: Tensor, mean: Tensor, scale: Tensor) -> ProductQuantizer:
         """Until the last its slices are known; that one finds them as a reader of its file does."""

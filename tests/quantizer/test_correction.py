@@ -34,7 +34,7 @@ def curved() -> torch.Tensor:
 @pytest.fixture(scope="module")
 def plain(curved: torch.Tensor) -> AdditiveQuantizer:
     """Trained, without a correction."""
-    quantizer = trained(curved, "additive", 3, 16)
+    quantizer = trained(curved, "additive", 3, 4)
     assert isinstance(quantizer, AdditiveQuantizer)
     return quantizer
 
@@ -75,7 +75,8 @@ def test_it_is_the_mean_of_what_the_sums_leave(corrected, curved):
     """Of the frames with one set of codes, the corrected frame lies nearer to the mean."""
     codes = corrected.encode(curved)
     kinds, members, counts = codes.unique(dim=0, return_inverse=True, return_counts=True)
-    common = counts.topk(20).indices
+    common = (counts >= 50).nonzero().flatten()
+    assert len(common) > 40
     means = torch.stack([curved[members == kind].mean(0) for kind in common])
     by_sum, by_both = (corrected.decode(kinds[common], each) - means for each in (False, True))
     assert by_both.square().sum() < 0.3 * by_sum.square().sum()
@@ -84,7 +85,7 @@ def test_it_is_the_mean_of_what_the_sums_leave(corrected, curved):
 @pytest.mark.parametrize("shape", [(0, 3), (1, 3), (5000, 3), (2, 4, 3), (3,)])
 def test_any_number_of_frames_is_corrected_alike(corrected, shape):
     generator = torch.Generator().manual_seed(0)
-    codes = torch.randint(16, shape, generator=generator)
+    codes = torch.randint(4, shape, generator=generator)
     decoded = corrected.decode(codes)
     assert decoded.shape == (*shape[:-1], DIM)
     alone = [corrected.decode(each) for each in codes.reshape(-1, 3)]
@@ -156,7 +157,7 @@ def test_it_needs_no_gradients_when_it_is_learnt(corrected):
 
 
 def test_autocast_leaves_it_alone(corrected):
-    codes = torch.randint(16, (10, 3), generator=torch.Generator().manual_seed(0))
+    codes = torch.randint(4, (10, 3), generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", torch.bfloat16):
         under_autocast = corrected.decode(codes)
     assert torch.equal(under_autocast, corrected.decode(codes))
