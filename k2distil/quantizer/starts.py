@@ -59,8 +59,10 @@ def best_start(
 
 def _principal_axes(frames: Tensor) -> Tensor:
     """(M, D) -> (D, D), a row each, most variance first."""
-    frames = frames.double()
-    return torch.linalg.eigh(frames.T @ frames)[1].T.flip(0).float()
+    products = frames.new_zeros(frames.shape[1], frames.shape[1], dtype=torch.float64)
+    for piece in frames.split(PIECE):
+        products += piece.double().T @ piece.double()
+    return torch.linalg.eigh(products)[1].T.flip(0).float()
 
 
 def _sums(frames: Tensor, table: Tensor, rotation: Tensor, sizes: Sequence[int]) -> CodeSums:
