@@ -6,10 +6,10 @@
     quantizer = trainer.quantizer
 
 First some steps only *gather*: these frames give centre, scale, the first rotation and entries
-(starts.py). Then come *rounds*: a few thousand frames are encoded, their sums are merged
-with those of earlier rounds (faded), and a new rotation and new entries follow from the sums. The
-sums fade fast while the rotation is far off, slowly in the end, where averaging is all that is left
-to do. An additive quantizer starts from product codes.
+(starts.py). Then come *rounds*: a few thousand frames are encoded, their sums are merged with those
+of earlier rounds (faded), and a new rotation and new entries follow from the sums. The sums fade
+fast while the rotation is far off, slowly in the end, where averaging is all that is left to do. An
+additive quantizer starts from product codes.
 
 Several processes may train one quantizer (`share`): each is given the same batches, encodes its
 part of them, and the sums of all are added up before a round ends. All else they do alike.
