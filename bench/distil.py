@@ -71,7 +71,7 @@ def identity(name: str, steps: int, seed: int, options: argparse.Namespace) -> d
     row |= {"labelled": options.num_labelled, "speeds": " ".join(map(str, options.speeds))}
     if options.as_digits:
         row["tokens"] = "digits"
-    if options.config != CONFIG:
+    if options.config.name != CONFIG.name:
         row["config"] = options.config.name
     row["device"] = report.environment()["device"]  # rounding decides more than a seed
     if options.curve_points and STUDENTS[name][0] != "frames":  # which have no figures to test

@@ -68,11 +68,9 @@ def _principal_axes(frames: Tensor) -> Tensor:
 def _sums(frames: Tensor, table: Tensor, rotation: Tensor, sizes: Sequence[int]) -> CodeSums:
     nothing, one = table.new_zeros(table.shape[2]), table.new_ones(())
     quantizer = ProductQuantizer(table, nothing, one, pad_axes(rotation.split(list(sizes))))
-    sums = CodeSums.zeros(table, with_pairs=False)
+    sums = CodeSums.zeros(table, with_pairs=False, dtype=torch.float32)
     for piece in frames.split(PIECE):
         codes = quantizer.encode(piece)
         errors = (quantizer.decode(codes) - piece).square().sum(1)
         sums.add(piece, codes, errors, table.shape[1])
-    faded = CodeSums.zeros(table, with_pairs=False, dtype=torch.float32)
-    faded.merge(sums, decay=0.0)
-    return faded
+    return sums
