@@ -45,6 +45,10 @@ class Progress:
                 *(self.what, self.done, self.total, self.unit, rate, _clock(left), note),
             )
 
+    def show(self, note: str) -> None:
+        """Say at once what is being done, before something that takes long."""
+        self._bar.set_postfix_str(note)
+
     def __enter__(self) -> Progress:
         return self
 

@@ -238,6 +238,8 @@ def _train(
     saved = time.monotonic()
     with Progress("training", trainer.num_steps, "steps", trainer.steps_done) as progress:
         while not trainer.done:
+            if trainer.starts_next:
+                progress.show("trying starts")
             stats = trainer.step(training.batch(trainer.steps_done, batch_size))
             error = "" if stats.relative_error is None else f"error {stats.relative_error:.3f}"
             progress.advance(1, f"{stats.phase} {error}")

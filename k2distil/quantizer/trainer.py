@@ -120,6 +120,11 @@ class QuantizerTrainer:
         return self.steps_done >= self.num_steps
 
     @property
+    def starts_next(self) -> bool:
+        """True when the next step tries the starts, which takes longer than others."""
+        return self.steps_done == self.schedule.gather_steps - 1
+
+    @property
     def is_whole(self) -> bool:
         """True when `state_dict` holds all: within a round, other processes have sums of theirs."""
         gathering = self.steps_done <= self.schedule.gather_steps

@@ -1,5 +1,6 @@
-"""Progress where there is no terminal."""
+"""Progress with and without a terminal."""
 
+import io
 import logging
 
 from k2distil.pipeline import progress as module
@@ -17,3 +18,14 @@ def test_without_a_terminal_lines_with_rate_and_time_left_are_logged(monkeypatch
     assert [record.getMessage() for record in caplog.records] == [
         "codes.h5: 700 of 1000 utterances, 5.0/s, 0:01:00 left 50 x real time"
     ]
+
+
+def test_on_a_terminal_what_takes_long_is_said_before_it_is_done(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(module.sys, "stderr", terminal)
+    with Progress("training", total=2976, unit="steps") as progress:
+        progress.advance(15)
+        progress.show("trying starts")
+        assert "15/2976" in terminal.getvalue()
+        assert "trying starts" in terminal.getvalue()

@@ -67,11 +67,15 @@ def test_entries_go_beyond_the_solution_by_momentum_but_not_at_the_end(monkeypat
 
 def test_the_step_error_falls_and_is_that_of_the_quantizer(frames):
     trainer = QuantizerTrainer("product", 16, 3, 16)
-    errors = []
+    errors, starts = [], []
     while not trainer.done:
+        starts.append(trainer.starts_next)
         stats = trainer.step(frames[:512])
         errors.append(stats.relative_error)
     assert stats.step == trainer.num_steps == trainer.steps_done
+    assert [step for step, starts_next in enumerate(starts) if starts_next] == [
+        errors.index(next(filter(None, errors))) - 1
+    ]
     assert stats.phase == "product"
     assert errors[0] is None
     assert errors[-1] < 0.9 * errors[1]
