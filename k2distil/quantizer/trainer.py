@@ -108,6 +108,8 @@ class QuantizerTrainer:
         self._running: CodeSums | None = None  # of earlier rounds, faded
         self._fresh: CodeSums | None = None  # of this round
         self._solved: Tensor | None = None  # the last round's entries, before momentum
+        # Entries, (N, K), that a frame has chosen since the rounds at rest began.
+        self._chosen = torch.zeros(num_codebooks, codebook_size, dtype=torch.bool, device=device)
 
     @property
     def num_steps(self) -> int:
@@ -224,18 +226,21 @@ class QuantizerTrainer:
         assert fresh is not None
         fresh.add_up(self._share)
         running.merge(fresh, self.schedule.decay(self.steps_done))
+        if self.schedule.is_at_rest(self.steps_done):
+            self._chosen |= fresh.counts.view_as(self._chosen) >= 1
         self._fresh = CodeSums.zeros(quantizer.table, with_pairs=bool(running.pairs.numel()))
         if quantizer.type == "product":
             table = self._finish_product_round(quantizer.table, running)
         elif self.steps_done >= self.schedule.final_step:
-            table = self._settle(quantizer, running, fresh, frames)
+            table = self._settle(quantizer, running, frames)
         else:
             table = self._finish_additive_round(quantizer.table, running)
         mean, scale = quantizer.mean, quantizer.scale
         becomes_final = self.steps_done == self.schedule.final_step
         if becomes_final:  # before the last count: the order decides what a beam finds
             counts = running.counts.view(table.shape[:2])
-            table, mean, _ = order_codebooks(table, mean, scale, counts)
+            table, mean, order = order_codebooks(table, mean, scale, counts)
+            self._chosen = self._chosen[order]
         if self.schedule.is_product(self.steps_done):
             self._quantizer = self._product(table, mean, scale)
         else:
@@ -267,21 +272,22 @@ class QuantizerTrainer:
         dead = sums.counts < 1
         table, _ = self._revive(table, sums)
         sums.forget(dead)
+        self._chosen &= ~dead.view_as(self._chosen)
         self._solved = torch.where(dead.view(*table.shape[:2], 1), table, solved)  # no momentum
         return table
 
-    def _settle(
-        self, quantizer: Quantizer, running: CodeSums, fresh: CodeSums, frames: Tensor
-    ) -> Tensor:
-        """Noise goes, and entries that no frame of the round chose get some; -> (N, K, D)."""
+    def _settle(self, quantizer: Quantizer, running: CodeSums, frames: Tensor) -> Tensor:
+        """Noise goes, and entries that no frame has chosen get some; -> (N, K, D).
+
+        Of all rounds at rest: one alone has too few frames to tell which entries serve rare ones.
+        """
         codes = quantizer.encode(frames).long()
         residuals = quantizer.normalise(frames) - quantizer.normalise(quantizer.decode(codes))
         table = quantizer.table
         if self.steps_done == self.schedule.final_step:
             counts = running.counts.view(table.shape[:2])
             table = shrink_entries(table, counts, residuals)
-        dead = fresh.counts.view(table.shape[:2]) < 1
-        return give_frames(table, dead, codes, residuals, self._generator)
+        return give_frames(table, ~self._chosen, codes, residuals, self._generator)
 
     def _revive(self, table: Tensor, sums: CodeSums) -> tuple[Tensor, Tensor]:
         counts, errors = sums.counts.view(table.shape[:2]), sums.errors.view(table.shape[:2])
@@ -301,6 +307,7 @@ class QuantizerTrainer:
             "settings": None if quantizer is None else quantizer.settings,
             "entries": None if quantizer is None else _copies(quantizer.entries()),
             "solved": None if self._solved is None else self._solved.clone(),
+            "chosen": self._chosen.clone(),
             "running": None if self._running is None else _copies(self._running.tensors()),
             "fresh": None if self._fresh is None else _copies(self._fresh.tensors()),
         }
@@ -335,6 +342,7 @@ class QuantizerTrainer:
             else:
                 self._quantizer = AdditiveQuantizer(**entries, **state["settings"])
             self._solved = state["solved"].to(self.device, copy=True)
+            self._chosen = state["chosen"].to(self.device, copy=True)
             self._running = CodeSums.of(_copies(state["running"], self.device))
             self._fresh = CodeSums.of(_copies(state["fresh"], self.device))
             if self._share.rank > 0:  # they are with the first process

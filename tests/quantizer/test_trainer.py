@@ -302,3 +302,17 @@ def test_entries_that_the_noise_step_makes_useless_are_used_in_the_end(monkeypat
     frames = power_law_frames(4000, 32)
     quantizer = trained(frames, "additive", 4, 16)
     assert num_dead_codes(quantizer.encode(frames), 16) == 0
+
+
+def test_entries_of_rare_frames_stay_when_the_training_settles():
+    frames = torch.randn(12_000, 16, generator=torch.Generator().manual_seed(0))
+    frames[::100] *= 30  # of a round, 512 frames here, some entries see none
+    trainer = QuantizerTrainer("additive", 16, 4, 16)
+    batches = torch.Generator().manual_seed(1)
+    while not trainer.done:
+        if trainer.steps_done == trainer.schedule.final_step - 1:
+            before = error_of(trainer.quantizer, frames)
+        trainer.step(frames[torch.randint(len(frames), (512,), generator=batches)])
+    assert error_of(trainer.quantizer, frames) < 1.05 * before
+    codes = trainer.quantizer.encode(frames)
+    assert all(len(codes[:, n].unique()) == 16 for n in range(4))
