@@ -46,6 +46,7 @@ from k2distil.quantizer.slices import pad_axes
 from k2distil.quantizer.starts import best_start
 from k2distil.quantizer.statistics import ALONE, CodeSums, Share
 from k2distil.quantizer.updates import update_additive, update_product
+from k2distil.quantizer.usage import Usage
 
 # A wide beam while training makes entries that need one, in more than twice the time.
 TRAINING_SEARCH: dict[str, Any] = {"beam": 1, "num_sweeps": 2}
@@ -108,8 +109,7 @@ class QuantizerTrainer:
         self._running: CodeSums | None = None  # of earlier rounds, faded
         self._fresh: CodeSums | None = None  # of this round
         self._solved: Tensor | None = None  # the last round's entries, before momentum
-        # Entries, (N, K), that a frame has chosen since the rounds at rest began.
-        self._chosen = torch.zeros(num_codebooks, codebook_size, dtype=torch.bool, device=device)
+        self._usage = Usage.none(num_codebooks, codebook_size, self.device)  # if additive
 
     @property
     def num_steps(self) -> int:
@@ -227,7 +227,8 @@ class QuantizerTrainer:
         fresh.add_up(self._share)
         running.merge(fresh, self.schedule.decay(self.steps_done))
         if self.schedule.is_at_rest(self.steps_done):
-            self._chosen |= fresh.counts.view_as(self._chosen) >= 1
+            is_after = self.steps_done > self.schedule.final_step
+            self._usage.add(fresh.counts, is_after=is_after)
         self._fresh = CodeSums.zeros(quantizer.table, with_pairs=bool(running.pairs.numel()))
         if quantizer.type == "product":
             table = self._finish_product_round(quantizer.table, running)
@@ -240,7 +241,7 @@ class QuantizerTrainer:
         if becomes_final:  # before the last count: the order decides what a beam finds
             counts = running.counts.view(table.shape[:2])
             table, mean, order = order_codebooks(table, mean, scale, counts)
-            self._chosen = self._chosen[order]
+            self._usage.reorder(order)
         if self.schedule.is_product(self.steps_done):
             self._quantizer = self._product(table, mean, scale)
         else:
@@ -272,22 +273,21 @@ class QuantizerTrainer:
         dead = sums.counts < 1
         table, _ = self._revive(table, sums)
         sums.forget(dead)
-        self._chosen &= ~dead.view_as(self._chosen)
+        self._usage.forget(dead.view(table.shape[:2]))
         self._solved = torch.where(dead.view(*table.shape[:2], 1), table, solved)  # no momentum
         return table
 
     def _settle(self, quantizer: Quantizer, running: CodeSums, frames: Tensor) -> Tensor:
-        """Noise goes, and entries that no frame has chosen get some; -> (N, K, D).
-
-        Of all rounds at rest: one alone has too few frames to tell which entries serve rare ones.
-        """
+        """Noise goes, and entries that serve no frame get some; -> (N, K, D)."""
         codes = quantizer.encode(frames).long()
         residuals = quantizer.normalise(frames) - quantizer.normalise(quantizer.decode(codes))
         table = quantizer.table
         if self.steps_done == self.schedule.final_step:
             counts = running.counts.view(table.shape[:2])
             table = shrink_entries(table, counts, residuals)
-        return give_frames(table, ~self._chosen, codes, residuals, self._generator)
+        unused = self._usage.unused()
+        self._usage.forget(unused)
+        return give_frames(table, unused, codes, residuals, self._generator)
 
     def _revive(self, table: Tensor, sums: CodeSums) -> tuple[Tensor, Tensor]:
         counts, errors = sums.counts.view(table.shape[:2]), sums.errors.view(table.shape[:2])
@@ -307,7 +307,7 @@ class QuantizerTrainer:
             "settings": None if quantizer is None else quantizer.settings,
             "entries": None if quantizer is None else _copies(quantizer.entries()),
             "solved": None if self._solved is None else self._solved.clone(),
-            "chosen": self._chosen.clone(),
+            "usage": asdict(self._usage),
             "running": None if self._running is None else _copies(self._running.tensors()),
             "fresh": None if self._fresh is None else _copies(self._fresh.tensors()),
         }
@@ -335,6 +335,7 @@ class QuantizerTrainer:
         self._generator.set_state(state["generator"].cpu())
         self._gathered = [frames.to(self.device) for frames in state["gathered"]]
         self._rotation = state["rotation"].to(self.device)
+        self._usage = Usage.of(state["usage"], self.device)
         if state["type"] is not None:
             entries: dict[str, Any] = {**_copies(state["entries"], self.device)}
             if state["type"] == "product":
@@ -342,7 +343,6 @@ class QuantizerTrainer:
             else:
                 self._quantizer = AdditiveQuantizer(**entries, **state["settings"])
             self._solved = state["solved"].to(self.device, copy=True)
-            self._chosen = state["chosen"].to(self.device, copy=True)
             self._running = CodeSums.of(_copies(state["running"], self.device))
             self._fresh = CodeSums.of(_copies(state["fresh"], self.device))
             if self._share.rank > 0:  # they are with the first process
