@@ -32,7 +32,7 @@ import faiss
 import report
 import torch
 from clock import clock_of
-from coders import CODEBOOK_SIZE, FOLLOWS, METHODS, TRAIN, Coder, Task, Trained
+from coders import CODEBOOK_SIZE, FOLLOWS, METHODS, PROBE_FRAMES, TRAIN, Coder, Task, Trained
 from digits import ROOT, default_data
 from frames import DATA, Frames, dim_of, make, read
 from frontier import cells, draw, summary
@@ -40,7 +40,6 @@ from torch import Tensor
 
 from k2distil.quantizer import evaluate
 
-PROBE_FRAMES = 50_000  # training frames the probe is fitted to, as `train_quantizer` does
 REPEATS, REPEAT_SECONDS = 5, 1.0  # of the encoding speed
 TRIAL_FRAMES = 256  # tell how many frames a repeat takes
 MEBIBYTE = 2**20  # bytes

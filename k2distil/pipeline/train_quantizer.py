@@ -35,6 +35,7 @@ from k2distil.quantizer import (
     load_quantizer,
     num_correction_steps,
     save_quantizer,
+    use_every_entry,
     write_tensors,
 )
 from k2distil.storage import describe_differences
@@ -154,9 +155,10 @@ def _finish(
 ) -> Summary:
     """Measure the quantizer, and write it and its summary."""
     quantizer, source = job.trainer.quantizer, job.source
-    if isinstance(quantizer, AdditiveQuantizer):
-        _correct(quantizer, training, held_out, seed)
     training_sample = training.batch(0, min(PROBE_FRAMES, len(training)))
+    if isinstance(quantizer, AdditiveQuantizer):
+        quantizer = use_every_entry(quantizer, training_sample, seed)
+        _correct(quantizer, training, held_out, seed)
     held_out_figures = evaluate(quantizer, training_sample, held_out.frames, seed).as_dict()
     quantizer.provenance = {**source.provenance, "fingerprint": json.dumps(job.fingerprint)}
     quantizer.figures = held_out_figures
@@ -260,12 +262,13 @@ def _resume(
         return
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        found, state = checkpoint["fingerprint"], checkpoint["state"]
     except Exception as error:  # torch raises many kinds for a broken file
         logger.warning("%s: damaged, training from the start: %s", path, type(error).__name__)
         return
-    if _is_same(path, checkpoint["fingerprint"], fingerprint, force):
+    if _is_same(path, found, fingerprint, force):
         try:
-            trainer.load_state_dict(checkpoint["state"])
+            trainer.load_state_dict(state)
         except CheckpointError as error:
             logger.warning("%s: training from the start: %s", path, error)
             return
@@ -276,7 +279,7 @@ def _is_finished(save_path: Path, fingerprint: dict[str, Any], force: bool) -> b
     """Whether the quantizer is there already."""
     if not save_path.exists():
         return False
-    quantizer = load_quantizer(save_path)
+    quantizer = load_quantizer(save_path, expected="remove it, or give another --save_path")
     if quantizer.type == "multi_quantization":
         raise CheckpointError(
             f"{save_path}: a quantizer of multi_quantization, not made by k2distil, never "

@@ -14,6 +14,7 @@ from k2distil.quantizer.multi_quantization import MultiQuantizer, package_state
 from k2distil.quantizer.reservoir import FrameReservoir
 from k2distil.quantizer.statistics import Share
 from k2distil.quantizer.trainer import QuantizerTrainer, StepStats
+from k2distil.quantizer.unused import use_every_entry
 
 __all__ = [
     "AdditiveQuantizer",
@@ -33,5 +34,6 @@ __all__ = [
     "package_state",
     "quantizer_file",
     "save_quantizer",
+    "use_every_entry",
     "write_tensors",
 ]

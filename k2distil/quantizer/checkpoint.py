@@ -114,12 +114,13 @@ def load_quantizer(
         quantizer.figures = dict(content["figures"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
-            f"{path}: a damaged quantizer file ({error!r}); train it again or copy it again"
+            f"{path}: a damaged quantizer file ({error!r}); remove it and train it again, or copy "
+            "it again"
         ) from error
     if quantizer.id != content.get("id"):
         raise CheckpointError(
             f"{path}: the tensors do not match the id {content.get('id')}: the file was altered; "
-            "train it again or copy it again"
+            "remove it and train it again, or copy it again"
         )
     return quantizer.to(device).eval()
 

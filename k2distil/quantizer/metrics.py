@@ -75,7 +75,8 @@ def evaluate(
     generator = torch.Generator().manual_seed(seed)
     train_codes, codes = quantizer.encode(train_frames), quantizer.encode(held_out_frames)
     held_out = held_out_frames.float()
-    deviation = float((held_out - held_out.mean(0)).square().mean().sqrt())
+    centred = (held_out - held_out.mean(0)).double()  # squares of large values are beyond float32
+    deviation = float(centred.square().mean().sqrt())
     flips = []
     for level in NOISE:
         noise = torch.randn(held_out.shape, generator=generator).to(held_out.device)
@@ -132,7 +133,12 @@ def usage(codes: Tensor, codebook_size: int) -> list[float]:
 
 def num_dead_codes(codes: Tensor, codebook_size: int) -> int:
     """Entries no frame uses, all codebooks together; codes: (B, N)."""
-    return int((_counts(codes, codebook_size) == 0).sum())
+    return int(unused_entries(codes, codebook_size).sum())
+
+
+def unused_entries(codes: Tensor, codebook_size: int) -> Tensor:
+    """(N, K) bool: entries that no frame uses; codes: (B, N)."""
+    return _counts(codes, codebook_size) == 0
 
 
 def _counts(codes: Tensor, codebook_size: int) -> Tensor:

@@ -158,7 +158,7 @@ class Quantizer(nn.Module):
         if codes is None:
             codes, are_finite = self.encode_by_torch(rows)
             if not are_finite:
-                raise DataError(_describe_bad_frames(rows))
+                raise DataError(_describe_bad_frames(self.normalise(rows)))
         return codes.view(*frames.shape[:-1], self.num_codebooks).to(frames.device)
 
     def encode_by_torch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,7 +196,7 @@ class Quantizer(nn.Module):
         if found:
             codes[is_bad], are_finite = self.encode_by_torch(rows[is_bad.to(rows.device)])
             if not are_finite:
-                raise DataError(_describe_bad_frames(rows))
+                raise DataError(_describe_bad_frames(self.normalise(rows)))
         return codes
 
     def _search_by_kernels(self, search: Search, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -304,8 +304,8 @@ class ProductQuantizer(Quantizer):
         return sliced_scores(frames, self.axes, self.sliced, self.bias).argmax(-1).T
 
     def kernel_search(self) -> Search | None:
-        """None: where entries are compared whole."""
-        if self.axes is None or self.sliced is None:
+        """None: where entries are compared whole, or all of them are alike."""
+        if self.axes is None or self.sliced is None or not self.axes.numel():
             return None
         return product_search(self.axes, self.sliced, self.bias, self.mean, self.scale)
 
@@ -390,7 +390,7 @@ def chunk_frames(device: torch.device, scores_per_frame: int) -> int:
 
 
 def _describe_bad_frames(frames: Tensor) -> str:
-    bad = (~frames.float().isfinite().all(-1)).nonzero().flatten()
+    bad = (~frames.isfinite().all(-1)).nonzero().flatten()
     return (
         f"{len(bad)} of {len(frames)} frames hold NaN, infinite values or values beyond float32 "
         f"(the first is frame {int(bad[0])}): look at the audio, or use --dtype float32"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 
 import torch
 from torch import Tensor
 
-from k2distil.errors import DataError
+from k2distil.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class FrameReservoir:
     def __init__(self, capacity: int, dim: int, seed: int) -> None:
         self.capacity, self.dim, self.seed = capacity, dim, seed
         self.num_seen = 0  # frames added so far
-        self._frames = torch.empty(capacity, dim)  # pages that are not written take no memory
+        self._frames = torch.empty(0, dim)  # as many rows as are needed, until it is settled
         self._is_settled = False  # whether it is decided in which dtype to go on
         self._loss = RoundingLoss()
         self._generator = torch.Generator().manual_seed(seed)
@@ -68,6 +69,8 @@ class FrameReservoir:
             if self._is_settled and self._loss.reason:
                 self._keep_float32()
         num_free = min(max(self.capacity - self.num_seen, 0), len(frames))
+        if not self._is_settled:
+            self._frames = torch.cat([self._frames, torch.empty(num_free, self.dim)])
         self._frames[self.num_seen : self.num_seen + num_free] = frames[:num_free]
         # A later frame, the i-th of all, replaces a random one with probability capacity / i.
         ordinals = torch.arange(self.num_seen + num_free, self.num_seen + len(frames)) + 1
@@ -115,14 +118,29 @@ class FrameReservoir:
         self._is_settled = True
         if self._loss.reason:
             self._keep_float32()
-            return
-        rounded = torch.empty(self.capacity, self.dim, dtype=torch.float16)
-        rounded[: len(self)] = self._frames[: len(self)]
-        self._frames = rounded
+        else:
+            self._make_room(torch.float16)
 
     def _keep_float32(self) -> None:
         logger.warning("%s: the sample is kept in float32", self._loss.reason)
-        self._frames = self._frames.float()
+        self._make_room(torch.float32)
+
+    def _make_room(self, dtype: torch.dtype) -> None:
+        """For as many frames as there may be: pages that are not written take no memory.
+
+        Raises:
+            ConfigError: this machine never has so much.
+        """
+        try:
+            room = torch.empty(self.capacity, self.dim, dtype=dtype)
+        except RuntimeError as error:
+            num_bytes = self.capacity * self.dim * dtype.itemsize
+            raise ConfigError(
+                f"--reservoir_frames {self.capacity}: {num_bytes / 2**30:.0f} GiB for frames of "
+                f"{self.dim} dimensions in {dtype} are more than this machine has; lower it"
+            ) from error
+        room[: len(self)] = self._frames[: len(self)]
+        self._frames = room
 
 
 class RoundingLoss:
@@ -144,10 +162,10 @@ class RoundingLoss:
         if self._num_frames == 0:
             self._origin = frames[:1].clone()
         self._num_frames += len(frames)
-        self._error += float((frames.half().float() - frames).square().sum())
-        differences = frames - self._origin
+        self._error += float((frames.half().double() - frames.double()).square().sum())
+        differences = (frames - self._origin).double()
         self._squares += float(differences.square().sum())
-        self._sum = self._sum + differences.sum(0, dtype=torch.float64)
+        self._sum = self._sum + differences.sum(0)
 
     @property
     def reason(self) -> str:
@@ -157,7 +175,7 @@ class RoundingLoss:
         if self._num_frames < 2:
             return ""
         variance = self._squares - float(self._sum.square().sum()) / self._num_frames
-        loss = self._error / max(variance, 1e-30)
-        if loss > MAX_LOSS:
+        if self._error > MAX_LOSS * max(variance, 0.0):
+            loss = self._error / max(variance, sys.float_info.min)
             return f"float16 would lose {loss:.2g} of the embeddings' variance"
         return ""

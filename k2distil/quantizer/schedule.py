@@ -9,8 +9,7 @@ EARLY_DECAY, LATE_DECAY = 0.5, 0.9  # how much the sums of earlier rounds count 
 LATE = 0.7  # share of the product rounds after which LATE_DECAY holds
 ADDITIVE_DECAY, RESTING_DECAY = 0.8, 0.95  # the same in additive rounds
 MOMENTUM = 0.9  # how much of an additive round's change the next starts beyond it
-ROUNDS_AT_REST = 12  # the last additive ones before the checking ones, without momentum
-CHECKING_ROUNDS = 2  # additive ones at the end, which move only entries that no frame chose
+ROUNDS_AT_REST = 12  # the last additive ones, without momentum
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,6 @@ class Schedule:
         """All of them."""
         return self.start_of_additive + self.additive_rounds * self.additive_steps
 
-    @property
-    def final_step(self) -> int:
-        """The step after which only entries that no frame chose move."""
-        return self.num_steps - CHECKING_ROUNDS * self.additive_steps
-
     def round_ends(self, step: int) -> bool:
         """Whether a round ends with this step (counted from 1)."""
         if step <= self.start_of_additive:
@@ -57,7 +51,7 @@ class Schedule:
 
     def is_at_rest(self, step: int) -> bool:
         """Whether the additive round that ends here only settles: what is left is averaging."""
-        return step > self.final_step - ROUNDS_AT_REST * self.additive_steps
+        return step > self.num_steps - ROUNDS_AT_REST * self.additive_steps
 
     def momentum(self, step: int) -> float:
         """How far the additive round that ends here makes the next start beyond its solution."""
@@ -77,6 +71,6 @@ def plan(
         product_steps=math.ceil(20 * num_weighted / batch_size),
         # The time of one solution grows with dim^3, that of a round with dim.
         num_rotations=min(max(2048 // dim, 1), 4) if num_codebooks > 1 else 0,
-        additive_rounds=60 + CHECKING_ROUNDS if additive else 0,
+        additive_rounds=60 if additive else 0,
         additive_steps=math.ceil(40 * num_weighted / batch_size) if additive else 0,
     )

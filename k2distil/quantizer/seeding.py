@@ -56,26 +56,3 @@ def revive_entries(
         table[n, dead] = table[n, crowded] + JITTER * table[n].std(0) * noise
         moved[n, dead], moved[n, crowded] = True, True
     return table, moved.flatten()
-
-
-def give_frames(
-    table: Tensor, dead: Tensor, codes: Tensor, residuals: Tensor, generator: torch.Generator
-) -> Tensor:
-    """Move each dead entry to where it takes half of one frame's error away; -> the new table.
-
-    That frame and those like it then choose it, while no other entry moves. Frames are drawn in
-    proportion to their errors, each for one entry: the worst ones are like no others.
-
-    Args:
-        table: (N, K, D); dead: (N, K) bool; codes: (B, N) int64 of some frames and residuals:
-            (B, D), what these codes leave of them.
-    """
-    table = table.clone()
-    places, errors = dead.nonzero().tolist(), residuals.square().sum(1)
-    num_drawn = min(len(places), int((errors > 0).sum()))
-    if num_drawn == 0:
-        return table
-    drawn = torch.multinomial(errors, num_drawn, generator=generator).tolist()
-    for (n, k), frame in zip(places, drawn, strict=False):
-        table[n, k] = table[n, codes[frame, n]] + 0.5 * residuals[frame]
-    return table

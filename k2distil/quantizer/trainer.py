@@ -40,13 +40,12 @@ from k2distil.quantizer.model import (
 )
 from k2distil.quantizer.ordering import order_codebooks
 from k2distil.quantizer.schedule import plan
-from k2distil.quantizer.seeding import give_frames, revive_entries
+from k2distil.quantizer.seeding import revive_entries
 from k2distil.quantizer.shrinking import shrink_entries
 from k2distil.quantizer.slices import pad_axes
 from k2distil.quantizer.starts import best_start
 from k2distil.quantizer.statistics import ALONE, CodeSums, Share
 from k2distil.quantizer.updates import update_additive, update_product
-from k2distil.quantizer.usage import Usage
 
 # A wide beam while training makes entries that need one, in more than twice the time.
 TRAINING_SEARCH: dict[str, Any] = {"beam": 1, "num_sweeps": 2}
@@ -109,7 +108,6 @@ class QuantizerTrainer:
         self._running: CodeSums | None = None  # of earlier rounds, faded
         self._fresh: CodeSums | None = None  # of this round
         self._solved: Tensor | None = None  # the last round's entries, before momentum
-        self._usage = Usage.none(num_codebooks, codebook_size, self.device)  # if additive
 
     @property
     def num_steps(self) -> int:
@@ -226,28 +224,23 @@ class QuantizerTrainer:
         assert fresh is not None
         fresh.add_up(self._share)
         running.merge(fresh, self.schedule.decay(self.steps_done))
-        if self.schedule.is_at_rest(self.steps_done):
-            is_after = self.steps_done > self.schedule.final_step
-            self._usage.add(fresh.counts, is_after=is_after)
         self._fresh = CodeSums.zeros(quantizer.table, with_pairs=bool(running.pairs.numel()))
         if quantizer.type == "product":
             table = self._finish_product_round(quantizer.table, running)
-        elif self.steps_done >= self.schedule.final_step:
-            table = self._settle(quantizer, running, frames)
+        elif self.done:
+            table = self._without_noise(quantizer, running, frames)
         else:
             table = self._finish_additive_round(quantizer.table, running)
         mean, scale = quantizer.mean, quantizer.scale
-        becomes_final = self.steps_done == self.schedule.final_step
-        if becomes_final:  # before the last count: the order decides what a beam finds
+        if self.done:
             counts = running.counts.view(table.shape[:2])
-            table, mean, order = order_codebooks(table, mean, scale, counts)
-            self._usage.reorder(order)
+            table, mean, _ = order_codebooks(table, mean, scale, counts)
         if self.schedule.is_product(self.steps_done):
             self._quantizer = self._product(table, mean, scale)
         else:
             search = {} if self.schedule.is_at_rest(self.steps_done) else TRAINING_SEARCH
             additive = AdditiveQuantizer(table, mean, scale, **search)
-            if quantizer.type == "product" or becomes_final:
+            if quantizer.type == "product":
                 self._use(additive)
             self._quantizer = additive
 
@@ -273,21 +266,15 @@ class QuantizerTrainer:
         dead = sums.counts < 1
         table, _ = self._revive(table, sums)
         sums.forget(dead)
-        self._usage.forget(dead.view(table.shape[:2]))
         self._solved = torch.where(dead.view(*table.shape[:2], 1), table, solved)  # no momentum
         return table
 
-    def _settle(self, quantizer: Quantizer, running: CodeSums, frames: Tensor) -> Tensor:
-        """Noise goes, and entries that serve no frame get some; -> (N, K, D)."""
-        codes = quantizer.encode(frames).long()
-        residuals = quantizer.normalise(frames) - quantizer.normalise(quantizer.decode(codes))
-        table = quantizer.table
-        if self.steps_done == self.schedule.final_step:
-            counts = running.counts.view(table.shape[:2])
-            table = shrink_entries(table, counts, residuals)
-        unused = self._usage.unused()
-        self._usage.forget(unused)
-        return give_frames(table, unused, codes, residuals, self._generator)
+    def _without_noise(self, quantizer: Quantizer, running: CodeSums, frames: Tensor) -> Tensor:
+        """The entries drawn in; frames: whose residuals tell by how much; -> (N, K, D)."""
+        decoded = quantizer.decode(quantizer.encode(frames))
+        residuals = quantizer.normalise(frames) - quantizer.normalise(decoded)
+        counts = running.counts.view(quantizer.table.shape[:2])
+        return shrink_entries(quantizer.table, counts, residuals)
 
     def _revive(self, table: Tensor, sums: CodeSums) -> tuple[Tensor, Tensor]:
         counts, errors = sums.counts.view(table.shape[:2]), sums.errors.view(table.shape[:2])
@@ -307,7 +294,6 @@ class QuantizerTrainer:
             "settings": None if quantizer is None else quantizer.settings,
             "entries": None if quantizer is None else _copies(quantizer.entries()),
             "solved": None if self._solved is None else self._solved.clone(),
-            "usage": asdict(self._usage),
             "running": None if self._running is None else _copies(self._running.tensors()),
             "fresh": None if self._fresh is None else _copies(self._fresh.tensors()),
         }
@@ -335,7 +321,6 @@ class QuantizerTrainer:
         self._generator.set_state(state["generator"].cpu())
         self._gathered = [frames.to(self.device) for frames in state["gathered"]]
         self._rotation = state["rotation"].to(self.device)
-        self._usage = Usage.of(state["usage"], self.device)
         if state["type"] is not None:
             entries: dict[str, Any] = {**_copies(state["entries"], self.device)}
             if state["type"] == "product":

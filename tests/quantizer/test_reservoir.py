@@ -3,7 +3,7 @@ import logging
 import pytest
 import torch
 
-from k2distil.errors import DataError
+from k2distil.errors import ConfigError, DataError
 from k2distil.quantizer import FrameReservoir
 
 
@@ -146,3 +146,18 @@ def test_bad_frames_are_refused(frames, message):
 def test_no_frames_give_no_batch():
     with pytest.raises(DataError, match="no frames to train on"):
         FrameReservoir(10, 2, seed=0).batch(0, 4)
+
+
+def test_room_that_no_machine_has_is_refused_and_few_frames_need_little():
+    reservoir = FrameReservoir(10**12, 1280, 0)
+    reservoir.add(torch.zeros(3000, 1280, dtype=torch.float16))
+    message = r"--reservoir_frames 1000000000000: 2384186 GiB for frames of 1280 dimensions in "
+    with pytest.raises(ConfigError, match=message + r"torch.float16 .*; lower it"):
+        reservoir.add(torch.zeros(3000, 1280, dtype=torch.float16))
+
+
+def test_frames_of_the_tiniest_unit_are_kept_as_they_are():
+    frames = torch.randn(6000, 4, generator=torch.Generator().manual_seed(0)) * 1e-22
+    reservoir = FrameReservoir(6000, 4, 0)
+    reservoir.add(frames)
+    assert torch.equal(reservoir.frames, frames)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from k2distil.quantizer.seeding import give_frames, revive_entries, seed_entries
+from k2distil.quantizer.seeding import revive_entries, seed_entries
 
 
 def generator(seed=0):
@@ -57,25 +57,3 @@ def test_nothing_moves_where_nothing_is_dead_or_nothing_is_wrong():
         )
         assert torch.equal(new, table)
         assert not moved.any()
-
-
-def test_a_dead_entry_takes_half_of_the_error_of_one_frame():
-    table = torch.randn(2, 3, 4, generator=generator())
-    codes = torch.tensor([[0, 1], [2, 0]])
-    residuals = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]])
-    dead = torch.tensor([[False, True, True], [False, False, False]])
-    moved = give_frames(table, dead, codes, residuals, generator())
-    assert torch.equal(moved[0, 1], table[0, 2] + torch.tensor([0.0, 1.0, 0.0, 0.0]))
-    others = ~dead
-    others[0, 2] = True  # no other frame has an error
-    assert torch.equal(moved[others], table[others])
-    assert torch.equal(give_frames(table, dead, codes, 0 * residuals, generator()), table)
-
-
-def test_frames_are_drawn_by_their_errors():
-    table, codes = torch.zeros(1, 2, 2), torch.zeros(2, 1, dtype=torch.int64)
-    residuals = torch.tensor([[1.0, 0.0], [0.0, 3.0**0.5]])
-    dead = torch.tensor([[False, True]])
-    endless = generator()
-    moved = [give_frames(table, dead, codes, residuals, endless)[0, 1, 1] for _ in range(400)]
-    assert 0.68 < float((torch.stack(moved) > 0).float().mean()) < 0.82
