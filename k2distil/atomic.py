@@ -22,12 +22,16 @@ _ERRNO_OF_HDF5 = re.compile(r"errno = (\d+), error message = '([^']*)'")
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, tidy: bool = True) -> Iterator[Path]:
     """Write a file through a temporary one in the same folder, renamed to `path` at the end.
 
     Other processes see the old file, or none, until the new one is whole and on disk. An error in
     the block removes the temporary file; what a killed process of this host left of an earlier
     attempt is removed at the next one.
+
+    Args:
+        path: of the file.
+        tidy: look for what was left, among all names of the folder; see `remove_leftovers`.
 
     Yields:
         The path to write to.
@@ -35,7 +39,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         DataError: the disk is full, or the folder cannot be written to.
     """
-    _remove_leftovers(path)
+    if tidy:
+        remove_leftovers(path.parent, path.name)
     temporary = path.with_name(_temporary_name(path, os.getpid()))
     try:
         yield temporary
@@ -52,22 +57,25 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an existing file for this process alone; the lock ends with the process at the latest.
+def locked(folder: Path) -> Iterator[None]:
+    """Hold an existing folder for this process alone; the lock ends with the process at the latest.
 
     Raises:
         DataError: another process holds it.
     """
-    with path.open("rb") as file:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DataError(
-                f"{path.parent}: another run is writing this output; wait for it to end"
+                f"{folder}: another run is writing this output; wait for it to end"
             ) from None
         except OSError:
-            logger.debug("%s: this file system has no locks", path)
+            logger.debug("%s: this file system has no locks", folder)
         yield
+    finally:
+        os.close(descriptor)
 
 
 def make_folder(folder: Path) -> None:
@@ -115,17 +123,19 @@ def reason_of_disk(error: BaseException) -> str | None:
     return f"cannot be written ({words}); give a path in a folder you can write to"
 
 
-def _temporary_name(path: Path, pid: int | str) -> str:
-    return f".{path.name}.{socket.gethostname()}.{pid}.tmp"
-
-
-def _remove_leftovers(path: Path) -> None:
-    prefix, suffix = _temporary_name(path, "*").split("*")
-    for name in os.listdir(path.parent) if path.parent.is_dir() else ():
-        pid = name.removeprefix(prefix).removesuffix(suffix)
-        if name == f"{prefix}{pid}{suffix}" and pid.isdigit() and not _is_alive(int(pid)):
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes of this host left of a file that they wrote; None: of any."""
+    written = ".+" if name is None else re.escape(name)
+    left = re.compile(rf"\.{written}\.{re.escape(socket.gethostname())}\.(\d+)\.tmp", re.DOTALL)
+    for each in os.listdir(folder) if folder.is_dir() else ():
+        found = left.fullmatch(each)
+        if found is not None and not _is_alive(int(found[1])):
             with suppress(OSError):
-                path.with_name(name).unlink()
+                (folder / each).unlink()
+
+
+def _temporary_name(path: Path, pid: int) -> str:
+    return f".{path.name}.{socket.gethostname()}.{pid}.tmp"
 
 
 def _is_alive(pid: int) -> bool:

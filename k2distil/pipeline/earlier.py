@@ -58,7 +58,7 @@ class Earlier:
         found = json.loads(reader.meta.get("fingerprint", "{}"))
         is_same = not describe_differences(found, fingerprint)
         entries = int(reader.meta[ENTRIES], 16) if ENTRIES in reader.meta else None
-        num_frames = sum(map(reader.num_frames, reader))
+        num_frames = reader.total_frames()
         rows = read_rejections(save_path, "dropped") if is_same else []
         dropped = noted.get("dropped", rows)
         figures = noted.get("figures", read_summary(save_path))

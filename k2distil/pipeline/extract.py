@@ -150,7 +150,6 @@ def _agree(
         logger.warning("starting over: %s", error)
         remove_parts(save_path)
         parts = PartFolder(*settings)
-    parts.discard_damaged()
     keys = [utterance.key for utterance in utterances]
     noted = None if earlier is None else earlier.to_note()
     note_for_merge(parts, keys, attributes, earlier=noted)

@@ -49,7 +49,7 @@ def make_parts(
     total = sum(len(chunk.utterances) for chunk in chunks)
     is_waiting, looked = False, 0.0
     with Progress(parts.save_path.name, total, "utterances", num_done) as progress:
-        while len(parts.done()) < len(chunks):
+        while len(parts.done()) < len(chunks) and parts.exist():  # else merged by another
             mine = parts.claim(leases)
             first = next(mine, None)
             if first is None:

@@ -85,6 +85,16 @@ class ArrayFile(Mapping[str, np.ndarray]):
             return int(shape[0])
         return int(self._offsets.num_frames[self._offsets.keys.row(key)])
 
+    def total_frames(self) -> int:
+        """Of all arrays, without reading them.
+
+        Raises:
+            DataError: a key is a group, or has a single value.
+        """
+        if self._offsets is None:
+            return sum(map(self.num_frames, self))
+        return int(self._offsets.num_frames.sum())
+
     def __del__(self) -> None:
         if getattr(self, "_descriptor", -1) >= 0:
             os.close(self._descriptor)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import socket
 import threading
@@ -25,6 +26,8 @@ from types import TracebackType
 from k2distil.atomic import reason_of_disk
 from k2distil.errors import DataError
 from k2distil.process_start import start_of
+
+logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
 TOUCHES = 6  # of a lease, in the time after which it is taken for abandoned
@@ -87,15 +90,23 @@ class Leases:
 
         Takes up to `seconds`, to see which of them give a sign.
         """
-        for path in paths:
-            first = None
-            while (signature := _read(path)) is not None:
+        first: dict[Path, tuple[str, int]] = {}
+        waiting, is_told = list(paths), False
+        while waiting:
+            still = []
+            for path in waiting:
+                signature = _read(path)
                 with self._lock:
-                    if self._is_abandoned(path, signature):
-                        break
-                if first not in (None, signature):
+                    if signature is None or self._is_abandoned(path, signature):
+                        continue
+                if first.setdefault(path, signature) != signature:
                     return _describe(signature[0])
-                first = signature
+                still.append(path)
+            waiting = still
+            if waiting and not is_told:
+                who, is_told = _describe(first[waiting[0]][0]), True
+                logger.info("waiting up to %g s for a sign of %s", self.seconds, who)
+            if waiting:
                 time.sleep(POLL_SECONDS)
         return None
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from k2distil.atomic import make_folder, replacing
+from k2distil.atomic import make_folder, remove_leftovers, replacing
 from k2distil.errors import DataError
 from k2distil.storage.fingerprint import as_json, describe_differences
 from k2distil.storage.leases import Leases
@@ -85,9 +85,7 @@ def refuse_others(save_path: Path, leases: Leases) -> None:
     """
     folder = parts_folder(save_path)
     if (holder := leases.holder(folder.glob("part-*.lease"))) is not None:
-        raise DataError(
-            f"{folder}: {holder} is writing this output with other settings; wait for it to end"
-        )
+        raise DataError(f"{folder}: {holder} is writing this output; wait for it to end")
 
 
 def refuse_unfinished(save_path: Path, fingerprint: Mapping[str, Any]) -> None:
@@ -147,6 +145,7 @@ class PartFolder:
         if self._plan_path.exists():
             found = _read_plan(self._plan_path)
             _refuse_other(self.folder, found, json.loads(self._plan), UNFINISHED)
+            remove_leftovers(self.folder)
             return
         make_folder(self.folder)
         with replacing(self._plan_path) as temporary:
@@ -191,30 +190,27 @@ class PartFolder:
         """Give a claimed part back."""
         leases.release(self._lease_path(index))
 
-    def discard_damaged(self) -> None:
-        """Take what is cut or cannot be opened for not done."""
+    def discard_damaged(self) -> list[DamagedPartError]:
+        """Take what is cut or cannot be opened for not done; -> what is wrong with it."""
+        found = []
         for index in sorted(self.done()):
             if (reason := self._damage(index)) is not None:
                 logger.warning("%s: damaged, to be made again: %s", self._h5_path(index), reason)
                 self._report_path(index).unlink(missing_ok=True)
+                found.append(DamagedPartError(self._h5_path(index), reason))
+        return found
 
     def refuse_missing(self) -> None:
         """Refuse to go on without all parts.
 
         Raises:
-            DamagedPartError: one is cut or cannot be opened; from now on it is missing.
             DataError: some are missing.
         """
-        done = self.done()
-        if missing := sorted(set(range(self.num_parts)) - done):
+        if missing := sorted(set(range(self.num_parts)) - self.done()):
             raise DataError(
                 f"{self.folder}: {len(missing)} of {self.num_parts} parts are missing "
                 f"({', '.join(map(str, missing[:10]))}); run the same command again"
             )
-        for index in sorted(done):
-            if (reason := self._damage(index)) is not None:
-                self._report_path(index).unlink(missing_ok=True)
-                raise DamagedPartError(self._h5_path(index), reason)
 
     def write(
         self, index: int, arrays: Mapping[str, np.ndarray], report: Mapping[str, Any]
@@ -238,10 +234,11 @@ class PartFolder:
         written = {key: [len(values), checksum(values)] for key, values in arrays.items()}
         complete = {**report, "written": written}
         self._report_path(index).unlink(missing_ok=True)  # while the h5 changes, it is not done
-        with replacing(self._h5_path(index)) as temporary, create_h5(temporary) as file:
+        h5_path, report_path = self._h5_path(index), self._report_path(index)
+        with replacing(h5_path, tidy=False) as temporary, create_h5(temporary) as file:
             for key, values in arrays.items():
                 write_dataset(file, key, values)
-        with replacing(self._report_path(index)) as temporary:
+        with replacing(report_path, tidy=False) as temporary:
             # What is not UTF-8 in a path becomes its escape, which JSON reads as the same again.
             temporary.write_text(_sealed(complete), "utf-8", "backslashreplace")
         return complete
@@ -278,6 +275,8 @@ class PartFolder:
             DataError: a part is missing, or holds a key twice or a strange one; or the disk is
                 full.
         """
+        if damaged := self.discard_damaged():
+            raise damaged[0]
         self.refuse_missing()
         listed = {key: key for key in keys}
         written = WrittenArrays()

@@ -81,6 +81,10 @@ class UtteranceReader(Mapping[str, np.ndarray]):
                 return file.num_frames(key)
         raise KeyError(key)
 
+    def total_frames(self) -> int:
+        """Of all arrays, without reading them."""
+        return sum(file.total_frames() for file in self.files)
+
     def file_of(self, key: str) -> ArrayFile:
         """The file that has a key.
 

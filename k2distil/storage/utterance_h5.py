@@ -56,6 +56,8 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
+        if error.errno == errno.EACCES:
+            raise DataError(f"{path}: no right to read it; have it changed, or copied") from error
         reason = str(error) if path.is_file() else "no such file"
         remedy = "correct the path, or make the file anew"
         if error.errno == errno.EMFILE:

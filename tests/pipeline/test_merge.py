@@ -146,3 +146,22 @@ def test_missing_parts_foreign_files_and_nothing_at_all_are_errors(
         merge(of_it)
     assert save_embedding(config).num_failed == 0  # as it says
     assert len(content(config.save_path)[0]) == 4
+
+
+def test_a_retry_that_is_running_keeps_its_parts(
+    config: SaveEmbeddingConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "b.wav").rename(tmp_path / "hidden.wav")
+    assert save_embedding(config).num_failed == 1
+    (tmp_path / "hidden.wav").rename(tmp_path / "b.wav")
+    with pytest.MonkeyPatch.context() as patch:
+
+        def merge_meanwhile(parts: PartFolder, *args: object) -> None:
+            with pytest.raises(DataError, match=r"1 of 1 parts are missing \(0\); run the same"):
+                merge(MergeConfig(save_path=config.save_path))
+            patch.undo()
+            parts.write(*args)  # type: ignore[arg-type]
+
+        patch.setattr(PartFolder, "write", merge_meanwhile)
+        assert save_embedding(config).figures["written"] == 4
+    assert list(content(config.save_path)[0]) == ["a", "b", "c", "d"]

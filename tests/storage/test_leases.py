@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -249,3 +250,20 @@ def test_many_threads_get_every_lease_once(tmp_path):
 def test_a_folder_that_is_gone_is_a_clear_error(tmp_path):
     with Leases(60) as leases, pytest.raises(DataError, match=r"gone/part.lease: cannot be"):
         leases.claim(tmp_path / "gone" / "part.lease")
+
+
+def test_many_abandoned_leases_of_another_machine_are_waited_for_together(tmp_path, caplog):
+    caplog.set_level("INFO")
+    paths = [tmp_path / f"part-{index}.lease" for index in range(8)]
+    with Leases(1000) as dead, Leases(0.5) as leases:
+        for path in paths:
+            assert dead.claim(path)
+            of_another_machine(path)
+        started = time.monotonic()
+        assert leases.holder(paths) is None
+        assert 0.5 < time.monotonic() - started < 2
+        assert caplog.text.count("waiting up to 0.5 s for a sign of process") == 1
+    paths[7].unlink()
+    with Leases(0.6) as alive, Leases(5) as leases:
+        assert alive.claim(paths[7])
+        assert leases.holder(paths) == f"process {os.getpid()} on {socket.gethostname()}"
