@@ -25,10 +25,12 @@ from k2distil.interop.lhotse import (
     read_cuts,
     require_lhotse,
 )
+from k2distil.pipeline.exported import digests, is_ours, is_whole
 from k2distil.pipeline.lists import read_lists
 from k2distil.pipeline.provenance import digest_of, digest_of_file
 from k2distil.pipeline.summary import (
     Summary,
+    beside,
     prepare_output,
     read_summary,
     write_rejections,
@@ -40,6 +42,7 @@ from k2distil.storage.convert import COPIED_FROM, write_as
 logger = logging.getLogger(__name__)
 
 SUFFIXES = (".jsonl.gz", ".jsonl")
+OF_COPIES = ("dropped.tsv", "config.yaml")  # what `verify` reads beside codes
 SHARD_CUTS = 1000  # lhotse's default
 
 
@@ -74,7 +77,7 @@ def export_lhotse(config: ExportConfig) -> Summary:
         found = read_summary(save_path)
         _check_replaceable(save_path, found, fingerprint, config.force)
         done = found.get("failed") == 0 and (config.shar is None or config.shar.exists())
-        if done and found["fingerprint"] == fingerprint:
+        if done and found["fingerprint"] == fingerprint and is_whole(save_path, found):
             logger.info("%s: complete already", save_path)
             return Summary(0, found)
     _check_shar(config)
@@ -85,18 +88,19 @@ def export_lhotse(config: ExportConfig) -> Summary:
         cuts = read_cuts(config.cuts_path)
     folder = config.path_prefix or reader.path.parent.resolve()
     attached = attach_codes(cuts, reader, folder, config.field)
-    written, rejected = _write_cuts(save_path, attached)
-    rows = [{"key": each.key, "wav": each.wav, "reason": each.reason} for each in rejected]
-    write_rejections(save_path, rows, [])
+    with replacing(save_path) as temporary:
+        written, rejected = _write_cuts(temporary, save_path, attached)
+        rows = [{"key": each.key, "wav": each.wav, "reason": each.reason} for each in rejected]
+        write_rejections(save_path, rows, [])
+        figures = {
+            "to": config.to,
+            "written": written,
+            "failed": len(rows),
+            "fingerprint": fingerprint,
+            **digests(save_path, temporary),
+        }
+        summary = write_summary(save_path, figures, len(rows))
     logger.info("%s: %d written, %d failed", save_path, written, len(rows))
-    figures = {
-        "to": config.to,
-        "written": written,
-        "failed": len(rows),
-        "fingerprint": fingerprint,
-        "sha256": digest_of_file(save_path),
-    }
-    summary = write_summary(save_path, figures, len(rows))
     if config.shar is not None:
         _write_shar(save_path, config.shar, config.field, reader)
     return summary
@@ -128,7 +132,7 @@ def _fingerprint(config: ExportConfig, reader: CodebookReader, source: str) -> d
 def _check_replaceable(
     save_path: Path, found: dict[str, Any], fingerprint: dict[str, Any], force: bool
 ) -> None:
-    if found.get("sha256") != digest_of_file(save_path):
+    if not is_ours(save_path, found):
         raise DataError(
             f"{save_path}: not made by k2distil export, never replaced; give another --save_path"
         )
@@ -160,13 +164,25 @@ def _in_dtype(config: ExportConfig, reader: CodebookReader) -> CodebookReader:
             raise DataError(f"{path}: there already, of other codes; give another --save_path")
     logger.info("%s: the same codes in %s", path, config.dtype)
     write_as(reader, path, np.dtype(config.dtype))
+    for name in OF_COPIES:
+        if beside(reader.path, name).exists():
+            shutil.copyfile(beside(reader.path, name), beside(path, name))
     return CodebookReader(path)
 
 
-def _write_cuts(path: Path, cuts: Iterable[Any]) -> tuple[int, list[Rejected]]:
-    """Write cuts as lhotse does, the same bytes for the same cuts; how many, and which not."""
+def _write_cuts(temporary: Path, path: Path, cuts: Iterable[Any]) -> tuple[int, list[Rejected]]:
+    """Write cuts as lhotse does, the same bytes for the same cuts; how many, and which not.
+
+    Args:
+        temporary: where to write.
+        path: what it will be called.
+        cuts: all of them.
+
+    Raises:
+        DataError: there are none.
+    """
     written, rejected = 0, []
-    with replacing(path) as temporary, temporary.open("wb") as raw:
+    with temporary.open("wb") as raw:
         packed = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else raw
         # Of names that are not UTF-8, such as "\udcd6", JSON has the same escape.
         with io.TextIOWrapper(packed, "utf-8", "backslashreplace") as file:
@@ -190,6 +206,7 @@ def _write_shar(cuts_path: Path, folder: Path, field: str, reader: CodebookReade
     fields: dict[str, str] = {}
     for cut in cuts:
         fields |= _fields_of(cut)
+    folder = folder.resolve()  # of "." there is no name
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     make_folder(temporary)

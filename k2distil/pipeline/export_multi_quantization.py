@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from k2distil.atomic import replacing
 from k2distil.config import ExportConfig
 from k2distil.errors import CheckpointError
-from k2distil.pipeline.provenance import digest_of_file
+from k2distil.pipeline.exported import digests, is_ours
 from k2distil.pipeline.summary import Summary, prepare_output, read_summary, write_summary
 from k2distil.quantizer import load_quantizer, package_state, quantizer_file, write_tensors
 
@@ -48,14 +49,16 @@ def export_multi_quantization(config: ExportConfig) -> Summary:
             "multi_quantization decodes to the sums of centers: the correction that "
             "k2distil's decode adds has no place in its format"
         )
-    write_tensors(state, save_path)
+    with replacing(save_path) as temporary:
+        write_tensors(state, temporary)
+        figures = {"to": config.to, "quantizer_id": quantizer.id, **digests(save_path, temporary)}
+        summary = write_summary(save_path, figures)
     logger.info(
         "%s: multi_quantization.Quantizer(dim=%d, codebook_size=%d, num_codebooks=%d), %s %s",
         *(save_path, quantizer.dim, quantizer.codebook_size, quantizer.num_codebooks),
         *(quantizer.type, quantizer.id),
     )
-    figures = {"to": config.to, "quantizer_id": quantizer.id, "sha256": digest_of_file(save_path)}
-    return write_summary(save_path, figures)
+    return summary
 
 
 def _holds(path: Path, state: dict[str, Tensor]) -> bool:
@@ -76,7 +79,7 @@ def _check_replaceable(save_path: Path, quantizer_id: str, force: bool) -> None:
         CheckpointError: both ids, or that the file is another's.
     """
     found = read_summary(save_path)
-    if found.get("sha256") != digest_of_file(save_path):
+    if not is_ours(save_path, found):
         raise CheckpointError(
             f"{save_path}: not made by k2distil export, never replaced; give another --save_path"
         )

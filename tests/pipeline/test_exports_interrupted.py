@@ -1,0 +1,84 @@
+"""Exports that end between what they write and its summary, by a kill or a full disk."""
+
+import errno
+import os
+
+import pytest
+import torch
+
+from k2distil.config import ExportConfig
+from k2distil.errors import DataError
+from k2distil.pipeline.export import export
+from k2distil.quantizer import AdditiveQuantizer, save_quantizer
+from tests.pipeline.outputs import random_codes, write_list, write_output
+
+
+@pytest.fixture
+def cuts(tmp_path):
+    pytest.importorskip("lhotse")
+    write_output(tmp_path / "codes.h5", random_codes())
+    return {
+        "to": "lhotse",
+        "codebook_path": tmp_path / "codes.h5",
+        "train_data": (write_list(tmp_path),),
+        "save_path": tmp_path / "cuts.jsonl",
+    }
+
+
+@pytest.fixture
+def package(tmp_path):
+    for seed, name in enumerate(("quantizer.pt", "other.pt")):
+        table = torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(seed))
+        save_quantizer(AdditiveQuantizer(table, torch.zeros(8), torch.ones(())), tmp_path / name)
+    return {
+        "to": "multi_quantization",
+        "quantizer_path": tmp_path / "quantizer.pt",
+        "save_path": tmp_path / "icefall.pt",
+    }
+
+
+def interrupted(options, name):
+    """Run an export that cannot give its file, or its summary, the name."""
+    replace = os.replace
+
+    def full(source, target):
+        if os.path.basename(target) == name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(DataError, match="no room"):
+            export(ExportConfig(**options))
+
+
+@pytest.mark.parametrize("suffix", ["", ".summary.json"])
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [("cuts", {"field": "codes"}), ("package", {"quantizer_path": "other.pt"})],
+)
+def test_the_same_command_completes_it(kind, changes, suffix, request, tmp_path):
+    options = request.getfixturevalue(kind)
+    save_path = options["save_path"]
+    interrupted(options, save_path.name + suffix)
+    export(ExportConfig(**options))
+    first = save_path.read_bytes()
+    if "quantizer_path" in changes:
+        changes = {"quantizer_path": tmp_path / changes["quantizer_path"]}
+    others = {**options, **changes, "force": True}
+    interrupted(others, save_path.name + suffix)
+    assert save_path.read_bytes() == first
+    export(ExportConfig(**others))
+    assert save_path.read_bytes() != first
+    interrupted({**options, "force": True}, save_path.name + suffix)
+    export(ExportConfig(**options, force=True))
+    assert save_path.read_bytes() == first
+
+
+def test_what_is_not_whole_is_not_complete_already(cuts, caplog):
+    caplog.set_level("INFO")
+    export(ExportConfig(**cuts))
+    interrupted({**cuts, "field": "codes", "force": True}, "cuts.jsonl")
+    export(ExportConfig(**cuts, field="codes", force=True))
+    assert "complete already" not in caplog.text
+    assert '"codes"' in cuts["save_path"].read_text()
