@@ -5,4 +5,6 @@ here=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 python=${PYTHON:-python3}
 [ -x "$here/.venv/bin/python" ] && python=$here/.venv/bin/python
 export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" K2DISTIL_PROG=save_codebook.sh
-exec "$python" -m k2distil.bin.save_codebook "$@"
+# By -m, a folder `k2distil` or a `random.py` where the user stands would be taken for ours.
+exec "$python" -c 'import sys; sys.path = [path for path in sys.path if path]
+from k2distil.bin.save_codebook import main; sys.exit(main())' "$@"

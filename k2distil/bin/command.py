@@ -1,6 +1,7 @@
 """Argparse, logging, signals and exit status, once for all commands."""
 
 import argparse
+import errno
 import importlib
 import logging
 import os
@@ -22,6 +23,12 @@ from k2distil.errors import K2DistilError, nearest
 EXIT_OK, EXIT_SOME_FAILED, EXIT_USER_ERROR = 0, 1, 2
 EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
 EXIT_SIGINT, EXIT_SIGTERM = 130, 143  # 128 + signal number, as shells report it
+
+# Of a path that the user gave, met where it was only looked at.
+DISK_ERRORS = {
+    *(errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP),
+    *(errno.EIO, errno.ESTALE),
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -76,16 +83,26 @@ def run(
             sys.stderr,
         )
         return EXIT_USER_ERROR
+    except OSError as error:
+        if error.errno not in DISK_ERRORS or not error.filename:
+            return _fault()
+        show(f"error: {error.filename}: {error.strerror}; change that, or give another", sys.stderr)
+        return EXIT_USER_ERROR
     except Exception:
-        show(traceback.format_exc().rstrip(), sys.stderr)
-        show("error: this is a fault of k2distil, please report it", sys.stderr)
-        return EXIT_BUG
+        return _fault()
     except KeyboardInterrupt:
         show("interrupted; run the same command again to resume", sys.stderr)
         return EXIT_SIGINT
     if result.report:
         show(result.report)
     return tell_launcher(EXIT_SOME_FAILED) if result.num_failed else EXIT_OK
+
+
+def _fault() -> int:
+    """Tell of the exception that is being handled."""
+    show(traceback.format_exc().rstrip(), sys.stderr)
+    show("error: this is a fault of k2distil, please report it", sys.stderr)
+    return EXIT_BUG
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:

@@ -24,7 +24,7 @@ def launch(
     rdzv_endpoint: str | None = None,
     max_restarts: int = 0,
 ) -> int | None:
-    """Run `python -m module argv` once for each of several devices, here and on other nodes.
+    """Run a module once for each of several devices, here and on other nodes.
 
     Args:
         module: its name.
@@ -57,10 +57,13 @@ def launch(
         flags += ["--rdzv-id=k2distil"]
     if indexes:
         _show_only(indexes, gpu)
+    # As the scripts do, and unlike -m, without what lies in the working directory.
+    code = "import sys; sys.path = [path for path in sys.path if path]; import runpy\n"
+    code += f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
     with tempfile.TemporaryDirectory() as folder:
         status_file = Path(folder, "status")
         os.environ[STATUS_FILE] = str(status_file)
-        status = _torchrun([*flags, "-m", module, *argv])
+        status = _torchrun([*flags, "--no-python", sys.executable, "-u", "-c", code, *argv])
         return int(status_file.read_text()) if not status and status_file.exists() else status
 
 

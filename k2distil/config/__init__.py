@@ -13,7 +13,13 @@ from k2distil.config.commands import (
     VerifyConfig,
 )
 from k2distil.config.load import load_config
-from k2distil.config.options import AudioOptions, DataOptions, ListOptions, TeacherOptions
+from k2distil.config.options import (
+    AudioOptions,
+    DataOptions,
+    ListOptions,
+    RunOptions,
+    TeacherOptions,
+)
 
 __all__ = [
     "AudioOptions",
@@ -24,6 +30,7 @@ __all__ = [
     "ListOptions",
     "MergeConfig",
     "ReportConfig",
+    "RunOptions",
     "SaveCodebookConfig",
     "SaveEmbeddingConfig",
     "TeacherOptions",

@@ -94,6 +94,8 @@ def load_config(
         logger.info("%s: a WeNet yaml; it describes the teacher, the rest is ignored", path)
         if ours := [key for key in wenet if key in known and key != "dtype"]:
             logger.warning("%s: not read from a WeNet yaml: %s; give flags", path, ", ".join(ours))
+    if hasattr(kind, "given"):
+        checked["given"] = frozenset(flags or ())
     return kind(**checked)
 
 

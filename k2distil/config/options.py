@@ -167,6 +167,7 @@ class RunOptions(DeviceOptions):
         "accept a quantizer made for another layer, padding or dtype",
         False,
     )
+    given: frozenset[str] = frozenset()  # no option: `load_config` sets it to the flags there are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,9 +222,10 @@ class OptimizerOptions:
         "seconds of audio per batch and device, padding included", 120.0, minimum=0.1
     )
     accumulate_batches: int = option("batches per optimizer step", 1, minimum=1)
-    labelled_share: float = option(
-        "of a batch's seconds, for utterances with text, where some have none",
-        0.5,
+    labelled_share: float | None = option(
+        "of a batch's seconds, for utterances with text, where some have none; not given: half, "
+        "or as all of the audio has it, where that is more",
+        None,
         minimum=0.01,
         maximum=0.99,
     )

@@ -46,7 +46,7 @@ def lines_of(path: Path) -> Lines:
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise DataError(f"{path}: not a whole gzip file ({error}); copy it again") from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check --train_data") from error
+        raise DataError(f"{path}: cannot be read ({error.strerror}); correct its path") from error
 
 
 def describe_problems(path: Path, problems: Sequence[str]) -> str:

@@ -57,16 +57,20 @@ def evaluate(config: EvaluateConfig) -> Summary:
     failed = len(labelled) - len(scored.transcripts)
     for row in checked.unreadable + checked.unfit + scored.failed:
         logger.warning("left out: %s", row["reason"])
-    if config.save_path is not None:
-        rows = [dataclasses.asdict(each) for each in scored.transcripts]
-        text = json.dumps({**rates, "failed": failed, "utterances": rows}, ensure_ascii=False)
-        write_text(config.save_path, text + "\n")
     report = (
         f"{worst(scored.transcripts, config.num_worst)}\n\n"
         f"{names}: WER {100 * rates['wer']:.2f} %, CER {100 * rates['cer']:.2f} %, "
         f"{len(scored.transcripts)} utterances, {failed} failed"
-    )
-    return Summary(failed, rates, report.strip())
+    ).strip()
+    if config.save_path is not None:
+        rows = [dataclasses.asdict(each) for each in scored.transcripts]
+        text = json.dumps({**rates, "failed": failed, "utterances": rows}, ensure_ascii=False)
+        try:
+            write_text(config.save_path, text + "\n")
+        except DataError:
+            logger.error("%s", report)  # all that is left of the work
+            raise
+    return Summary(failed, rates, report)
 
 
 def _check_replaceable(path: Path) -> None:

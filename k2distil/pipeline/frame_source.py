@@ -18,12 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from k2distil.config import TrainQuantizerConfig
+from k2distil.config import AudioOptions, TeacherOptions, TrainQuantizerConfig
+from k2distil.config.load import option_types
 from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.embed import Embedded, as_dtype, embed
 from k2distil.pipeline.processes import Processes
-from k2distil.pipeline.provenance import request
+from k2distil.pipeline.provenance import request, stamp_of
 from k2distil.pipeline.teacher import embed_options, open_teacher, read_utterances
+from k2distil.pipeline.unused_flags import warn_of_unused
 from k2distil.pipeline.windows import chunks_of
 from k2distil.quantizer import FrameReservoir
 from k2distil.storage import EmbeddingReader
@@ -36,6 +38,7 @@ PROVENANCE = (
     *("whisper_padding", "dtype", "frame_shift"),
 )
 HELD_OUT_FRAMES = 20_000  # at most
+OF_AUDIO = [*option_types(TeacherOptions), *option_types(AudioOptions)]
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def open_source(config: TrainQuantizerConfig, processes: Processes) -> FrameSour
             "--embedding_path: missing; give the h5 of save_embedding.sh, or "
             "--train_quantizer_online with --checkpoint, --encoder_type and --train_data"
         )
+    warn_of_unused(config, OF_AUDIO, "the frames come from --embedding_path")
     return _from_h5(config.embedding_path)
 
 
@@ -123,9 +127,8 @@ def _from_h5(path: Path) -> FrameSource:
             yield torch.from_numpy(array)
 
     provenance = {name: reader.meta[name] for name in PROVENANCE if name in reader.meta}
-    # Of an h5 of others, what tells two versions of a file apart.
-    stamp = f"{path.stat().st_size} bytes, changed at {path.stat().st_mtime_ns}"
-    identity = {"embeddings": reader.meta.get("content_digest", stamp), "utterances": len(reader)}
+    content = reader.meta.get("content_digest", stamp_of(path))
+    identity = {"embeddings": content, "utterances": len(reader)}
     return FrameSource({**provenance, "dim": first.shape[1]}, identity, len(reader), frames)
 
 

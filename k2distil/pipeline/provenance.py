@@ -119,6 +119,12 @@ def digest_of_path(path: Path) -> str:
     return digest.hexdigest()
 
 
+def stamp_of(path: Path) -> str:
+    """What tells two versions of a file apart that has no digest in it and is too large for one."""
+    status = path.stat()
+    return f"{status.st_size} bytes, changed at {status.st_mtime_ns}"
+
+
 def digest_of_entries(utterances: Iterable[Utterance]) -> int:
     """Of keys, audio and segments in any order; those of two sets add up to that of both.
 

@@ -12,6 +12,7 @@ from k2distil.pipeline.provenance import check_same_embedding
 from k2distil.pipeline.save_embedding import save_embedding
 from k2distil.pipeline.summary import Summary, prepare_output
 from k2distil.pipeline.teacher import open_teacher, read_utterances
+from k2distil.pipeline.unused_flags import warn_of_unused
 from k2distil.quantizer import MultiQuantizer, Quantizer, load_quantizer
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,8 @@ def save_codebook(config: SaveCodebookConfig) -> Summary:
         for name in ("quantizer_path", "num_codebooks_used"):
             if getattr(config, name) is not None:
                 logger.warning("--%s is not used: without --save_codebook, embeddings", name)
+        sizes = ("quantizer_in_dim", "quantizer_out_dim", "quantizer_codebook_size")
+        warn_of_unused(config, sizes, "without --save_codebook, embeddings")
         return save_embedding(config)
     if config.quantizer_path is None:
         raise ConfigError("--quantizer_path: missing; give the file of train_quantizer_offline.sh")

@@ -7,6 +7,7 @@ import importlib.metadata
 import io
 import json
 import logging
+import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -16,7 +17,7 @@ from typing import Any
 from k2distil import __version__
 from k2distil.atomic import make_folder, replacing
 from k2distil.config.yaml_text import dump_yaml
-from k2distil.errors import ConfigError
+from k2distil.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def prepare_output(save_path: Path, inputs: Iterable[str | Path | None]) -> None
 
     Raises:
         ConfigError: the output is a folder, or one of the inputs.
-        DataError: its folder cannot be made.
+        DataError: its folder cannot be made, or written to.
     """
     if save_path.is_dir():
         raise ConfigError(f"--save_path {save_path}: a folder; give the name of a file in it")
@@ -47,6 +48,10 @@ def prepare_output(save_path: Path, inputs: Iterable[str | Path | None]) -> None
         if each is not None and save_path.resolve() == Path(each).resolve():
             raise ConfigError(f"--save_path {save_path}: an input of this command; give another")
     make_folder(save_path.parent)
+    if not os.access(save_path.parent, os.W_OK | os.X_OK):
+        raise DataError(
+            f"{save_path.parent}: no right to write to this folder; give a --save_path in another"
+        )
 
 
 def beside(save_path: Path, suffix: str) -> Path:
@@ -80,7 +85,7 @@ def write_config(save_path: Path, config: Any) -> None:
 
     Not --force: it is meant for one run.
     """
-    names = [each.name for each in fields(config) if each.name != "force"]
+    names = [each.name for each in fields(config) if each.name not in ("force", "given")]
     tree = {name: getattr(config, name) for name in names}
     tree = {key: _as_plain(value) for key, value in tree.items()}
     write_text(beside(save_path, "config.yaml"), dump_yaml(tree))

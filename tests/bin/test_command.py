@@ -1,3 +1,4 @@
+import errno
 import os
 import re
 import signal
@@ -122,3 +123,33 @@ def test_a_second_ctrl_c_does_not_break_the_cleaning_up_after_the_first():
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "words"),
+    [
+        (errno.EACCES, 2, "error: /theirs/a.h5: Permission denied; change that, or give another"),
+        (errno.ENAMETOOLONG, 2, "error: /theirs/a.h5: File name too long"),
+        (errno.EBADF, 70, "error: this is a fault of k2distil"),
+    ],
+)
+def test_a_path_that_may_not_be_looked_at_is_named(
+    number, status, words, tmp_path, capsys, monkeypatch
+):
+    raised = f"raise OSError({number}, {os.strerror(number)!r}, '/theirs/a.h5')"
+    (tmp_path / "denied.py").write_text(f"def main(config):\n    {raised}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "denied", raising=False)
+    assert run(SaveEmbeddingConfig, "denied:main", NEEDED) == status
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", sorted(ROOT.glob("*.sh")), ids=lambda path: path.name)
+def test_what_lies_where_the_user_stands_is_not_taken_for_ours(script, tmp_path):
+    for name in ("k2distil", "random.py", "argparse.py"):
+        path = tmp_path / name / "__init__.py" if "." not in name else tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("raise SystemExit('theirs')\n")
+    done = subprocess.run([script, "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"usage: {script.name}" in done.stdout

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from k2distil.config import TrainQuantizerConfig
+from k2distil.config import TrainQuantizerConfig, load_config
 from k2distil.pipeline.frame_source import fill, open_source
 from k2distil.pipeline.processes import joined
 
@@ -54,3 +54,14 @@ def test_a_big_endian_file_of_others_gives_the_same_frames(tmp_path):
         )
     for drawn, frames in zip(source.frames(), values, strict=True):
         assert np.array_equal(drawn, frames)
+
+
+def test_flags_of_audio_that_an_h5_makes_no_use_of_are_named(tmp_path, caplog):
+    path, yaml = tmp_path / "e.h5", tmp_path / "all.yaml"
+    with h5py.File(path, "w") as file:
+        file["utt"] = np.ones((3, 4), "float16")
+    yaml.write_text("checkpoint: teacher.pt\nnum_audio: 5\n")  # of the whole chain
+    flags = {"embedding_path": path, "save_path": tmp_path / "q.pt", "middle_layer": 1}
+    with joined("cpu") as alone:
+        open_source(load_config(TrainQuantizerConfig, yaml, [], flags), alone)
+    assert "not used: --middle_layer; the frames come from --embedding_path" in caplog.text
