@@ -33,7 +33,7 @@ class FrameReservoir:
     def __init__(self, capacity: int, dim: int, seed: int) -> None:
         self.capacity, self.dim, self.seed = capacity, dim, seed
         self.num_seen = 0  # frames added so far
-        self._frames = torch.empty(0, dim)  # as many rows as are needed, until it is settled
+        self._frames = torch.empty(min(capacity, ENOUGH), dim)  # until it is settled
         self._is_settled = False  # whether it is decided in which dtype to go on
         self._loss = RoundingLoss()
         self._generator = torch.Generator().manual_seed(seed)
@@ -46,7 +46,8 @@ class FrameReservoir:
     @property
     def frames(self) -> Tensor:
         """(len(self), dim) float16, or float32 (see above); a view."""
-        self._settle()
+        if self.num_seen:
+            self._settle()
         return self._frames[: len(self)]
 
     def add(self, frames: Tensor) -> None:
@@ -68,9 +69,9 @@ class FrameReservoir:
             self._loss.add(frames, largest)
             if self._is_settled and self._loss.reason:
                 self._keep_float32()
+        if self.num_seen + len(frames) >= ENOUGH:
+            self._settle()
         num_free = min(max(self.capacity - self.num_seen, 0), len(frames))
-        if not self._is_settled:
-            self._frames = torch.cat([self._frames, torch.empty(num_free, self.dim)])
         self._frames[self.num_seen : self.num_seen + num_free] = frames[:num_free]
         # A later frame, the i-th of all, replaces a random one with probability capacity / i.
         ordinals = torch.arange(self.num_seen + num_free, self.num_seen + len(frames)) + 1
@@ -83,8 +84,6 @@ class FrameReservoir:
             self._frames[list(replaced)] = frames[list(replaced.values())].to(self._frames.dtype)
         self.num_seen += len(frames)
         self._epoch = -1
-        if self.num_seen >= ENOUGH:
-            self._settle()
 
     def batch(self, step: int, batch_size: int) -> Tensor:
         """Batch `step` of an endless run of shuffled epochs; -> (batch_size, dim) float32.
@@ -113,7 +112,7 @@ class FrameReservoir:
         return self._order
 
     def _settle(self) -> None:
-        if self._is_settled or self.num_seen == 0:
+        if self._is_settled:
             return
         self._is_settled = True
         if self._loss.reason:

@@ -136,7 +136,7 @@ def _open(checkpoint: str, encoder_type: str) -> tuple[Format, Any]:
     if not path.is_dir() and (not may_be_hub_id or path.suffix in FILE_SUFFIXES):
         raise CheckpointError(f"{checkpoint}: no such file or folder; check --checkpoint")
     source = HfSource(checkpoint)
-    model_type = source.config.get("model_type")
+    model_type = str(source.config.get("model_type"))
     if model_type not in HF_KINDS:
         raise CheckpointError(
             f"{checkpoint}/config.json: model_type {model_type}; a teacher is a Whisper "

@@ -100,9 +100,9 @@ def fill(
     missing = [name for name in theirs.values() if name not in found]
     unexpected = sorted(set(found) - set(theirs.values()))
     misshapen = [
-        f"{name} is {tuple(found[name].shape)}, expected {tuple(needed[ours].shape)}"
+        f"{name} is {_shape_of(found[name])}, expected {tuple(needed[ours].shape)}"
         for ours, name in theirs.items()
-        if name in found and found[name].shape != needed[ours].shape
+        if name in found and _shape_of(found[name]) != tuple(needed[ours].shape)
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "of the wrong shape": misshapen}
     problems = [
@@ -116,6 +116,13 @@ def fill(
             f"{', '.join(problems)}; the checkpoint is incomplete or of another model"
         )
     return {ours: found[name] for ours, name in theirs.items()}
+
+
+def _shape_of(value: object) -> tuple[int, ...] | str:
+    """Of a tensor whose values lie one beside the other; of anything else what it is."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return tuple(value.shape) if value.layout == torch.strided else "sparse"
 
 
 def load_float32(encoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:

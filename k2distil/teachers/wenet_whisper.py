@@ -159,7 +159,7 @@ def _require_settings(dims: WhisperDims, config: Mapping[str, Any], checkpoint: 
         if (value := _get(config, key, default)) != needed
     ]
     chunk = _get(config, "encoder_conf.static_chunk_size", -1)
-    if chunk > 0:
+    if type(chunk) is not int or chunk > 0:
         wrong.append(
             f"encoder_conf.static_chunk_size is {chunk}, only full context is supported (-1)"
         )

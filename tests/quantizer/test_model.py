@@ -116,6 +116,20 @@ def test_values_beyond_float32_are_refused(quantizer):
         quantizer.encode(torch.full((1, 16), 1e300, dtype=torch.float64))
 
 
+def test_frames_that_are_beyond_float32_when_scaled_are_refused_too():
+    tiny = AdditiveQuantizer(torch.ones(2, 3, 4), torch.zeros(4), torch.tensor(0.01))
+    frames = torch.zeros(5, 4)
+    frames[3, 1] = 1e37
+    with pytest.raises(DataError, match=r"1 of 5 frames .*beyond float32 .*frame 3"):
+        tiny.encode(frames)
+
+
+def test_entries_that_are_all_alike_are_searched_without_kernels():
+    constant = ProductQuantizer(torch.zeros(2, 4, 6), torch.zeros(6), torch.ones(()))
+    assert constant.kernel_search() is None
+    assert constant.encode(torch.zeros(3, 6)).tolist() == [[0, 0]] * 3
+
+
 def test_a_wrong_dimension_is_refused_naming_both(quantizer):
     with pytest.raises(DataError, match=r"\(7, 15\).*16 dimensions"):
         quantizer.encode(torch.zeros(7, 15))

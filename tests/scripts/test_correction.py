@@ -10,7 +10,7 @@ import torch
 
 from k2distil.quantizer import load_quantizer
 from tests.quantizer.test_correction import curved_frames
-from tests.scripts.conftest import ROOT, interrupt, succeed
+from tests.scripts.conftest import ROOT, interrupt, run, succeed
 
 SIZES = ["--quantizer_out_dim", 3, "--quantizer_codebook_size", 16]
 
@@ -75,3 +75,17 @@ def test_what_brings_nothing_is_left_out(tmp_path, quantizer_type, is_told):
     log = train(noise, tmp_path, "--quantizer_type", quantizer_type)
     assert ("no correction of decoded frames" in log) == is_told
     assert load_quantizer(tmp_path / "q.pt").correction is None
+
+
+def test_a_file_that_is_none_of_ours_is_told_with_what_helps(tmp_path):
+    frames = torch.randn(6000, 16, generator=torch.Generator().manual_seed(0))
+    foreign = tmp_path / "q.pt.training.pt"
+    torch.save({"a": 1}, foreign)
+    log = train(frames, tmp_path)
+    assert f"{foreign}: damaged, training from the start: KeyError" in log
+    (tmp_path / "q.pt").write_bytes((tmp_path / "q.pt").read_bytes()[:3000])
+    script, *rest = command(tmp_path, "--save_path", tmp_path / "q.pt", "--force")
+    done = run(script, *rest)
+    assert done.returncode == 2
+    assert "a damaged one" in done.stderr
+    assert "remove it, or give another --save_path" in done.stderr

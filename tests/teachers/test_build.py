@@ -327,10 +327,26 @@ def test_openai_heads_that_do_not_divide_the_dimension_are_refused(made, tmp_pat
         build_teacher(WENET, str(tmp_path / "a.pt"))
 
 
+@pytest.mark.parametrize(
+    ("value", "what"), [("text", "a str"), (torch.ones(64, 80, 3).to_sparse(), "sparse")]
+)
+def test_what_is_no_plain_tensor_under_a_name_of_the_encoder_is_refused(
+    made, tmp_path, value, what
+):
+    content = torch.load(made["openai"], weights_only=True)
+    content["model_state_dict"]["encoder.conv1.weight"] = value
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=rf"conv1\.weight is {what}, expected \(64, 80, 3\)"):
+        build_teacher(WENET, str(tmp_path / "a.pt"))
+
+
 def test_other_model_types_are_refused(made, tmp_path):
     config = {"model_type": "sew"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="model_type sew; a teacher is a Whisper"):
+        build_teacher("hubert", str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": []}')
+    with pytest.raises(CheckpointError, match=r"model_type \[\]; a teacher is a Whisper"):
         build_teacher("hubert", str(tmp_path))
     checkpoint = with_config(make_hf_whisper(tmp_path / "relu"), activation_function="relu")
     with pytest.raises(CheckpointError, match="activation_function relu"):

@@ -135,6 +135,7 @@ def test_conv2d_needs_no_input_dim(tmp_path):
         ("encoder_conf", {"activation_type": "relu"}, "activation_type is relu, only gelu"),
         ("encoder_conf", {"pos_enc_layer_type": "rel_pos"}, "only abs_pos_whisper is supported"),
         ("encoder_conf", {"static_chunk_size": 16}, "static_chunk_size is 16"),
+        ("encoder_conf", {"static_chunk_size": "16"}, "static_chunk_size is 16"),
         ("encoder_conf", {"final_norm": False}, "final_norm is False, only True is supported"),
         ("dataset_conf", {"feats_type": "fbank"}, "feats_type is fbank"),
         ("dataset_conf", {"resample_conf": {"resample_rate": 8000}}, "resample_rate is 8000"),
