@@ -75,7 +75,7 @@ def align_batch(
     """`align_codes` of a padded batch, where the student's lengths are known late.
 
     Args:
-        codes: (B, T, N) integers, -100 beyond num_codes.
+        codes: (B, T, N) integers; beyond num_codes any.
         num_codes: (B,) teacher frames of each utterance; 0: it has no codes.
         num_frames: (B,) student frames of each.
         max_frames: of the student's padded batch.
@@ -98,7 +98,8 @@ def align_batch(
     aligned = codes.new_full((len(codes), num_rows, codes.shape[2]), IGNORE_INDEX, dtype=torch.long)
     kept = codes[:, max(0, codebook_offset) :][:, : max(0, num_rows - first)]
     aligned[:, first : first + kept.shape[1]] = kept
-    beyond = torch.arange(num_rows) >= (num_frames.cpu() * frames_ratio)[:, None]
+    ends = torch.minimum(num_frames.cpu() * frames_ratio, num_codes.cpu() - codebook_offset)
+    beyond = torch.arange(num_rows) >= ends[:, None]
     aligned.masked_fill_(beyond.to(codes.device).unsqueeze(-1), IGNORE_INDEX)
     return aligned.view(len(codes), max_frames, frames_ratio * codes.shape[2])
 

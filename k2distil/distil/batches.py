@@ -9,6 +9,7 @@ from itertools import chain
 from torch.utils.data import Sampler
 
 SIMILAR = (0.9, 1.1)  # lengths that count as the same, so that batches differ from pass to pass
+USUAL_SHARE = 0.5  # of a batch, for scarce text
 PAIRED = 32  # batches of labelled and of unlabelled utterances that are matched by length
 PADDED_TOGETHER = 1.2  # times batch_seconds that a batch of both may take, padded to one length
 
@@ -16,16 +17,17 @@ PADDED_TOGETHER = 1.2  # times batch_seconds that a batch of both may take, padd
 class BatchesBySeconds(Sampler[list[list[int]]]):
     """`num_batches` batches, the same for the same seed; each in parts that are padded alone.
 
-    Utterances with text and those without are drawn from pools of their own, each in shuffled
-    passes, so that scarce text is in every batch. They are one part where they are of similar
-    length, else two.
+    Where text is scarce, utterances with text and those without are drawn from pools of their own,
+    each in shuffled passes, so that it is in every batch. They are one part where they are of
+    similar length, else two.
 
     Args:
         seconds: of each utterance.
         labelled: whether it has text.
         batch_seconds: the most a batch may hold, padding included (`PADDED_TOGETHER` times that
             in one part); a longer utterance goes alone.
-        labelled_share: of a batch's seconds, for those with text, if there are both kinds.
+        labelled_share: of a batch's seconds, for those with text, if there are both kinds; None:
+            `USUAL_SHARE`, but where text is no scarcer than that, all are drawn from one pool.
         num_batches: of this process.
         seed: of the order.
         rank, world_size: this process takes every `world_size`-th batch, from `rank` on.
@@ -36,7 +38,7 @@ class BatchesBySeconds(Sampler[list[list[int]]]):
         seconds: Sequence[float],
         labelled: Sequence[bool],
         batch_seconds: float,
-        labelled_share: float,
+        labelled_share: float | None,
         num_batches: int,
         seed: int,
         rank: int = 0,
@@ -48,14 +50,16 @@ class BatchesBySeconds(Sampler[list[list[int]]]):
         self.most_together = PADDED_TOGETHER * batch_seconds
         with_text = [index for index, has_text in enumerate(labelled) if has_text]
         without = [index for index, has_text in enumerate(labelled) if not has_text]
-        if with_text and without:
-            shares = [labelled_share, 1 - labelled_share]
+        if labelled_share is None:
+            is_scarce = sum(seconds[i] for i in with_text) < USUAL_SHARE * sum(seconds)
+            labelled_share = USUAL_SHARE if is_scarce else 1.0
+        if with_text and without and labelled_share < 1:
             self.pools = [
-                (with_text, shares[0] * batch_seconds),
-                (without, shares[1] * batch_seconds),
+                (with_text, labelled_share * batch_seconds),
+                (without, (1 - labelled_share) * batch_seconds),
             ]
         else:
-            self.pools = [(with_text or without, batch_seconds)]
+            self.pools = [(list(range(len(seconds))), batch_seconds)]
 
     def __len__(self) -> int:
         """The batches of this process."""

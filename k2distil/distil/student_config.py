@@ -40,6 +40,8 @@ def _merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         inner = tree.get(key)
         if isinstance(inner, dict) and isinstance(value, dict):
             value = _merged(inner, value)
+        elif isinstance(inner, dict) and value is None:  # a section without a key
+            value = inner
         result[key] = value
     return result
 
@@ -69,11 +71,21 @@ def student_config(tree: dict[str, Any], vocab_size: int, blank: int) -> Any:
         raise ConfigError(f"student: {', '.join(given)}: the tokenizer decides; leave it out")
     defaults = AutoConfig.for_model(kind)
     _check_keys(tree, defaults, "student")
+    _check_subsampling(tree)
     values = {key: value for key, value in tree.items() if key != "model_type"}
     try:
         return AutoConfig.for_model(kind, **values, vocab_size=vocab_size, pad_token_id=blank)
     except Exception as error:  # transformers raises many kinds for a value it does not like
         raise refusal(kind, error) from error
+
+
+def _check_subsampling(tree: dict[str, Any]) -> None:
+    """Parakeet halves the frames as often as they can be halved, whatever the factor says."""
+    factor = (tree.get("encoder_config") or {}).get("subsampling_factor", 1)
+    if isinstance(factor, int) and (factor < 1 or factor & (factor - 1)):
+        raise ConfigError(
+            f"student.encoder_config.subsampling_factor: expected a power of 2, got {factor}"
+        )
 
 
 def refusal(kind: str, error: Exception) -> ConfigError:

@@ -229,6 +229,17 @@ class LogLines(TrainerCallback):
         logger.info("step %d of %d: %s", state.global_step, state.max_steps, ", ".join(shown))
 
 
+class AtCheckpoints(TrainerCallback):
+    """Calls a function, on every process, behind each checkpoint."""
+
+    def __init__(self, function: Callable[[], object]) -> None:
+        self.function = function
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Call it."""
+        self.function()
+
+
 class FiniteLoss(TrainerCallback):
     """A loss that is no number any more is an error, not a line in the log."""
 

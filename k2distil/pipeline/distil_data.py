@@ -122,6 +122,11 @@ class DistilDataset(Dataset):
                 f"{self._place(utterance)}: a code of {found.max()}, but codebooks of "
                 f"{self.codes.codebook_size}; give the right --codebook_size or make the file anew"
             )
+        if found.dtype.kind == "i" and ((found < 0) & (found != IGNORE_INDEX)).any():
+            raise DataError(
+                f"{self._place(utterance)}: a code of {found.min()}; expected 0 and more, or "
+                f"{IGNORE_INDEX} where there is none; make the file anew"
+            )
         return align_codes(
             found,
             num_frames,

@@ -10,11 +10,11 @@ from typing import Any
 from k2distil.batch import Utterance
 from k2distil.config import TrainDistilConfig
 from k2distil.pipeline.distil_data import Codes
-from k2distil.pipeline.provenance import digest_of, digest_of_path
+from k2distil.pipeline.provenance import digest_of, digest_of_path, stamp_of
 from k2distil.storage import UtteranceReader
 
 NOT_DECISIVE = {  # options that may change between two runs of the same training
-    *("save_path", "gpu", "num_workers", "force", "cache_dir", "allow_pipes"),
+    *("save_path", "gpu", "num_workers", "force", "given", "cache_dir", "allow_pipes"),
     *("nnodes", "rdzv_endpoint", "max_restarts"),
     *("cv_data", "eval_steps", "save_steps", "logging_steps"),
     *("train_data", "data_type", "codebook_path"),  # what they lead to counts instead
@@ -56,4 +56,4 @@ def fingerprint_of(
 
 
 def _content_of(codes: UtteranceReader) -> str:
-    return codes.meta.get("content_digest", str(codes.path))
+    return codes.meta.get("content_digest", stamp_of(codes.path))

@@ -28,10 +28,12 @@ class StudentFolder:
 
     def __init__(self, path: Path) -> None:
         self.path, self.stem = path, path / NAME
+        self._marker = path / f"{NAME}.json"  # of what training the folder is
         self._lock = ExitStack()  # held from `begin` to the end of the process
+        self._replaces: Mapping[str, Any] | None = None  # by what `start` replaces what is there
 
     def begin(self, fingerprint: Mapping[str, Any], force: bool) -> Summary | None:
-        """Make the folder, or find what an earlier run left there.
+        """Hold the folder, and find what is to be done; nothing is removed before `start`.
 
         Returns:
             The summary of a run that is complete already; None: there is something to do.
@@ -41,34 +43,44 @@ class StudentFolder:
             DataError: another run is at it.
         """
         make_folder(self.path)
-        marker = self.path / f"{NAME}.json"
-        if marker.exists():
-            with locked(marker):  # of no other run
+        with ExitStack() as lock:
+            lock.enter_context(locked(self.path))
+            if self._marker.exists():
                 restore_replaced(self.path / "best")
                 restore_replaced(self.path / "last")
-        if not marker.exists():
-            if any(self.path.iterdir()):
+                found = json.loads(self._marker.read_text())
+                differences = describe_differences(found, fingerprint)
+            elif any(self.path.iterdir()):
                 raise ConfigError(
                     f"--save_path {self.path}: not empty, and not made by train_distil.sh; give "
                     "another folder"
                 )
-        elif differences := describe_differences(json.loads(marker.read_text()), fingerprint):
-            if self._has_results() and not force:
+            else:
+                differences = "new"
+            if not differences:
+                if (self.path / "last").is_dir() and (figures := read_summary(self.stem)):
+                    logger.info("%s: complete already", self.path)
+                    return Summary(int(figures.get("failed", 0)), figures)
+            elif self._has_results() and not force:
                 raise ConfigError(
                     f"{self.path}: made with other settings ({differences}); use the same ones, "
                     "another --save_path, or --force to start over"
                 )
-            self._clear()
-        elif (self.path / "last").is_dir() and (figures := read_summary(self.stem)):
-            logger.info("%s: complete already", self.path)
-            return Summary(int(figures.get("failed", 0)), figures)
-        write_text(marker, json.dumps(fingerprint, indent=2, ensure_ascii=False) + "\n")
-        self._lock.enter_context(locked(marker))
+            self._replaces = fingerprint if differences else None
+            self._lock = lock.pop_all()
         return None
+
+    def start(self) -> None:
+        """Have the folder be this training's: what one of other settings left goes."""
+        if self._replaces is not None:
+            self._clear()
+            text = json.dumps(self._replaces, indent=2, ensure_ascii=False)
+            write_text(self._marker, text + "\n")
+            self._replaces = None
 
     def checkpoint(self) -> Path | None:
         """Where to go on."""
-        return last_checkpoint(self.path)
+        return None if self._replaces is not None else last_checkpoint(self.path)
 
     @property
     def checked(self) -> Path:
@@ -123,7 +135,7 @@ class StudentFolder:
     def _has_results(self) -> bool:
         """Whether anything would be lost: an earlier run may have ended before its first step."""
         students = [self.path / "best", self.path / "last"]
-        return any(each.is_dir() for each in students) or self.checkpoint() is not None
+        return any(each.is_dir() for each in students) or last_checkpoint(self.path) is not None
 
     def _clear(self) -> None:
         for each in self.path.iterdir():

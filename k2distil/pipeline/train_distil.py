@@ -25,6 +25,7 @@ from k2distil.distil.spec_augment import SpecAugment
 from k2distil.distil.student import Student, check_layer, make_student, switch_off_layerdrop
 from k2distil.distil.student_config import whole_tree
 from k2distil.distil.trainer import (
+    AtCheckpoints,
     Bar,
     DistilTrainer,
     FiniteLoss,
@@ -42,17 +43,21 @@ from k2distil.pipeline.distil_codes import check_coverage, open_codes
 from k2distil.pipeline.distil_data import Codes, DistilDataset
 from k2distil.pipeline.distil_fingerprint import fingerprint_of
 from k2distil.pipeline.distil_output import StudentFolder
+from k2distil.pipeline.distil_rejected import Rejected
 from k2distil.pipeline.distil_test import StudentTest
 from k2distil.pipeline.lists import names_of, read_lists
-from k2distil.pipeline.summary import Summary, write_config, write_rejections
+from k2distil.pipeline.summary import Summary, write_config
 from k2distil.pipeline.teacher import num_workers
 from k2distil.pipeline.training_arguments import training_arguments
 from k2distil.pipeline.training_errors import explaining
+from k2distil.pipeline.unused_flags import warn_of_unused
 from k2distil.workers import Loader
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+MASKS = ("num_time_masks", "time_mask_frames", "num_freq_masks", "freq_mask_bins")
 
 
 def train_distil(config: TrainDistilConfig) -> Summary:
@@ -65,6 +70,9 @@ def train_distil(config: TrainDistilConfig) -> Summary:
     utterances = PackedUtterances(read_lists(config.train_data, config, config.save_path))
     student = _open_student(config, utterances)
     layer = check_layer(student, config.student_layer)
+    if student.masks_itself:
+        reason = "this student masks itself, as `mask_time_prob` in its config says"
+        warn_of_unused(config, MASKS, reason)
     args = training_arguments(config, hasattr(student.model.base_model, "masked_spec_embed"))
     codes = None
     if config.codebook_weight > 0 and config.codebook_path is not None:
@@ -80,7 +88,8 @@ def train_distil(config: TrainDistilConfig) -> Summary:
     if (done := _on_first(args, begin)) is not None:
         return done
     head = None if codes is None else _codebook_head(config, student, codes, layer)
-    if head is not None and config.student_checkpoint is not None and not folder.checkpoint():
+    goes_on = _on_first(args, folder.checkpoint) is not None
+    if head is not None and config.student_checkpoint is not None and not goes_on:
         head.go_on_from(config.student_checkpoint)
     train = _on_first(args, lambda: _check_to_train(config, utterances, student, codes, folder))
     test = None
@@ -88,11 +97,13 @@ def train_distil(config: TrainDistilConfig) -> Summary:
         tested = _with_text(config)
         cv = _on_first(args, lambda: _check(config, config.cv_data, tested, student, codes, False))
         test = StudentTest(student, tested, cv, codes, config, args)
-    dropped = train.unfit + ([] if test is None else test.unfit)
+    rejected = Rejected(folder.stem, train, test)
+    if goes_on:
+        rejected.remember(utterances)
     if args.process_index == 0:
+        folder.start()
+        train.save(folder.checked)
         write_config(folder.stem, config)
-        failed = train.unreadable + ([] if test is None else test.failed)
-        write_rejections(folder.stem, failed, dropped)
     model = DistilModel(
         student.model,
         None if head is None else head.loss,
@@ -112,14 +123,15 @@ def train_distil(config: TrainDistilConfig) -> Summary:
     trainer = DistilTrainer(model, args, batches, test, keep_best)
     trainer.add_callback(WeightOverSteps(model, config.codebook_weight_end))
     _describe(student, train)
+    rejected.write(trainer)
+    trainer.add_callback(AtCheckpoints(lambda: rejected.write(trainer)))
     with explaining(folder.path):
         _train(trainer, folder)
         if test is not None and trainer.tested_step != trainer.state.global_step:
             trainer.evaluate()
-    failed = _failed(trainer, train, test)
+    num_failed = rejected.write(trainer)
     if args.process_index != 0:
-        return Summary(len(failed))
-    write_rejections(folder.stem, failed, dropped)
+        return Summary(num_failed)
     figures = {
         "wall_seconds": time.monotonic() - started,  # of this run; less than all after a resume
         "steps": trainer.state.global_step,
@@ -131,7 +143,7 @@ def train_distil(config: TrainDistilConfig) -> Summary:
         "best": folder.best(),
     }
     with explaining(folder.path):
-        return folder.finish(student, beside(), figures, len(failed))
+        return folder.finish(student, beside(), figures, num_failed)
 
 
 def _check_options(config: TrainDistilConfig) -> None:
@@ -205,9 +217,7 @@ def _check_to_train(
     if folder.checkpoint() is not None and (before := Checked.load(folder.checked)) is not None:
         logger.info("the utterances are those that this training began with")
         return before
-    checked = _check(config, config.train_data, utterances, student, codes, text_fits=True)
-    checked.save(folder.checked)
-    return checked
+    return _check(config, config.train_data, utterances, student, codes, text_fits=True)
 
 
 def _check(
@@ -299,18 +309,6 @@ def _describe(student: Student, train: Checked) -> None:
         "%d utterances, %.2f h, of them %.2f h with text",
         *(len(train.rows), train.seconds.sum() / 3600, with_text.sum() / 3600),
     )
-
-
-def _failed(
-    trainer: DistilTrainer, train: Checked, test: StudentTest | None
-) -> list[dict[str, str]]:
-    """What could not be read before the training, and what no process could decode in it."""
-    found = [trainer.failed]
-    if trainer.args.world_size > 1:
-        found = [{} for _ in range(trainer.args.world_size)]
-        torch.distributed.all_gather_object(found, trainer.failed)
-    together = {row["key"]: row for each in found for row in each.values()}
-    return [*train.unreadable, *together.values(), *([] if test is None else test.failed)]
 
 
 def _train(trainer: DistilTrainer, folder: StudentFolder) -> None:

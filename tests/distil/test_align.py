@@ -128,3 +128,14 @@ def test_a_ratio_below_one_is_refused():
             torch.zeros(1, 5, 1, dtype=torch.int16),
             *(torch.tensor([5]), torch.tensor([5]), 5, ["a"], 0),
         )
+
+
+def test_what_pads_codes_is_no_code_whatever_it_is():
+    codes = torch.zeros(3, 10, 2, dtype=torch.uint8)  # which holds no -100
+    codes[0], codes[1, :4] = 7, 7
+    lengths = torch.tensor([10, 4, 0]), torch.tensor([5, 3, 5])
+    aligned = align_batch(codes, *lengths, 5, ["a", "b", "c"], frames_ratio=2)
+    assert (aligned[0] == 7).all()
+    assert (aligned[1, :2] == 7).all()
+    assert (aligned[1, 2:] == -100).all()
+    assert (aligned[2] == -100).all()

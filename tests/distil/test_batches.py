@@ -60,6 +60,15 @@ def test_text_has_the_share_of_the_seconds_that_was_asked_for():
         assert sum(labelled[index] for index in batch) == 2
 
 
+def test_text_that_is_not_scarce_keeps_the_share_it_has():
+    labelled = [index > 0 for index in range(100)]  # one without, as by mistake
+    found = batches([1.0] * 100, labelled, num=100, share=None)
+    counts = [sum(batch.count(index) for batch in found) for index in range(100)]
+    assert max(counts) < 2 * min(counts)
+    scarce = [index < 3 for index in range(98)]
+    assert batches([1.0] * 98, scarce, share=None) == batches([1.0] * 98, scarce, share=0.5)
+
+
 def test_processes_share_the_batches_of_one():
     seconds, labelled = [1.0 + 0.05 * i for i in range(30)], [i % 2 == 0 for i in range(30)]
     together = batches(seconds, labelled, num=40)

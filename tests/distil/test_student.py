@@ -20,7 +20,7 @@ from k2distil.distil.student import (
     switch_off_layerdrop,
     transformers_is_old,
 )
-from k2distil.distil.student_config import DEFAULT_STUDENT, whole_tree
+from k2distil.distil.student_config import DEFAULT_STUDENT, student_config, whole_tree
 from k2distil.distil.vocabulary import characters_of, make_tokenizer
 from k2distil.errors import CheckpointError, ConfigError
 from k2distil.pipeline.distil_data import DistilDataset
@@ -337,6 +337,13 @@ def test_a_student_without_a_model_type_changes_the_default_one():
     assert changed["encoder_config"] == {**DEFAULT_STUDENT["encoder_config"], "hidden_size": 96}
     assert whole_tree(None) == DEFAULT_STUDENT
     assert whole_tree(PARAKEET) == PARAKEET
+    assert whole_tree({"encoder_config": None}) == DEFAULT_STUDENT  # a section without a key
+
+
+def test_a_subsampling_that_parakeet_would_round_is_refused():
+    tree = whole_tree({"encoder_config": {"subsampling_factor": 3}})
+    with pytest.raises(ConfigError, match="subsampling_factor: expected a power of 2, got 3"):
+        student_config(tree, vocab_size=5, blank=0)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

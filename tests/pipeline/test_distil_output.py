@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from k2distil.errors import ConfigError
+from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.distil_output import StudentFolder
 
 
@@ -24,6 +24,7 @@ class Saved:
 def begun(path, fingerprint, force=False) -> StudentFolder:
     folder = StudentFolder(path)
     assert folder.begin(fingerprint, force) is None
+    folder.start()
     folder._lock.close()
     return folder
 
@@ -84,3 +85,29 @@ def test_it_goes_on_from_the_last_checkpoint_that_is_whole(tmp_path):
         state.write_text(json.dumps({"global_step": step}))
     state.write_text('{"global_')
     assert folder.checkpoint() == tmp_path / "checkpoint-12"
+
+
+def test_until_it_starts_nothing_is_removed_and_nothing_old_is_gone_on_with(tmp_path):
+    old = begun(tmp_path, {"learning_rate": 1})
+    old.offer(Saved("old"), {}, "test", "wer", 1, {"wer": 0.5, "cer": 0.5})
+    (tmp_path / "checkpoint-8").mkdir()
+    (tmp_path / "checkpoint-8" / "trainer_state.json").write_text('{"global_step": 8}')
+    before = sorted(each.name for each in tmp_path.iterdir())
+    folder = StudentFolder(tmp_path)
+    assert folder.begin({"learning_rate": 2}, force=True) is None
+    assert folder.checkpoint() is None
+    assert sorted(each.name for each in tmp_path.iterdir()) == before
+    folder._lock.close()  # it ended here: a list could not be read
+    again = StudentFolder(tmp_path)
+    assert again.begin({"learning_rate": 1}, force=False) is None
+    assert again.checkpoint() == tmp_path / "checkpoint-8"
+
+
+def test_two_that_begin_at_the_same_time_do_not_both_succeed(tmp_path):
+    first, second = StudentFolder(tmp_path), StudentFolder(tmp_path)
+    assert first.begin({"learning_rate": 1}, force=False) is None
+    with pytest.raises(DataError, match=f"{tmp_path}: another run is writing this output"):
+        second.begin({"learning_rate": 1}, force=False)
+    first.start()
+    with pytest.raises(DataError, match="another run is writing this output"):
+        second.begin({"learning_rate": 1}, force=False)

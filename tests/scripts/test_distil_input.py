@@ -89,6 +89,11 @@ CODES = np.zeros((50, 2), np.uint8)
             ["codes.h5[utt", "a code of 15, but codebooks of 15"],
         ),
         (
+            lambda c, p: rewrite(p / "codes.h5", "utt02", np.full((50, 2), -1, np.int16)),
+            [],
+            ["codes.h5[utt02]: a code of -1; expected 0 and more, or -100", "anew"],
+        ),
+        (
             lambda c, p: rewrite(p / "codes.h5", "utt02", np.zeros((50, 3), np.uint8)),
             [],
             ["codes.h5[utt02]: (50, 3), expected (num_frames, 2)", "anew"],
@@ -187,9 +192,11 @@ def test_a_student_that_masks_itself_needs_audio_as_long_as_a_mask(material, tmp
     masks = WAV2VEC2.replace("mask_time_prob: 0.0", "mask_time_prob: 0.5\n  mask_time_length: 10")
     (tmp_path / "conf.yaml").write_text(masks + YAML[YAML.index("max_steps") :])
     material.add("short", speech(0.15))
-    done = run("train_distil.sh", *flags(material, "--missing_codes", "ignore"))
+    more = ["--missing_codes", "ignore", "--num_time_masks", 3]
+    done = run("train_distil.sh", *flags(material, *more))
     assert done.returncode == 2, done.stderr
     assert "7 frames, fewer than its mask_time_length of 10" in done.stderr
+    assert "not used: --num_time_masks; this student masks itself" in done.stderr
 
 
 def test_codes_of_others_are_laid_out_by_frames_ratio(material, tmp_path):

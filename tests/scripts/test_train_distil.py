@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -218,6 +219,15 @@ def test_evaluate_says_what_is_wrong_with_a_student(material, tmp_path, caplog):
     assert [row["reference"] for row in sorted(rates["utterances"], key=lambda r: r["key"])] == [
         text_of(index) for index in range(4)
     ]
+    from transformers import AutoModelForCTC, AutoProcessor  # behind k2distil's own import
+
+    folder = tmp_path / "student" / "last"
+    model = AutoModelForCTC.from_pretrained(folder).eval()
+    processor = AutoProcessor.from_pretrained(folder)
+    for row in rates["utterances"]:
+        samples, rate = soundfile.read(material.folder / f"{row['key']}.wav", dtype="float32")
+        inputs = processor(samples, sampling_rate=rate, return_tensors="pt")
+        assert processor.batch_decode(model.generate(**inputs))[0] == row["hypothesis"]
     assert "REF: " in done.stdout
     assert f"WER {100 * rates['wer']:.2f} %" in done.stdout
     student = ["--gpu", "cpu", "--num_workers", "0"]

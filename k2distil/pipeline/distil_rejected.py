@@ -1,0 +1,51 @@
+"""failed.tsv and dropped.tsv of a training, up to date at every checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from k2distil.batch import Utterance
+from k2distil.distil.trainer import DistilTrainer
+from k2distil.pipeline.distil_checked import Checked
+from k2distil.pipeline.distil_test import StudentTest
+from k2distil.pipeline.summary import read_rejections, write_rejections
+
+
+class Rejected:
+    """What cannot be used, and what could not be decoded.
+
+    Args:
+        stem: what the lists lie beside.
+        train, test: what the checks of the lists found.
+    """
+
+    def __init__(self, stem: Path, train: Checked, test: StudentTest | None) -> None:
+        self.stem, self.train, self.test = stem, train, test
+        self._before: list[dict[str, str]] = []
+
+    def remember(self, utterances: Iterable[Utterance]) -> None:
+        """Keep what the runs told that this one goes on from; utterances: to train on.
+
+        Those of the test are not kept: it looks at all of them again.
+        """
+        rows = {(row["key"], row["wav"]): row for row in read_rejections(self.stem, "failed")}
+        if rows:
+            places = ((each.key, each.wav) for each in utterances)
+            self._before = [rows[place] for place in places if place in rows]
+
+    def write(self, trainer: DistilTrainer) -> int:
+        """Gather from all processes, each of which calls this, and write; -> how many failed."""
+        found = [trainer.failed]
+        if trainer.args.world_size > 1:
+            found = [{} for _ in range(trainer.args.world_size)]
+            torch.distributed.all_gather_object(found, trainer.failed)
+        decoded = {row["key"]: row for each in found for row in each.values()}
+        failed = {row["key"]: row for row in self._before + self.train.unreadable} | decoded
+        rows = [*failed.values(), *([] if self.test is None else self.test.failed)]
+        if trainer.args.process_index == 0:
+            dropped = self.train.unfit + ([] if self.test is None else self.test.unfit)
+            write_rejections(self.stem, rows, dropped)
+        return len(rows)
