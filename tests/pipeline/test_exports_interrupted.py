@@ -82,3 +82,10 @@ def test_what_is_not_whole_is_not_complete_already(cuts, caplog):
     export(ExportConfig(**cuts, field="codes", force=True))
     assert "complete already" not in caplog.text
     assert '"codes"' in cuts["save_path"].read_text()
+
+
+def test_a_copy_of_codes_knows_what_was_dropped(cuts, tmp_path):
+    dropped = "key\twav\treason\ne\te.wav\tlonger than 30 s\n"
+    (tmp_path / "codes.h5.dropped.tsv").write_text(dropped)
+    export(ExportConfig(**cuts, dtype="int16"))
+    assert (tmp_path / "codes.int16.h5.dropped.tsv").read_text() == dropped

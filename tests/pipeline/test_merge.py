@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Generator
 from pathlib import Path
 
 import h5py
@@ -12,9 +14,12 @@ import pytest
 
 from k2distil.config import MergeConfig, SaveEmbeddingConfig
 from k2distil.errors import DataError
+from k2distil.pipeline.embed import Embedding
+from k2distil.pipeline.make_parts import make_parts
 from k2distil.pipeline.merge import merge
 from k2distil.pipeline.save_embedding import save_embedding
-from k2distil.storage import PartFolder
+from k2distil.pipeline.windows import Chunk
+from k2distil.storage import Leases, PartFolder, remove_parts
 from k2distil.storage.parts import parts_folder
 from tests.pipeline.outputs import write_list
 
@@ -165,3 +170,22 @@ def test_a_retry_that_is_running_keeps_its_parts(
         patch.setattr(PartFolder, "write", merge_meanwhile)
         assert save_embedding(config).figures["written"] == 4
     assert list(content(config.save_path)[0]) == ["a", "b", "c", "d"]
+
+
+def test_who_waits_for_parts_of_a_folder_that_others_made_anew_ends(tmp_path: Path) -> None:
+    save_path = tmp_path / "e.h5"
+    parts = PartFolder(save_path, {"list": "long"}, 30, 10)
+    remove_parts(save_path)  # merged by another, which a retry of fewer followed
+    PartFolder(save_path, {"list": "retry"}, 10, 10)
+
+    def wait() -> None:
+        with Leases(60) as leases:
+            make_parts(parts, [Chunk(index, []) for index in range(3)], never, leases)
+
+    def never(chunks: object) -> Generator[Embedding]:
+        raise AssertionError(chunks)
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    waiting.join(10)
+    assert not waiting.is_alive()

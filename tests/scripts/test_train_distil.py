@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from k2distil.bin.evaluate import main as evaluate
 from k2distil.distil.codebook_head import HEAD_FILE
 from k2distil.distil.trainer import last_checkpoint
+from k2distil.errors import DataError
 from tests.scripts.conftest import (
     ROOT,
     command,
@@ -200,7 +201,7 @@ def test_two_gpus_are_a_flag_away(material):
     assert len(losses(log)) == 12
 
 
-def test_evaluate_says_what_is_wrong_with_a_student(material, tmp_path, caplog):
+def test_evaluate_says_what_is_wrong_with_a_student(material, tmp_path, caplog, monkeypatch):
     succeed("train_distil.sh", *flags(material))
     done = subprocess.run(
         [
@@ -236,6 +237,15 @@ def test_evaluate_says_what_is_wrong_with_a_student(material, tmp_path, caplog):
     assert "8 of 20 utterances have no text: left out" in caplog.text
     more = [*student, "--train_data", str(tmp_path / "cv.list"), "--save_path"]
     assert evaluate([*more, str(tmp_path / "rates.json")]) == 0
+    caplog.clear()
+
+    def full(*args):
+        raise DataError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("k2distil.pipeline.evaluate.write_text", full)
+        assert evaluate([*more, str(tmp_path / "rates.json")]) == 2
+    assert f"WER {100 * rates['wer']:.2f} %" in caplog.text  # the work is not lost
     before = (tmp_path / "codes.h5").read_bytes()
     assert evaluate([*more, str(tmp_path / "codes.h5")]) == 2
     assert (tmp_path / "codes.h5").read_bytes() == before
