@@ -25,7 +25,7 @@ from k2distil.interop.lhotse import (
     read_cuts,
     require_lhotse,
 )
-from k2distil.pipeline.exported import digests, is_ours, is_whole
+from k2distil.pipeline.exported import digest_at, digests, is_ours
 from k2distil.pipeline.lists import read_lists
 from k2distil.pipeline.provenance import digest_of, digest_of_file
 from k2distil.pipeline.summary import (
@@ -73,11 +73,12 @@ def export_lhotse(config: ExportConfig) -> Summary:
         utterances = read_lists(config.train_data, config, save_path)
         source = digest_of(utterances, with_text=True)
     fingerprint = _fingerprint(config, reader, source)
-    if save_path.exists():
+    there = digest_at(save_path)
+    if there is not None:
         found = read_summary(save_path)
-        _check_replaceable(save_path, found, fingerprint, config.force)
+        _check_replaceable(save_path, is_ours(there, found), found, fingerprint, config.force)
         done = found.get("failed") == 0 and (config.shar is None or config.shar.exists())
-        if done and found["fingerprint"] == fingerprint and is_whole(save_path, found):
+        if done and found["fingerprint"] == fingerprint and found["sha256"] == there:
             logger.info("%s: complete already", save_path)
             return Summary(0, found)
     _check_shar(config)
@@ -97,7 +98,7 @@ def export_lhotse(config: ExportConfig) -> Summary:
             "written": written,
             "failed": len(rows),
             "fingerprint": fingerprint,
-            **digests(save_path, temporary),
+            **digests(temporary, there),
         }
         summary = write_summary(save_path, figures, len(rows))
     logger.info("%s: %d written, %d failed", save_path, written, len(rows))
@@ -130,9 +131,13 @@ def _fingerprint(config: ExportConfig, reader: CodebookReader, source: str) -> d
 
 
 def _check_replaceable(
-    save_path: Path, found: dict[str, Any], fingerprint: dict[str, Any], force: bool
+    save_path: Path,
+    is_known: bool,
+    found: dict[str, Any],
+    fingerprint: dict[str, Any],
+    force: bool,
 ) -> None:
-    if not is_ours(save_path, found):
+    if not is_known:
         raise DataError(
             f"{save_path}: not made by k2distil export, never replaced; give another --save_path"
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 from k2distil.atomic import replacing
 from k2distil.config import ExportConfig
 from k2distil.errors import CheckpointError
-from k2distil.pipeline.exported import digests, is_ours
+from k2distil.pipeline.exported import digest_at, digests, is_ours
 from k2distil.pipeline.summary import Summary, prepare_output, read_summary, write_summary
 from k2distil.quantizer import load_quantizer, package_state, quantizer_file, write_tensors
 
@@ -34,11 +34,12 @@ def export_multi_quantization(config: ExportConfig) -> Summary:
     prepare_output(save_path, [path])
     quantizer = load_quantizer(path)
     state = package_state(quantizer, path)
-    if save_path.exists():
+    there = digest_at(save_path)
+    if there is not None:
         if _holds(save_path, state):
             logger.info("%s: complete already", save_path)
             return Summary(0, read_summary(save_path))
-        _check_replaceable(save_path, quantizer.id, config.force)
+        _check_replaceable(save_path, there, quantizer.id, config.force)
     if quantizer.codebook_size < MIN_REFINED_ENTRIES:
         logger.warning(
             "%d entries a codebook: multi_quantization encodes with refine_indexes_iters=0 only",
@@ -51,7 +52,7 @@ def export_multi_quantization(config: ExportConfig) -> Summary:
         )
     with replacing(save_path) as temporary:
         write_tensors(state, temporary)
-        figures = {"to": config.to, "quantizer_id": quantizer.id, **digests(save_path, temporary)}
+        figures = {"to": config.to, "quantizer_id": quantizer.id, **digests(temporary, there)}
         summary = write_summary(save_path, figures)
     logger.info(
         "%s: multi_quantization.Quantizer(dim=%d, codebook_size=%d, num_codebooks=%d), %s %s",
@@ -72,14 +73,14 @@ def _holds(path: Path, state: dict[str, Tensor]) -> bool:
         return False
 
 
-def _check_replaceable(save_path: Path, quantizer_id: str, force: bool) -> None:
+def _check_replaceable(save_path: Path, there: str, quantizer_id: str, force: bool) -> None:
     """Refuse to replace a file, unless an export made it and --force is given.
 
     Raises:
         CheckpointError: both ids, or that the file is another's.
     """
     found = read_summary(save_path)
-    if not is_ours(save_path, found):
+    if not is_ours(there, found):
         raise CheckpointError(
             f"{save_path}: not made by k2distil export, never replaced; give another --save_path"
         )

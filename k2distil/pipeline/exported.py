@@ -12,17 +12,16 @@ from typing import Any
 from k2distil.pipeline.provenance import digest_of_file
 
 
-def digests(save_path: Path, temporary: Path) -> dict[str, str | None]:
-    """For the summary of a file that is about to replace what is at `save_path`, if anything."""
-    replaced = digest_of_file(save_path) if save_path.exists() else None
+def digest_at(save_path: Path) -> str | None:
+    """Of the file that is there; None: there is none."""
+    return digest_of_file(save_path) if save_path.exists() else None
+
+
+def digests(temporary: Path, replaced: str | None) -> dict[str, str | None]:
+    """For the summary of a file that is about to take the place of another."""
     return {"sha256": digest_of_file(temporary), "replaces": replaced}
 
 
-def is_ours(save_path: Path, summary: dict[str, Any]) -> bool:
-    """Whether an export made the file that is there."""
-    return digest_of_file(save_path) in (summary.get("sha256"), summary.get("replaces"))
-
-
-def is_whole(save_path: Path, summary: dict[str, Any]) -> bool:
-    """Whether the file that is there is the one the summary is of."""
-    return digest_of_file(save_path) == summary.get("sha256")
+def is_ours(there: str | None, summary: dict[str, Any]) -> bool:
+    """Whether an export made the file that is there, by its digest."""
+    return there in (summary.get("sha256"), summary.get("replaces"))
