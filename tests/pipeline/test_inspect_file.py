@@ -128,3 +128,12 @@ def test_the_command_prints_to_stdout(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "k2distil", "inspect", "--path", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout) == (0, inspect(path) + "\n")
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    h5py.File(tmp_path / "theirs.h5", "w").close()
+    monkeypatch.setattr(
+        "os.access", lambda path, mode: False
+    )  # of a test's root nothing is refused
+    with pytest.raises(DataError, match=r"theirs\.h5: no right to read it"):
+        inspect(tmp_path / "theirs.h5")
