@@ -50,9 +50,12 @@ def test_packed_layers_round_about_as_openai_whisper_does(checkpoint, speech, pa
             "huggingface-whisper", checkpoint, middle_layer=layer, whisper_padding=padding
         )
         ours = embed_alone(teacher, speech, 1)
-        rounding = theirs[teacher.layer - 1] - exact[teacher.layer - 1]
-        assert rms(ours - exact[teacher.layer - 1]) < 1.4 * rms(rounding) < 2e-6
-        assert difference(ours, exact[teacher.layer - 1]) < 1e-4  # of values up to 10
+        expected = exact[teacher.layer - 1]
+        error, rounding = rms(ours - expected), rms(theirs[teacher.layer - 1] - expected)
+        assert error < 1.4 * rounding
+        # AVX2 products round to 1.7e-6 of the values, AVX-512 ones to 1.2e-6; openai-whisper's too.
+        assert error < 2e-6 * rms(expected)
+        assert difference(ours, expected) < 1e-4  # of values up to 10
 
 
 def rms(errors):
