@@ -25,8 +25,15 @@ class Loader(DataLoader):
     student's training saves first, and needs its workers for the step it is in.
     """
 
-    def __init__(self, dataset: Dataset, **options: Any) -> None:
-        super().__init__(dataset, collate_fn=_as_it_is, worker_init_fn=_start_worker, **options)
+    def __init__(self, dataset: Dataset, num_workers: int, **options: Any) -> None:
+        super().__init__(
+            dataset,
+            num_workers=num_workers,
+            collate_fn=_as_it_is,
+            worker_init_fn=_start_worker,
+            multiprocessing_context=_Context() if num_workers else None,
+            **options,
+        )
 
     def __iter__(self) -> Any:
         """Workers are born with SIGTERM blocked: it waits until they know what to do with it."""
@@ -34,6 +41,30 @@ class Loader(DataLoader):
             iterator = super().__iter__()
         end_by_force(iterator)
         return iterator
+
+
+class _Flag:
+    """torch's word to its workers to end, as a byte without a lock.
+
+    A worker that is killed as it looks at a `multiprocessing.Event` holds its lock for ever, and
+    torch waits for it to tell of the death or to end the other workers.
+    """
+
+    def __init__(self) -> None:
+        self._value = multiprocessing.RawValue("b", 0)
+
+    def is_set(self) -> bool:
+        return bool(self._value.value)
+
+    def set(self) -> None:
+        self._value.value = 1
+
+
+class _Context(type(multiprocessing.get_context())):  # type: ignore[misc]
+    """Processes as everywhere, events that outlive who looks at them."""
+
+    def Event(self) -> _Flag:  # noqa: N802
+        return _Flag()
 
 
 def end_by_force(iterator: Any) -> None:

@@ -5,10 +5,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import psutil
 import pytest
+
+from k2distil.workers import Loader, shut_down
 
 PROGRAM = textwrap.dedent(
     """
@@ -66,3 +69,34 @@ def test_a_sigterm_of_others_is_not_for_workers():
             os.kill(worker.pid, signal.SIGTERM)
         out, _ = process.communicate("\n", timeout=60)
         assert (process.returncode, out) == (0, "True\n")
+
+
+class DiesAskingWhetherToEnd:
+    """Ends as if killed in the midst of torch's look at its `done_event`."""
+
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        frame = sys._getframe()
+        while "done_event" not in frame.f_locals:
+            frame = frame.f_back
+        for each in vars(frame.f_locals["done_event"]).values():
+            if hasattr(each, "acquire"):
+                each.acquire()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_killed_as_it_asks_whether_to_end_is_not_waited_for():
+    def run():
+        numbers = iter(Loader(DiesAskingWhetherToEnd(), batch_size=None, num_workers=2, timeout=1))
+        with pytest.raises(RuntimeError, match="worker"):
+            next(numbers)
+        shut_down(numbers)
+        ended.append(psutil.Process().children() == before)
+
+    before, ended = psutil.Process().children(), []
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(timeout=30)
+    assert ended == [True]

@@ -313,7 +313,7 @@ def _describe(student: Student, train: Checked) -> None:
 
 def _train(trainer: DistilTrainer, folder: StudentFolder) -> None:
     """Train to the end, or to a signal: then a checkpoint is written before the process ends."""
-    from transformers import PrinterCallback, ProgressCallback
+    from transformers import PrinterCallback, ProgressCallback, set_seed
 
     trainer.remove_callback(PrinterCallback)
     if trainer.pop_callback(ProgressCallback):
@@ -330,6 +330,8 @@ def _train(trainer: DistilTrainer, folder: StudentFolder) -> None:
                 "disk is late to show it, or give a --save_path on a disk that all nodes share"
             )
         logger.info("going on from %s", checkpoint)
+    # Each process its own dropout and masks; what a checkpoint knows of them comes after this.
+    set_seed(trainer.args.seed + trainer.args.process_index)
     with _stopping(trainer):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     trainer.check_weights()

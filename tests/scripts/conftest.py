@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.scripts.warm import run_warm
+
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "teachers" / "golden"
+TIMEOUT = 300.0  # seconds for a command
 WENET = GOLDEN / "wenet_conv1d2"
 WENET_TEACHER = ["--encoder_type", "wenet-whisper", "--checkpoint", WENET / "final.pt"]
 
@@ -86,29 +89,32 @@ def environment(**more: str) -> dict[str, str]:
     return os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"} | more
 
 
-def run(script: str, *flags: object, **more_environment: str) -> subprocess.CompletedProcess[str]:
-    """Run one of the scripts to its end, on the CPU, without asserting anything."""
-    return subprocess.run(
-        command(script, "--num_workers", 0, "--gpu", "cpu", *flags),
-        capture_output=True,
-        text=True,
-        env=environment(**more_environment),
-        timeout=300,
-        check=False,
-    )
+def run(
+    script: str, *flags: object, by_script: bool = False, **more_environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a script's command to its end, on the CPU, without asserting anything.
+
+    by_script: by the script itself, as always with an environment of its own; see warm.py.
+    """
+    words = command(script, "--num_workers", 0, "--gpu", "cpu", *flags)
+    if by_script or more_environment:
+        env = environment(**more_environment)
+        options = {"capture_output": True, "text": True, "check": False}
+        return subprocess.run(words, env=env, timeout=TIMEOUT, **options)
+    module = f"k2distil.bin.{script.removesuffix('.sh').removesuffix('_offline')}"
+    return run_warm(module, words[1:], environment(K2DISTIL_PROG=script), TIMEOUT)
 
 
-def succeed(script: str, *flags: object, **more_environment: str) -> str:
-    """Run a script that must leave with status 0; -> its log."""
-    done = run(script, *flags, **more_environment)
+def succeed(script: str, *flags: object, **options) -> str:
+    """Run a script that must leave with status 0, see `run`; -> its log."""
+    done = run(script, *flags, **options)
     assert done.returncode == 0, done.stderr
     return done.stderr
 
 
 def k2distil(*arguments: object) -> str:
     """Run `k2distil`, which must leave with status 0; -> its standard output."""
-    words = [sys.executable, "-m", "k2distil", *map(str, arguments)]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environment())
+    done = run_warm("k2distil.bin.main", list(map(str, arguments)), environment(), TIMEOUT)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

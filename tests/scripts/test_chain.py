@@ -48,25 +48,26 @@ def test_wenet_layers_equal_wenets_own_output(teacher, empty_corpus, tmp_path):
 
 
 def test_the_whole_chain_gives_the_codes_of_the_embeddings(corpus, tmp_path):
-    succeed(
+    by_script = partial(succeed, by_script=True)
+    by_script(
         *("save_embedding.sh", *WENET_TEACHER, "--train_data", corpus.path),
         *("--num_audio", 20, "--save_path", tmp_path / "embedding.h5"),
     )
-    log = succeed(
+    log = by_script(
         *("train_quantizer_offline.sh", "--embedding_path", tmp_path / "embedding.h5", *SMALL),
         *("--save_path", tmp_path / "offline", "--quantizer_in_dim", 64),
     )
     assert "embeddings of dimension 64" in log
-    succeed(
+    by_script(
         *("train_quantizer_offline.sh", *WENET_TEACHER, "--train_data", corpus.path, *SMALL),
         *("--train_quantizer_online", "--num_audio", 20, "--save_path", tmp_path / "online.pt"),
     )
     codes_path = tmp_path / "codes.h5"
-    succeed(
+    by_script(
         *("save_codebook.sh", *WENET_TEACHER, "--train_data", corpus.path, "--save_codebook"),
         *("--quantizer_path", tmp_path / "offline", "--save_path", codes_path),
     )
-    succeed(
+    by_script(
         *("save_codebook.sh", *WENET_TEACHER, "--train_data", corpus.path),
         *("--save_path", tmp_path / "all.h5", "--embedding_dtype", "float32"),
     )

@@ -33,7 +33,7 @@ from tests.scripts.student_material import WAV2VEC2, YAML, flags, losses, text_o
 
 
 def test_a_student_trains_and_loads_in_transformers_without_k2distil(material, tmp_path):
-    log = succeed("train_distil.sh", *flags(material))
+    log = succeed("train_distil.sh", *flags(material), by_script=True)
     assert "2 codebooks of 16, 2 teacher frames per student frame" in log
     assert "20 utterances" in log
     figures = losses(log)
@@ -179,6 +179,11 @@ def test_two_processes_train_as_one_with_twice_the_batch(material, tmp_path):
         for name in ("one", "two")
     ]
     assert summaries[0] == pytest.approx(summaries[1], rel=2e-3)
+    first, second = (
+        torch.load(tmp_path / "two" / "checkpoint-12" / f"rng_state_{rank}.pth", weights_only=False)
+        for rank in range(2)
+    )
+    assert not torch.equal(first["cpu"], second["cpu"])  # each masks and drops out by itself
 
 
 @pytest.mark.gpu

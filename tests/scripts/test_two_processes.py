@@ -64,7 +64,8 @@ def test_two_processes_embed_half_of_the_audio_each(corpus, tmp_path):
         (corpus.folder / f"utt{index:02}.wav").write_bytes(b"not audio")
     flags = ["--train_quantizer_online", *WENET_TEACHER, "--train_data", corpus.path, *SIZES]
     flags += ["--part_utterances", 5, "--num_audio_from", "first"]
-    one = run("train_quantizer_offline.sh", *flags, "--save_path", tmp_path / "one.pt")
+    one = ["train_quantizer_offline.sh", *flags, "--save_path", tmp_path / "one.pt"]
+    one = run(*one, by_script=True)
     two = run_two(*flags, "--save_path", tmp_path / "two.pt")
     assert one.returncode == two.returncode == 1, two.stderr  # done, but for some utterances
     rejected = [(tmp_path / f"{name}.pt.failed.tsv").read_text() for name in ("one", "two")]
