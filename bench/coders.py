@@ -18,14 +18,12 @@ from k2distil.quantizer import (
     AdditiveQuantizer,
     FrameReservoir,
     QuantizerTrainer,
-    add_correction,
-    use_every_entry,
+    finish,
 )
 from k2distil.quantizer.multi_quantization import from_package_state
 
 BATCH_SIZE = 512
 CODEBOOK_SIZE = 256
-PROBE_FRAMES = 50_000  # training frames that the figures look at, as `train_quantizer` does
 PRODUCT, ADDITIVE, WIDE = "product", "additive", "additive, quality search"
 MULTI_QUANTIZATION = "multi_quantization"
 WIDE_SEARCH = {"beam": 64, "num_sweeps": 3}
@@ -83,12 +81,7 @@ def train_ours(quantizer_type: str) -> Train:
         trainer = QuantizerTrainer(quantizer_type, *sizes, seed=task.seed, device=task.device)
         while not trainer.done:
             trainer.step(frames.batch(trainer.steps_done, BATCH_SIZE))
-        quantizer = trainer.quantizer
-        if isinstance(quantizer, AdditiveQuantizer):
-            sample = frames.batch(0, min(PROBE_FRAMES, len(frames)))
-            quantizer = use_every_entry(quantizer, sample, task.seed)
-            add_correction(quantizer, frames.frames, task.held_out, task.seed)
-        return Trained(quantizer)
+        return Trained(finish(trainer.quantizer, frames, task.held_out, task.seed))
 
     return train
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from k2distil.quantizer import FrameReservoir, QuantizerTrainer
-from k2distil.quantizer.metrics import fit_probe
+from k2distil.quantizer.metrics import PROBE_FRAMES, fit_probe
 from k2distil.quantizer.model import Quantizer
 
 IDEAS = ("whitened", "predictable", "averaged", "flattened", "prior", "sliced")
@@ -32,7 +32,6 @@ CONTEXT = range(-8, 9, 2)  # frames of 20 ms around one, whose log-mels explain 
 RIDGE = 1e-2  # of the log-mels' mean variance
 AVERAGED = 3  # frames
 PRIOR, PRIOR_ROUNDS = 3.0, 5  # a nat against half a squared unit of scaled error
-PROBE_FRAMES = 50_000
 
 Encode = Callable[[Tensor], Tensor]  # (T, D) -> (T, N)
 Frames = Mapping[str, Tensor]  # of utterances, (T, D)

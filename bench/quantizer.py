@@ -32,13 +32,13 @@ import faiss
 import report
 import torch
 from clock import clock_of
-from coders import CODEBOOK_SIZE, FOLLOWS, METHODS, PROBE_FRAMES, TRAIN, Coder, Task, Trained
+from coders import CODEBOOK_SIZE, FOLLOWS, METHODS, TRAIN, Coder, Task, Trained
 from digits import ROOT, default_data
 from frames import DATA, Frames, dim_of, make, read
 from frontier import cells, draw, summary
 from torch import Tensor
 
-from k2distil.quantizer import evaluate
+from k2distil.quantizer import PROBE_FRAMES, evaluate
 
 REPEATS, REPEAT_SECONDS = 5, 1.0  # of the encoding speed
 TRIAL_FRAMES = 256  # tell how many frames a repeat takes
@@ -156,7 +156,7 @@ def _peak_mb(backend: str) -> float:
 def measure(trained: Trained, frames: Frames, job: Job) -> dict[str, Any]:
     """Everything that is known of a coder after training."""
     held_out = frames.held_out.to(job.backend)
-    probed = frames.training.batch(0, min(PROBE_FRAMES, len(frames.training))).to(job.backend)
+    probed = frames.training.sample(PROBE_FRAMES).to(job.backend)
     row: dict[str, Any] = {"dim": frames.training.dim, "train_frames": len(frames.training)}
     row |= encode_speed(trained.coder, held_out, job.backend)
     coder = trained.for_figures or trained.coder

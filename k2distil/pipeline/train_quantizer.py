@@ -26,16 +26,16 @@ from k2distil.pipeline.summary import (
     write_summary,
 )
 from k2distil.quantizer import (
-    AdditiveQuantizer,
+    PROBE_FRAMES,
     FrameReservoir,
+    Quantizer,
     QuantizerTrainer,
     Share,
-    add_correction,
     evaluate,
+    finish,
     load_quantizer,
     num_correction_steps,
     save_quantizer,
-    use_every_entry,
     write_tensors,
 )
 from k2distil.storage import describe_differences
@@ -43,7 +43,6 @@ from k2distil.storage import describe_differences
 logger = logging.getLogger(__name__)
 
 FEW_FRAMES = 50  # per entry of a codebook: below, some entries hardly see any
-PROBE_FRAMES = 50_000  # training frames that the figures look at
 
 
 @dataclass(frozen=True)
@@ -154,12 +153,10 @@ def _finish(
     training_seconds: float,
 ) -> Summary:
     """Measure the quantizer, and write it and its summary."""
-    quantizer, source = job.trainer.quantizer, job.source
-    training_sample = training.batch(0, min(PROBE_FRAMES, len(training)))
-    if isinstance(quantizer, AdditiveQuantizer):
-        quantizer = use_every_entry(quantizer, training_sample, seed)
-        _correct(quantizer, training, held_out, seed)
-    held_out_figures = evaluate(quantizer, training_sample, held_out.frames, seed).as_dict()
+    source = job.source
+    quantizer = _finished(job.trainer.quantizer, training, held_out, seed)
+    sample = training.sample(PROBE_FRAMES)
+    held_out_figures = evaluate(quantizer, sample, held_out.frames, seed).as_dict()
     quantizer.provenance = {**source.provenance, "fingerprint": json.dumps(job.fingerprint)}
     quantizer.figures = held_out_figures
     num_frames = training.num_seen + held_out.num_seen
@@ -194,15 +191,15 @@ def _finish(
     return summary
 
 
-def _correct(
-    quantizer: AdditiveQuantizer, training: FrameReservoir, held_out: FrameReservoir, seed: int
-) -> None:
-    """Give the quantizer a correction, with a bar."""
+def _finished(
+    quantizer: Quantizer, training: FrameReservoir, held_out: FrameReservoir, seed: int
+) -> Quantizer:
+    """`finish`, with a bar where that takes a while."""
+    if quantizer.type == "product":
+        return finish(quantizer, training, held_out.frames, seed)
     num_steps = num_correction_steps(len(training))
     with Progress("learning the correction", num_steps, "steps") as progress:
-        add_correction(
-            quantizer, training.frames, held_out.frames, seed, lambda: progress.advance(1)
-        )
+        return finish(quantizer, training, held_out.frames, seed, lambda: progress.advance(1))
 
 
 def _check_number(num_training: int, num_held_out: int, config: TrainQuantizerConfig) -> None:

@@ -7,16 +7,17 @@ from k2distil.quantizer.checkpoint import (
     write_tensors,
 )
 from k2distil.quantizer.correction import Correction
-from k2distil.quantizer.correction_training import add_correction, num_correction_steps
-from k2distil.quantizer.metrics import HeldOutFigures, evaluate
+from k2distil.quantizer.correction_training import num_correction_steps
+from k2distil.quantizer.finishing import finish
+from k2distil.quantizer.metrics import PROBE_FRAMES, HeldOutFigures, evaluate
 from k2distil.quantizer.model import AdditiveQuantizer, ProductQuantizer, Quantizer
 from k2distil.quantizer.multi_quantization import MultiQuantizer, package_state
 from k2distil.quantizer.reservoir import FrameReservoir
 from k2distil.quantizer.statistics import Share
 from k2distil.quantizer.trainer import QuantizerTrainer, StepStats
-from k2distil.quantizer.unused import use_every_entry
 
 __all__ = [
+    "PROBE_FRAMES",
     "AdditiveQuantizer",
     "Correction",
     "FrameReservoir",
@@ -27,13 +28,12 @@ __all__ = [
     "QuantizerTrainer",
     "Share",
     "StepStats",
-    "add_correction",
     "evaluate",
+    "finish",
     "load_quantizer",
     "num_correction_steps",
     "package_state",
     "quantizer_file",
     "save_quantizer",
-    "use_every_entry",
     "write_tensors",
 ]

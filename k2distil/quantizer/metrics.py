@@ -17,6 +17,7 @@ from torch import Tensor
 from k2distil.errors import DataError
 from k2distil.quantizer.model import MAX_CHUNK_SCORES, QUANTIZER_TYPES, Quantizer
 
+PROBE_FRAMES = 50_000  # of the training, that are enough to fit it
 PROBE_DIM = 64  # principal components the probe sees
 PROBE_STEPS = 400
 PROBE_BATCH = 512  # frames

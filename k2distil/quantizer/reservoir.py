@@ -104,6 +104,14 @@ class FrameReservoir:
             position += len(order)
         return self.frames[torch.cat(rows)].float()
 
+    def sample(self, num_frames: int) -> Tensor:
+        """`num_frames` of the frames, or all if they are fewer; -> (n, dim) float32, none twice.
+
+        Raises:
+            DataError: no frames were added.
+        """
+        return self.batch(0, min(num_frames, len(self)))
+
     def _shuffled(self, epoch: int) -> Tensor:
         if epoch != self._epoch:
             seed = (self.seed * 1_000_003 + epoch) % 2**63

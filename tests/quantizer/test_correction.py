@@ -5,12 +5,12 @@ from k2distil.errors import CheckpointError
 from k2distil.quantizer import (
     AdditiveQuantizer,
     Correction,
-    add_correction,
     evaluate,
     load_quantizer,
     num_correction_steps,
     save_quantizer,
 )
+from k2distil.quantizer.correction_training import add_correction
 from k2distil.quantizer.metrics import relative_error
 from tests.quantizer.conftest import trained
 

@@ -9,8 +9,8 @@ from k2distil.errors import CheckpointError
 from k2distil.quantizer import (
     AdditiveQuantizer,
     QuantizerTrainer,
-    add_correction,
 )
+from k2distil.quantizer.correction_training import add_correction
 from k2distil.quantizer.metrics import relative_error
 from tests.quantizer.conftest import batch, power_law_frames, trained
 from tests.quantizer.test_correction import curved_frames

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from k2distil.errors import CheckpointError, ConfigError, DataError
-from k2distil.quantizer import QuantizerTrainer, Share, use_every_entry
+from k2distil.quantizer import QuantizerTrainer, Share
 from k2distil.quantizer.metrics import num_dead_codes, relative_error
 from k2distil.quantizer.statistics import ALONE
+from k2distil.quantizer.unused import use_every_entry
 from tests.quantizer.conftest import batch, power_law_frames, trained
 
 

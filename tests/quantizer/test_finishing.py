@@ -1,0 +1,38 @@
+"""What is done to a quantizer once it is trained."""
+
+import pytest
+import torch
+
+from k2distil.quantizer import FrameReservoir, finish, num_correction_steps
+from k2distil.quantizer.metrics import num_dead_codes
+from tests.quantizer.conftest import trained
+from tests.quantizer.test_correction import DIM, curved_frames
+
+
+@pytest.fixture(scope="module")
+def reservoir():
+    frames = FrameReservoir(6000, DIM, seed=0)
+    frames.add(curved_frames(6000, seed=2))
+    return frames
+
+
+def test_an_additive_one_has_its_entries_used_and_a_correction(reservoir):
+    quantizer = trained(reservoir.frames, "additive", 4, 16)
+    table = quantizer.table.clone()
+    table[1, 2:5] = table[1, 2]  # of equals only the first is ever chosen
+    spoilt = type(quantizer)(table, quantizer.mean, quantizer.scale, **quantizer.settings)
+    assert num_dead_codes(spoilt.encode(reservoir.frames), 16) >= 2
+    steps = []
+    held_out = curved_frames(3000, seed=3)
+    done = finish(spoilt, reservoir, held_out, seed=4, on_step=lambda: steps.append(1))
+    assert num_dead_codes(done.encode(reservoir.frames), 16) == 0
+    assert done.correction is not None
+    assert len(steps) == num_correction_steps(6000)
+    assert finish(spoilt, reservoir, held_out, seed=4).id == done.id
+
+
+def test_a_product_one_stays_as_it_is(reservoir):
+    quantizer = trained(reservoir.frames, "product", 4, 16)
+    before = quantizer.id
+    assert finish(quantizer, reservoir, torch.zeros(1, DIM)) is quantizer
+    assert quantizer.id == before
