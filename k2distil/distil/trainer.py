@@ -30,6 +30,7 @@ from transformers import (  # noqa: E402
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"
+LEAST_SCALE = 2.0**-10  # of float16's losses, begun at 2^16: each step that is no number halves it
 
 
 class DistilTrainer(Trainer):
@@ -243,14 +244,18 @@ class AtCheckpoints(TrainerCallback):
 class FiniteLoss(TrainerCallback):
     """A loss that is no number any more is an error, not a line in the log."""
 
+    def __init__(self, trainer: DistilTrainer) -> None:
+        self.trainer = trainer
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Stop at NaN.
+        """Stop at NaN; of float16, whose scaler steps over those it can mend, when it cannot.
 
         Raises:
             DataError: naming the step and what helps.
         """
         norm = logs.get("grad_norm", 0.0)
-        if not args.fp16 and norm != norm:  # float16's scaler steps over some by itself
+        scaler = self.trainer.accelerator.scaler
+        if norm != norm and (scaler is None or scaler.get_scale() < LEAST_SCALE):
             raise _not_a_number("the gradient", args, state)
 
 

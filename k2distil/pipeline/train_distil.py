@@ -57,7 +57,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MASKS = ("num_time_masks", "time_mask_frames", "num_freq_masks", "freq_mask_bins")
+MASKS = ("num_time_masks", "time_mask_frames", "num_freq_masks", "freq_mask_bins")  # SpecAugment's
 
 
 def train_distil(config: TrainDistilConfig) -> Summary:
@@ -104,13 +104,6 @@ def train_distil(config: TrainDistilConfig) -> Summary:
         folder.start()
         train.save(folder.checked)
         write_config(folder.stem, config)
-    model = DistilModel(
-        student.model,
-        None if head is None else head.loss,
-        layer,
-        config.codebook_weight,
-        None if student.masks_itself else _spec_augment(config),
-    )
 
     def beside() -> dict[str, bytes]:
         return {} if head is None else head.files()
@@ -119,6 +112,7 @@ def train_distil(config: TrainDistilConfig) -> Summary:
         assert test is not None
         folder.offer(student, beside(), test.digest, test.metric, step, figures)
 
+    model = _model(config, student, head, layer)
     batches = _batches(config, utterances, train, student, codes, args)
     trainer = DistilTrainer(model, args, batches, test, keep_best)
     trainer.add_callback(WeightOverSteps(model, config.codebook_weight_end))
@@ -135,10 +129,7 @@ def train_distil(config: TrainDistilConfig) -> Summary:
     figures = {
         "wall_seconds": time.monotonic() - started,  # of this run; less than all after a resume
         "steps": trainer.state.global_step,
-        "utterances": len(train.rows),
-        "labelled": int(train.labelled.sum()),
-        "hours": float(train.seconds.sum()) / 3600,
-        "parameters": sum(each.numel() for each in student.model.parameters()),
+        **_sizes(student, train),
         "last": test and test.figures,
         "best": folder.best(),
     }
@@ -260,6 +251,19 @@ def _codebook_head(
     return CodebookHead(loss, {name: str(value) for name, value in made_for.items()})
 
 
+def _model(
+    config: TrainDistilConfig, student: Student, head: CodebookHead | None, layer: int
+) -> DistilModel:
+    spec_augment = SpecAugment(*(getattr(config, name) for name in MASKS))
+    return DistilModel(
+        student.model,
+        None if head is None else head.loss,
+        layer,
+        config.codebook_weight,
+        None if student.masks_itself else spec_augment,
+    )
+
+
 def _batches(
     config: TrainDistilConfig,
     utterances: PackedUtterances,
@@ -288,15 +292,6 @@ def _batches(
     )
 
 
-def _spec_augment(config: TrainDistilConfig) -> SpecAugment:
-    return SpecAugment(
-        config.num_time_masks,
-        config.time_mask_frames,
-        config.num_freq_masks,
-        config.freq_mask_bins,
-    )
-
-
 def _describe(student: Student, train: Checked) -> None:
     logger.info(
         "student %s: %d layers, %.1f M parameters, %d tokens, a frame every %.4g ms",
@@ -311,6 +306,16 @@ def _describe(student: Student, train: Checked) -> None:
     )
 
 
+def _sizes(student: Student, train: Checked) -> dict[str, Any]:
+    """Of the student and of what it trains on, for the summary."""
+    return {
+        "utterances": len(train.rows),
+        "labelled": int(train.labelled.sum()),
+        "hours": float(train.seconds.sum()) / 3600,
+        "parameters": sum(each.numel() for each in student.model.parameters()),
+    }
+
+
 def _train(trainer: DistilTrainer, folder: StudentFolder) -> None:
     """Train to the end, or to a signal: then a checkpoint is written before the process ends."""
     from transformers import PrinterCallback, ProgressCallback, set_seed
@@ -320,7 +325,7 @@ def _train(trainer: DistilTrainer, folder: StudentFolder) -> None:
         trainer.add_callback(Bar())
     trainer.add_callback(Pace())
     trainer.add_callback(LogLines())
-    trainer.add_callback(FiniteLoss())
+    trainer.add_callback(FiniteLoss(trainer))
     trainer.add_callback(MissedTest(trainer))
     checkpoint = _on_first(trainer.args, folder.checkpoint)
     if checkpoint is not None:

@@ -1,11 +1,12 @@
 """What is ours in transformers' Trainer, without a training."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from k2distil.distil.trainer import DistilTrainer, Pace
+from k2distil.distil.trainer import DistilTrainer, FiniteLoss, Pace
 from k2distil.errors import DataError
 
 
@@ -24,3 +25,24 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
     trainer.state = SimpleNamespace(global_step=3)
     with pytest.raises(DataError, match="a weight is not a number at step 3"):
         trainer._save_checkpoint(trainer.model, None)
+
+
+@pytest.mark.parametrize(
+    ("scale", "norm", "stops"),
+    [
+        (None, float("nan"), True),
+        (None, 3.0, False),
+        (2.0**16, float("nan"), False),  # float16's first steps look for a scale
+        (2.0**-11, float("nan"), True),
+        (2.0**-11, 3.0, False),
+    ],
+)
+def test_a_gradient_that_stays_no_number_ends_the_training(scale, norm, stops):
+    scaler = None if scale is None else torch.amp.GradScaler("cpu", init_scale=scale)
+    if scaler is not None:
+        scaler.scale(torch.ones(()))  # as every step does
+    loss = FiniteLoss(SimpleNamespace(accelerator=SimpleNamespace(scaler=scaler)))
+    args, state = SimpleNamespace(output_dir="exp/student"), SimpleNamespace(global_step=40)
+    context = pytest.raises(DataError, match="at step 40") if stops else nullcontext()
+    with context:
+        loss.on_log(args, state, None, {"grad_norm": norm})
