@@ -10,10 +10,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.context import ForkContext, ForkProcess
 from types import FrameType, TracebackType
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
+
+from k2distil.errors import DataError
 
 PATIENCE_STEP = 5.0  # seconds between looks at workers that give nothing, and at the caller
 
@@ -37,10 +40,8 @@ class Loader(DataLoader):
 
     def __iter__(self) -> Any:
         """Workers are born with SIGTERM blocked: it waits until they know what to do with it."""
-        with _blocked(signal.SIGTERM):
-            iterator = super().__iter__()
-        end_by_force(iterator)
-        return iterator
+        with _blocked(signal.SIGTERM), _deferred(signal.SIGINT, signal.SIGTERM):
+            return super().__iter__()
 
 
 class _Flag:
@@ -60,20 +61,26 @@ class _Flag:
         self._value.value = 1
 
 
-class _Context(type(multiprocessing.get_context())):  # type: ignore[misc]
-    """Processes as everywhere, events that outlive who looks at them."""
+class _Process(ForkProcess):
+    """A worker that torch, or Python at its exit, ends by SIGKILL if it does not end by itself.
 
-    def Event(self) -> _Flag:  # noqa: N802
-        return _Flag()
-
-
-def end_by_force(iterator: Any) -> None:
-    """Let torch, and Python at its exit, end the workers that do not end by themselves by SIGKILL.
-
-    It needs nothing of a worker, however it hangs, where SIGTERM is not for them.
+    That needs nothing of it, however it hangs, where SIGTERM is not for it; from its start on, as
+    that of the next one may fail or be interrupted.
     """
-    for worker in getattr(iterator, "_workers", ()):
-        worker._popen.terminate = worker._popen.kill
+
+    def start(self) -> None:
+        super().start()
+        popen: Any = getattr(self, "_popen")  # noqa: B009
+        popen.terminate = popen.kill
+
+
+class _Context(ForkContext):
+    """What a loader makes its workers of."""
+
+    Process = _Process
+
+    def Event(self) -> _Flag:  # type: ignore[override]  # noqa: N802
+        return _Flag()
 
 
 def shut_down(iterator: Any) -> None:
@@ -95,6 +102,11 @@ def worker_remedy(error: Exception) -> str | None:
             "decoding stopped: /dev/shm is full. Run the command again with a smaller "
             "--num_workers, or give the container more (docker run --shm-size=1g)"
         )
+    if "Too many open files" in str(error):
+        return (
+            "decoding stopped: too many open files. Run the command again with a smaller "
+            "--num_workers, or raise the limit (ulimit -n)"
+        )
     if isinstance(error, OSError | EOFError) or "DataLoader worker (pid" in str(error):
         return (
             f"decoding stopped: {error}. Out of memory is the usual reason: run the command again "
@@ -106,6 +118,43 @@ def worker_remedy(error: Exception) -> str | None:
 def unwrapped(error: Exception) -> str:
     """The message of an error of ours, without the traceback that torch's workers put around it."""
     return str(error).rpartition("k2distil.errors.DataError: ")[2].strip() or str(error)
+
+
+@contextmanager
+def mending() -> Iterator[None]:
+    """Errors of torch's loader that a user can mend, in words of how.
+
+    Raises:
+        DataError: in the place of such an error.
+    """
+    try:
+        yield
+    except (RuntimeError, OSError, EOFError) as error:
+        if (remedy := worker_remedy(error)) is None:
+            raise
+        raise DataError(remedy) from error
+
+
+@contextmanager
+def _deferred(*numbers: signal.Signals) -> Iterator[None]:
+    """Signals for the main thread's handlers wait until it is done with what is done here.
+
+    What a handler raises would be lost where Python calls back in the midst of a fork.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    before = {each: signal.getsignal(each) for each in numbers}
+    for each in numbers:
+        signal.signal(each, lambda number, _: received.append(number))
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        for number in received:
+            signal.raise_signal(number)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import errno
 import importlib
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -150,10 +151,17 @@ def parse(kind: Any, argv: Sequence[str] | None = None) -> Any:
             )
     known, unknown = parser.parse_known_args(argv)
     if unknown:
-        flags_known = [f"--{name}" for name in (*hints, "config", "override_config")]
+        sections = {name for name in hints if get_origin(_kind_of(hints[name])) is dict}
+        names = [*(hints.keys() - sections), "config", "override_config"]
+        flags_known = [f"--{name}" for name in names]
         flag = next((text for text in unknown if text.startswith("-")), None)
         if flag is None:
             parser.error(f"{unknown[0]}: not a flag; each value follows its --flag")
+        if (section := re.split(r"[.=]", flag.removeprefix("--"))[0]) in sections:
+            parser.error(
+                f"{flag}: {section} is a section of the yaml; "
+                f'--override_config "{section}.KEY VALUE" sets a key of it'
+            )
         parser.error(f"{flag}: unknown flag{nearest(flag.partition('=')[0], flags_known)}")
     flags = vars(known)
     return load_config(kind, flags.pop("config"), flags.pop("override_config"), flags)

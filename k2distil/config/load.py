@@ -43,7 +43,7 @@ def load_config(
     hints = option_types(kind)
     known = hints.keys() | _keys_of_all_commands()
     tree = read_yaml(path) if path else {}
-    if is_wenet_yaml(tree):
+    if is_wenets_own := is_wenet_yaml(tree):
         tree = {WENET_KEY: tree}
     wenet = tree.pop(WENET_KEY, None)
     if not isinstance(wenet, dict | None):
@@ -91,7 +91,8 @@ def load_config(
         raise ConfigError(f"{path}: a WeNet yaml describes a teacher; this command has none")
     if wenet is not None:
         checked[WENET_KEY] = wenet
-        logger.info("%s: a WeNet yaml; it describes the teacher, the rest is ignored", path)
+        if is_wenets_own:
+            logger.info("%s: a WeNet yaml; it describes the teacher, the rest is ignored", path)
         if ours := [key for key in wenet if key in known and key != "dtype"]:
             logger.warning("%s: not read from a WeNet yaml: %s; give flags", path, ", ".join(ours))
     if hasattr(kind, "given"):

@@ -1,4 +1,4 @@
-"""yaml as users write it: 1e-3 is a number, and a key that comes twice is refused."""
+"""yaml as users write it: 1e-3 is a number, 1:4 is none, and a key that comes twice is refused."""
 
 from __future__ import annotations
 
@@ -15,10 +15,21 @@ FLOAT = (  # as YAML 1.2 has it; PyYAML wants a dot in it
     re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
     list("-+0123456789"),
 )
+INT_TAG = "tag:yaml.org,2002:int"
+INT = (  # as YAML 1.2 has it; to PyYAML 1:4 is 64, and 010 is 8
+    INT_TAG,
+    re.compile(r"([-+]?\d[\d_]*|0o[0-7]+|0x[0-9a-fA-F]+)$"),
+    list("-+0123456789"),
+)
 
 
 class _Loader(yaml.SafeLoader):
     """Of such yaml."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in found if tag != INT_TAG]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def get_single_node(self) -> Any:
         """The tree, before anchors and merges are resolved in it."""
@@ -36,9 +47,17 @@ def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, quotes)
 
 
+def _int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    bases = {"0o": 8, "0x": 16}
+    return int(node.value, bases.get(node.value[:2], 10))
+
+
 _Loader.add_implicit_resolver(*FLOAT)
+_Loader.add_implicit_resolver(*INT)
+_Loader.add_constructor(INT_TAG, _int)
 _Dumper.add_representer(str, _text)
 _Dumper.add_implicit_resolver(*FLOAT)
+_Dumper.add_implicit_resolver(*INT)
 
 
 def parse_yaml(text: str) -> Any:
@@ -66,8 +85,10 @@ def _refuse_twice(root: Any) -> None:
             left += node.value
             continue
         left += [value for _, value in node.value]
-        keys = [key.value for key, _ in node.value if key.tag != MERGE_TAG]
-        if twice := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {twice[0]!r} comes twice", node.start_mark
-            )
+        keys: set[str] = set()
+        for key, _ in node.value:
+            if key.tag != MERGE_TAG and key.value in keys:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key.value!r} comes twice", key.start_mark
+                )
+            keys.add(key.value)

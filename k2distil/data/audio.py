@@ -25,6 +25,7 @@ from k2distil.errors import DataError
 
 MAX_OVERSHOOT = 0.1  # seconds a segment may end past the audio: lists round their times
 TRUSTED = {"WAV", "WAVEX", "FLAC"}  # formats whose header tells the length
+LOUDEST = 1e6  # a sample; full scale is 1, floats that hold 16-bit integers have 32,768
 BLOCK = 1 << 22  # frames read at a time: a damaged header may announce more than memory holds
 
 
@@ -120,6 +121,8 @@ def _prepare(samples: np.ndarray, rate: int, utterance: Utterance, channel: int)
     mono = np.ascontiguousarray(samples[:, channel])
     if not np.isfinite(mono).all():
         raise DataError("NaN or infinite samples; make the file anew or remove it from the list")
+    if len(mono) and (loudest := float(np.abs(mono).max())) > LOUDEST:
+        raise DataError(f"samples up to {loudest:.3g}, not within 1; make the file anew")
     if rate != SAMPLE_RATE:
         mono = soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
     if not len(mono):

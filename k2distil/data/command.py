@@ -10,6 +10,7 @@ import tempfile
 
 from k2distil.errors import DataError
 
+ENDED_BY_OTHERS = {-signal.SIGTERM, -signal.SIGINT}  # statuses
 SHELL_WORDS = set("();<>&")  # what shlex parts from other words, and only a shell understands
 
 
@@ -46,13 +47,30 @@ def parse_command(text: str) -> list[list[str]]:
 def run_command(text: str) -> bytes:
     """What the command writes to its standard output, all of it in memory.
 
-    Its programs see an empty standard input, and paths relative to the working directory.
+    Its programs see an empty standard input, and paths relative to the working directory. Where a
+    signal ended one, as SIGTERM to all processes does, the command is run once more.
 
     Raises:
         DataError: it cannot be started, a program of it fails, or nothing is written. The message
             ends with the last line of standard error.
     """
     programs = parse_command(text)
+    data, statuses, complaints = _run(programs)
+    if not ENDED_BY_OTHERS.isdisjoint(statuses):
+        data, statuses, complaints = _run(programs)
+    for program, status in zip(programs, statuses, strict=True):
+        # Those that write to another may be cut short by it: SIGPIPE is no failure there.
+        if status != 0 and not (status == -signal.SIGPIPE and program is not programs[-1]):
+            lines = reversed(complaints.split("\n"))
+            last = next((line.strip() for line in lines if line.strip()), "no message")
+            raise DataError(f"{program[0]} failed with status {status}: {last}")
+    if not data:
+        raise DataError("the command wrote nothing; correct it or remove it from the list")
+    return data
+
+
+def _run(programs: list[list[str]]) -> tuple[bytes, list[int], str]:
+    """-> what the last one writes, the status of each, what all write to standard error."""
     running: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryFile() as complaints:
         try:
@@ -76,15 +94,7 @@ def run_command(text: str) -> bytes:
                 _close_output(process)
                 process.wait()
         complaints.seek(0)
-        lines = complaints.read().decode(errors="replace").split("\n")
-    for program, status in zip(programs, statuses, strict=True):
-        # Those that write to another may be cut short by it: SIGPIPE is no failure there.
-        if status != 0 and not (status == -signal.SIGPIPE and program is not programs[-1]):
-            last = next((line.strip() for line in reversed(lines) if line.strip()), "no message")
-            raise DataError(f"{program[0]} failed with status {status}: {last}")
-    if not data:
-        raise DataError("the command wrote nothing; correct it or remove it from the list")
-    return data
+        return data, statuses, complaints.read().decode(errors="replace")
 
 
 def _close_output(process: subprocess.Popen[bytes]) -> None:

@@ -19,7 +19,7 @@ from k2distil.batch import Utterance
 from k2distil.data.audio import load_audio
 from k2distil.errors import DataError
 from k2distil.stages import add_seconds
-from k2distil.workers import PATIENCE_STEP, Loader, shut_down, worker_remedy
+from k2distil.workers import PATIENCE_STEP, Loader, mending, shut_down
 
 PREFETCH_FACTOR = 4  # utterances decoded ahead by each worker; bounds the memory
 DECODE = "decode (in workers)"  # the stage
@@ -116,21 +116,20 @@ def _decode_in_workers(
         timeout=PATIENCE_STEP,
     )
     handler = signal.getsignal(signal.SIGCHLD)
-    decoded = iter(loader)
+    with mending():
+        decoded = iter(loader)
     if threading.current_thread() is threading.main_thread():
         # torch's handler would raise in whatever the caller is doing when a worker dies. Without
         # it the loader notices at its next look, here.
         signal.signal(signal.SIGCHLD, handler)
     try:
-        while (found := _next(decoded, timeout)) is not None:
-            samples, seconds = found
-            add_seconds(DECODE, seconds)
-            # A copy, since shared memory is two open files per utterance while it lives.
-            yield drawn.popleft(), samples if isinstance(samples, DataError) else samples.clone()
-    except (RuntimeError, OSError, EOFError) as error:
-        if (remedy := worker_remedy(error)) is None:
-            raise
-        raise DataError(remedy) from error
+        with mending():
+            while (found := _next(decoded, timeout)) is not None:
+                samples, seconds = found
+                add_seconds(DECODE, seconds)
+                # A copy, since shared memory is two open files per utterance while it lives.
+                audio = samples if isinstance(samples, DataError) else samples.clone()
+                yield drawn.popleft(), audio
     finally:
         shut_down(decoded)
 

@@ -118,8 +118,10 @@ def _decode_by_ffmpeg(utterance: Utterance, source: str | io.BytesIO) -> tuple[n
     # -xerror: without it a truncated file gives what is left of it, and exit status 0.
     command = [program, "-nostdin", "-v", "error", "-xerror", "-i", url, "-map", "0:a:0"]
     command += ["-c:a", "pcm_f32le", "-f", "wav", "pipe:1"]
-    feed: dict[str, Any] = {"stdin": subprocess.DEVNULL} if piped is None else {"input": piped}
-    done = subprocess.run(command, **feed, capture_output=True, check=False)
+    options: dict[str, Any] = {"stdin": subprocess.DEVNULL} if piped is None else {"input": piped}
+    # In a session of its own, which a Ctrl-C or a scheduler's SIGTERM for all does not reach.
+    options["start_new_session"] = True
+    done = subprocess.run(command, **options, capture_output=True, check=False)
     if done.returncode != 0:
         complaint = done.stderr.decode(errors="replace").strip().partition("\n")[0]
         raise DataError(complaint or f"exit status {done.returncode}")

@@ -73,6 +73,8 @@ def _fault(fields: Any) -> str | None:
             return f'no "{name}", but {there or "nothing"}; expected {EXPECTED}{hint}'
         if value is not None and not isinstance(value, str):
             return f'"{name}" is {value!r}; expected a string'
+    if fault := fault_of_text(fields.get("txt") or ""):
+        return fault
     if not fields["wav"] or "\0" in fields["wav"]:
         return '"wav" is empty or no path'
     for name in ("start", "end"):
@@ -82,6 +84,15 @@ def _fault(fields: Any) -> str | None:
     start, end = fields.get("start") or 0.0, fields.get("end")
     if end is not None and end <= start:
         return f'"end" {end} is not after "start" {start}'
+    return None
+
+
+def fault_of_text(text: str) -> str | None:
+    r"""Half of a character, such as "\ud83d", is in no file that can be written."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"the text has half of a character ({text[error.start]!r}); correct it"
     return None
 
 

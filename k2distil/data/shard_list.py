@@ -75,7 +75,10 @@ def _utterances(
         num_utterances += 1
         if len(audio) != 1 or len(text) > 1 or not _is_plain(audio[0]):
             found = ", ".join(member.name for member in audio + text)
-            yield f"{path}: expected one audio file and at most one .txt of one name, got {found}"
+            yield (
+                f"{path}: expected one audio file and at most one .txt of one name, one after "
+                f"another (tar --sort=name -cf does that), got {found}"
+            )
             continue
         transcript = None
         if with_text and text and (content := tar.extractfile(text[0])) is not None:

@@ -16,7 +16,14 @@ UNKNOWN_FRAMES = 1 << 50  # `frames` are this or more where the header does not 
 FAR = 1 << 54  # bytes, where an MP3 of unknown length seems to end
 MAX_OGG_PAGE = 65_307  # bytes (RFC 3533, section 6)
 
-_WAV_DATA_LOG = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
+# What libsndfile calls the samples of a format in its log.
+_SAMPLES = {
+    **dict.fromkeys(["WAV", "WAVEX"], "data"),
+    **{"AIFF": "SSND", "AU": "Data Size", "SVX": "BODY", "W64": "riff"},
+}
+_RF64_FRAMES_LOG = re.compile(r"frame count (\d+) does not match value from 'ds64' chunk of (\d+)")
+_NIST_FRAMES = re.compile(rb"^sample_count -i (\d+)", re.MULTILINE)
+_NIST_HEADER = 1024  # bytes
 _FIRST_OGG_PAGE = re.compile(rb"OggS\0\x02")
 _TAG = 128  # bytes of an ID3v1 tag
 # Of an MP3's frame (ISO 11172-3, 13818-3, and the 2.5 of Fraunhofer), by version 1 or another.
@@ -66,11 +73,22 @@ def open_audio(source: str | io.BytesIO) -> SoundFile:
 
 
 def sign_of_truncation(file: SoundFile, source: str | io.BytesIO) -> str | None:
-    """What libsndfile lets pass: it shortens a cut wav or ogg to what is left of it."""
-    if file.format in {"WAV", "WAVEX"} and (log := _WAV_DATA_LOG.search(file.extra_info)):
+    """What libsndfile lets pass: it shortens a cut file to what is left of it."""
+    name = _SAMPLES.get(file.format)
+    size_log = rf"^ *{name} *: (\d+) \(should be (\d+)\)"
+    if name and (log := re.search(size_log, file.extra_info, re.MULTILINE)):
         announced, found = map(int, log.groups())
         if found < announced < UNKNOWN_WAV_SIZE:
             return f"{announced} bytes of samples announced, {found} found"
+    if file.format == "RF64" and (log := _RF64_FRAMES_LOG.search(file.extra_info)):
+        found, announced = map(int, log.groups())
+        if found < announced:
+            return f"{announced} frames announced, {found} found"
+    if file.format == "NIST":
+        with _opened(source) as opened:
+            header = _NIST_FRAMES.search(opened.read(_NIST_HEADER))
+        if header and file.frames < int(header[1]):
+            return f"{int(header[1])} frames announced, {file.frames} found"
     if file.format == "OGG" and _last_ogg_page_is_cut(source):
         return "its last Ogg page is not whole"
     return None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,6 @@ from torch.utils.data import DataLoader
 from k2distil.distil.model import Batch, DistilModel, count_items
 from k2distil.errors import DataError
 from k2distil.torchaudio_guard import hide_broken_torchaudio
-from k2distil.workers import end_by_force
 
 hide_broken_torchaudio()
 from transformers import (  # noqa: E402
@@ -30,6 +31,7 @@ from transformers import (  # noqa: E402
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"
+SIGNALS_TOGETHER = 5.0  # seconds
 LEAST_SCALE = 2.0**-10  # of float16's losses, begun at 2^16: each step that is no number halves it
 
 
@@ -68,7 +70,6 @@ class DistilTrainer(Trainer):
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor]:
         """The batches of a step, and how many texts and codes all processes have in theirs."""
-        end_by_force(epoch_iterator)  # of a training that goes on accelerate makes the loader
         found = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         self._num_steps += 1
         counts = [count_items(batch["parts"]) for batch in found]
@@ -185,14 +186,23 @@ class MissedTest(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """After a signal: finish the step, save, stop; all processes at the same step."""
+    """After a signal: finish the step, save, stop; all processes at the same step.
 
-    def __init__(self) -> None:
-        self.received = 0
+    before: the handlers of until now, which get another signal that comes later than what torchrun
+        and schedulers send twice: a step whose audio never comes does not end.
+    """
+
+    def __init__(self, before: Mapping[signal.Signals, Any]) -> None:
+        self.before = before
+        self.received, self._since = 0, 0.0
 
     def __call__(self, signum: int, frame: object) -> None:
         """The signal's handler."""
-        self.received = signum
+        if not self.received:
+            self.received, self._since = signum, time.monotonic()
+        elif time.monotonic() - self._since > SIGNALS_TOGETHER:
+            signal.signal(signum, self.before[signal.Signals(signum)])
+            signal.raise_signal(signum)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

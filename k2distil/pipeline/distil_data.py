@@ -101,8 +101,10 @@ class DistilDataset(Dataset):
         }
 
     def _labels(self, utterance: Utterance) -> list[int]:
-        ids = [] if utterance.text is None else self.student.encode_text(utterance.text)
-        return ids or [IGNORE_INDEX]
+        """Of a training; the texts of a test may have what the student has no token for."""
+        if utterance.text is None or not self.for_training:
+            return [IGNORE_INDEX]
+        return self.student.encode_text(utterance.text) or [IGNORE_INDEX]
 
     def _codes(self, utterance: Utterance, num_frames: int) -> Tensor:
         """(num_frames, N * ratio) int64."""

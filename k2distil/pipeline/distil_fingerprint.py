@@ -10,8 +10,7 @@ from typing import Any
 from k2distil.batch import Utterance
 from k2distil.config import TrainDistilConfig
 from k2distil.pipeline.distil_data import Codes
-from k2distil.pipeline.provenance import digest_of, digest_of_path, stamp_of
-from k2distil.storage import UtteranceReader
+from k2distil.pipeline.provenance import content_of, digest_of, digest_of_path
 
 NOT_DECISIVE = {  # options that may change between two runs of the same training
     *("save_path", "gpu", "num_workers", "force", "given", "cache_dir", "allow_pipes"),
@@ -51,9 +50,5 @@ def fingerprint_of(
             options[f"content of --{name}"] = digest_of_path(path)[:16]
     if codes is not None:
         sizes = (codes.num_codebooks, codes.codebook_size, codes.frames_ratio)
-        options["codes"] = [*map(_content_of, codes.reader.readers), *sizes]
+        options["codes"] = [*map(content_of, codes.reader.readers), *sizes]
     return options
-
-
-def _content_of(codes: UtteranceReader) -> str:
-    return codes.meta.get("content_digest", stamp_of(codes.path))

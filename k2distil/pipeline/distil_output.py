@@ -103,7 +103,7 @@ class StudentFolder:
         step: int,
         figures: Mapping[str, float],
     ) -> None:
-        """Keep a student that is better in `metric`, less being better, than the best so far.
+        """Keep a student that is as good in `metric`, less being better, as the best so far.
 
         Args:
             student: as it is now.
@@ -115,8 +115,8 @@ class StudentFolder:
         """
         best = self.best() or {}
         is_comparable = best.get("test") == test and best["step"] != step
-        rank = [metric, "cer"]  # the latter among equals
-        if is_comparable and not [figures[r] for r in rank] < [best[r] for r in rank]:
+        rank = [metric, "cer"]  # the latter among equals, and then the one that trained longer
+        if is_comparable and [figures[r] for r in rank] > [best[r] for r in rank]:
             return
         text = json.dumps({"step": step, "test": test, **figures}, indent=2) + "\n"
         student.save(self.path / "best", {**extra, METRICS_FILE: text.encode()})

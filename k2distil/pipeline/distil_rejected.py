@@ -25,6 +25,7 @@ class Rejected:
     def __init__(self, stem: Path, train: Checked, test: StudentTest | None) -> None:
         self.stem, self.train, self.test = stem, train, test
         self._before: list[dict[str, str]] = []
+        self._written: object = None
 
     def remember(self, utterances: Iterable[Utterance]) -> None:
         """Keep what the runs told that this one goes on from; utterances: to train on.
@@ -47,5 +48,7 @@ class Rejected:
         rows = [*failed.values(), *([] if self.test is None else self.test.failed)]
         if trainer.args.process_index == 0:
             dropped = self.train.unfit + ([] if self.test is None else self.test.unfit)
-            write_rejections(self.stem, rows, dropped)
+            if self._written != (rows, dropped):  # else told already
+                write_rejections(self.stem, rows, dropped)
+                self._written = rows, dropped
         return len(rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool  # its threads, unlike others, hold no exit up
 
 from k2distil.batch import Utterance
 from k2distil.errors import DataError
@@ -31,7 +31,7 @@ def durations(
             return error
 
     with (
-        ThreadPoolExecutor(THREADS) as pool,
+        ThreadPool(THREADS) as pool,
         Progress(label, len(utterances), "utterances") as progress,
     ):
         for start in range(0, len(utterances), CHUNK):

@@ -20,6 +20,7 @@ from k2distil.pipeline.lists import names_of, read_lists
 from k2distil.pipeline.summary import Summary, prepare_output, write_text
 from k2distil.pipeline.teacher import num_workers
 from k2distil.pipeline.transcribe import batches_to_test, transcribe
+from k2distil.workers import mending
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +47,14 @@ def evaluate(config: EvaluateConfig) -> Summary:
     tested = labelled.at(checked.rows)
     batches = batches_to_test(student, checked.seconds.tolist(), config.batch_seconds)
     student.model.to(device)
-    scored = transcribe(
-        DistilModel(student.model, None, -1, 0.0, None),
-        DistilDataset(tested, student, None, config.channel, for_training=False),
-        batches,
-        num_workers(config),
-        device,
-    )
+    with mending():
+        scored = transcribe(
+            DistilModel(student.model, None, -1, 0.0, None),
+            DistilDataset(tested, student, None, config.channel, for_training=False),
+            batches,
+            num_workers(config),
+            device,
+        )
     rates = error_rates(scored.transcripts)
     failed = len(labelled) - len(scored.transcripts)
     for row in checked.unreadable + checked.unfit + scored.failed:

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import shutil
+import textwrap
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ from k2distil.interop.lhotse import (
 )
 from k2distil.pipeline.exported import digest_at, digests, is_ours
 from k2distil.pipeline.lists import read_lists
-from k2distil.pipeline.provenance import digest_of, digest_of_file
+from k2distil.pipeline.provenance import content_of, digest_of, digest_of_file
 from k2distil.pipeline.summary import (
     Summary,
     beside,
@@ -73,16 +74,21 @@ def export_lhotse(config: ExportConfig) -> Summary:
         utterances = read_lists(config.train_data, config, save_path)
         source = digest_of(utterances, with_text=True)
     fingerprint = _fingerprint(config, reader, source)
-    there = digest_at(save_path)
+    there, has_cuts = digest_at(save_path), False
     if there is not None:
         found = read_summary(save_path)
         _check_replaceable(save_path, is_ours(there, found), found, fingerprint, config.force)
-        done = found.get("failed") == 0 and (config.shar is None or config.shar.exists())
-        if done and found["fingerprint"] == fingerprint and found["sha256"] == there:
-            logger.info("%s: complete already", save_path)
-            return Summary(0, found)
-    _check_shar(config)
+        has_cuts = found["fingerprint"] == fingerprint and found["sha256"] == there
+    has_shards = config.shar is not None and _is_taken(config.shar)
+    if has_shards and not has_cuts:
+        raise ConfigError(f"--shar {config.shar}: there already; give a new or empty folder")
     reader = _in_dtype(config, reader)
+    if has_cuts and found["failed"] == 0:
+        if config.shar is None or has_shards:
+            logger.info("%s: complete already", save_path)
+        else:
+            _write_shar(save_path, config.shar, config.field, reader)
+        return Summary(0, found)
     if config.cuts_path is None:
         cuts = make_cuts(utterances, config.channel)
     else:
@@ -100,9 +106,14 @@ def export_lhotse(config: ExportConfig) -> Summary:
             "fingerprint": fingerprint,
             **digests(temporary, there),
         }
+        if has_shards and figures["sha256"] != there:
+            raise DataError(
+                f"--shar {config.shar}: there already, of the cuts before more could be exported; "
+                "remove it, or give another --save_path and --shar"
+            )
         summary = write_summary(save_path, figures, len(rows))
     logger.info("%s: %d written, %d failed", save_path, written, len(rows))
-    if config.shar is not None:
+    if config.shar is not None and not has_shards:
         _write_shar(save_path, config.shar, config.field, reader)
     return summary
 
@@ -119,7 +130,7 @@ def _check_source(config: ExportConfig) -> None:
 def _fingerprint(config: ExportConfig, reader: CodebookReader, source: str) -> dict[str, Any]:
     """All that decides the content of the cuts, of JSON's types."""
     return {
-        "codes": str(reader.meta.get("content_digest", "")),
+        "codes": content_of(reader),
         "codebook_path": str(reader.path.resolve()),
         "cuts": source,
         "field": config.field,
@@ -149,10 +160,9 @@ def _check_replaceable(
         )
 
 
-def _check_shar(config: ExportConfig) -> None:
-    folder = config.shar
-    if folder is not None and (folder.is_file() or (folder.is_dir() and any(folder.iterdir()))):
-        raise ConfigError(f"--shar {folder}: there already; give a new or empty folder")
+def _is_taken(shar: Path) -> bool:
+    """Whether anything is in its place: shards come into it all at once."""
+    return shar.is_file() or (shar.is_dir() and any(shar.iterdir()))
 
 
 def _in_dtype(config: ExportConfig, reader: CodebookReader) -> CodebookReader:
@@ -163,12 +173,12 @@ def _in_dtype(config: ExportConfig, reader: CodebookReader) -> CodebookReader:
     path = config.save_path.with_name(f"{reader.path.stem}.{config.dtype}.h5")
     if path.exists():
         copied_from = CodebookReader(path).meta.get(COPIED_FROM)
-        if copied_from and copied_from == reader.meta.get("content_digest"):
+        if copied_from == content_of(reader):
             return CodebookReader(path)
         if copied_from is None or not config.force:
             raise DataError(f"{path}: there already, of other codes; give another --save_path")
     logger.info("%s: the same codes in %s", path, config.dtype)
-    write_as(reader, path, np.dtype(config.dtype))
+    write_as(reader, path, np.dtype(config.dtype), content_of(reader))
     for name in OF_COPIES:
         if beside(reader.path, name).exists():
             shutil.copyfile(beside(reader.path, name), beside(path, name))
@@ -223,12 +233,17 @@ def _write_shar(cuts_path: Path, folder: Path, field: str, reader: CodebookReade
     except Exception as error:  # each of lhotse's audio backends has its own
         shutil.rmtree(temporary, ignore_errors=True)
         raise DataError(
-            f"--shar {folder}: lhotse cannot write the shards ({error}); see to the audio and run "
-            "the same command again, or leave --shar out"
+            f"--shar {folder}: lhotse cannot write the shards ({_short(error)}); see to the audio "
+            "and run the same command again, or leave --shar out"
         ) from error
     if folder.exists():
         folder.rmdir()
     temporary.rename(folder)
+
+
+def _short(error: Exception) -> str:
+    """Of lhotse's errors, which hold whole cuts, what fits a line or two."""
+    return textwrap.shorten(str(error) or type(error).__name__, 300)
 
 
 def _fields_of(cut: Any) -> dict[str, str]:

@@ -23,7 +23,7 @@ from k2distil.config.load import option_types
 from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.embed import Embedded, as_dtype, embed
 from k2distil.pipeline.processes import Processes
-from k2distil.pipeline.provenance import request, stamp_of
+from k2distil.pipeline.provenance import content_of, request
 from k2distil.pipeline.teacher import embed_options, open_teacher, read_utterances
 from k2distil.pipeline.unused_flags import warn_of_unused
 from k2distil.pipeline.windows import chunks_of
@@ -124,11 +124,11 @@ def _from_h5(path: Path) -> FrameSource:
                 )
             if not np.isfinite(array).all():
                 raise DataError(f"{path}[{key}]: NaN or inf; {remedy}")
-            yield torch.from_numpy(array)
+            if len(array):
+                yield torch.from_numpy(array)
 
     provenance = {name: reader.meta[name] for name in PROVENANCE if name in reader.meta}
-    content = reader.meta.get("content_digest", stamp_of(path))
-    identity = {"embeddings": content, "utterances": len(reader)}
+    identity = {"embeddings": content_of(reader), "utterances": len(reader)}
     return FrameSource({**provenance, "dim": first.shape[1]}, identity, len(reader), frames)
 
 

@@ -9,7 +9,14 @@ from k2distil.errors import DataError
 from k2distil.pipeline.earlier import Earlier
 from k2distil.pipeline.outcome import entries_of, outcome_of, summarise
 from k2distil.pipeline.summary import Summary
-from k2distil.storage import Leases, find_unmerged, output_lease, refuse_foreign, remove_parts
+from k2distil.storage import (
+    Leases,
+    check_output,
+    find_unmerged,
+    output_lease,
+    refuse_foreign,
+    remove_parts,
+)
 
 
 def merge(config: MergeConfig) -> Summary:
@@ -30,6 +37,7 @@ def _merge(save_path: Path) -> Summary:
         return outcome_of(save_path, "merged already")
     refuse_foreign(save_path)
     if left.is_merged():
+        check_output(save_path)
         remove_parts(save_path)
         return outcome_of(save_path, "merged already")
     parts = left.parts

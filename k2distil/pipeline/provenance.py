@@ -12,6 +12,7 @@ from typing import Any
 from k2distil.batch import Utterance
 from k2distil.config import AudioOptions
 from k2distil.errors import ConfigError
+from k2distil.storage import UtteranceReader
 from k2distil.teachers import Teacher
 
 logger = logging.getLogger(__name__)
@@ -119,10 +120,11 @@ def digest_of_path(path: Path) -> str:
     return digest.hexdigest()
 
 
-def stamp_of(path: Path) -> str:
-    """What tells two versions of a file apart that has no digest in it and is too large for one."""
-    status = path.stat()
-    return f"{status.st_size} bytes, changed at {status.st_mtime_ns}"
+def content_of(file: UtteranceReader) -> str:
+    """What tells two versions of a file apart: its own digest; of those of others size and time."""
+    status = file.path.stat()
+    stamp = f"{status.st_size} bytes, changed at {status.st_mtime_ns}"
+    return str(file.meta.get("content_digest", stamp))
 
 
 def digest_of_entries(utterances: Iterable[Utterance]) -> int:

@@ -134,7 +134,15 @@ def train_distil(config: TrainDistilConfig) -> Summary:
         "best": folder.best(),
     }
     with explaining(folder.path):
-        return folder.finish(student, beside(), figures, num_failed)
+        summary = folder.finish(student, beside(), figures, num_failed)
+    best = folder.best()
+    logger.info(
+        "%s: last at step %d%s; k2distil evaluate --student_checkpoint %s --train_data LIST",
+        *(folder.path, trainer.state.global_step),
+        "" if best is None else f", best at step {best['step']} (wer {best['wer']:.4g})",
+        folder.path / ("last" if best is None else "best"),
+    )
+    return summary
 
 
 def _check_options(config: TrainDistilConfig) -> None:
@@ -345,9 +353,9 @@ def _train(trainer: DistilTrainer, folder: StudentFolder) -> None:
 @contextmanager
 def _stopping(trainer: DistilTrainer) -> Iterator[None]:
     """The first signal is kept for the end of the step; what it meant before happens then."""
-    stop = StopOnSignal()
-    trainer.add_callback(stop)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    stop = StopOnSignal(before)
+    trainer.add_callback(stop)
     for number in before:
         signal.signal(number, stop)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -69,16 +70,14 @@ def train_quantizer(config: TrainQuantizerConfig) -> Summary:
         with processes.all_or_none():
             _check_together(job, save_path, processes)
         if job is None:
-            return Summary(0, read_summary(save_path))
-        if processes.rank == 0:
-            write_config(save_path, config)
+            return _complete(save_path) if processes.rank == 0 else Summary()
         training, held_out = _read(job, config, processes)
         training_started = time.monotonic()
         _train(job, training, config, processes)
         training_seconds = time.monotonic() - training_started
     if processes.rank > 0:
         return Summary()  # the first process measures and writes
-    summary = _finish(job, training, held_out, config.seed, started, training_seconds)
+    summary = _finish(job, training, held_out, config, started, training_seconds)
     _training_path(save_path).unlink(missing_ok=True)
     return summary
 
@@ -148,15 +147,15 @@ def _finish(
     job: Job,
     training: FrameReservoir,
     held_out: FrameReservoir,
-    seed: int,
+    config: TrainQuantizerConfig,
     started: float,
     training_seconds: float,
 ) -> Summary:
-    """Measure the quantizer, and write it and its summary."""
+    """Measure the quantizer, and write it, its summary and its config."""
     source = job.source
-    quantizer = _finished(job.trainer.quantizer, training, held_out, seed)
+    quantizer = _finished(job.trainer.quantizer, training, held_out, config.seed)
     sample = training.sample(PROBE_FRAMES)
-    held_out_figures = evaluate(quantizer, sample, held_out.frames, seed).as_dict()
+    held_out_figures = evaluate(quantizer, sample, held_out.frames, config.seed).as_dict()
     quantizer.provenance = {**source.provenance, "fingerprint": json.dumps(job.fingerprint)}
     quantizer.figures = held_out_figures
     num_frames = training.num_seen + held_out.num_seen
@@ -180,12 +179,14 @@ def _finish(
     elif quantizer.type == "additive":
         without = held_out_figures["error_by_num_codebooks"][-1]
         logger.info("without its correction of decoded frames: relative error %.3g", without)
-    by_number = " ".join(f"{error:.3g}" for error in held_out_figures["error_by_num_codebooks"])
-    logger.info(
-        "relative error of the first 1 to %d codebooks%s: %s",
-        *(quantizer.num_codebooks, "" if quantizer.correction is None else ", uncorrected"),
-        by_number,
-    )
+    if quantizer.num_codebooks > 1:
+        errors = held_out_figures["error_by_num_codebooks"]
+        logger.info(
+            "relative error of the first 1 to %d codebooks%s: %s",
+            *(quantizer.num_codebooks, "" if quantizer.correction is None else ", uncorrected"),
+            " ".join(f"{error:.3g}" for error in errors),
+        )
+    write_config(job.save_path, config)
     summary = write_summary(job.save_path, figures, num_failed)
     save_quantizer(quantizer, job.save_path)
     return summary
@@ -210,7 +211,7 @@ def _check_number(num_training: int, num_held_out: int, config: TrainQuantizerCo
     """
     codebook_size, batch_size = config.quantizer_codebook_size, config.quantizer_batch_size
     logger.info("%d frames to train on, %d held out", num_training, num_held_out)
-    if num_training < codebook_size or not num_held_out:
+    if num_training < codebook_size or num_held_out < 2:  # one has no variance
         raise DataError(
             f"{num_training} frames to train {codebook_size} entries a codebook on, {num_held_out} "
             "held out: too few utterances gave frames; see the failed ones above, raise "
@@ -224,8 +225,8 @@ def _check_number(num_training: int, num_held_out: int, config: TrainQuantizerCo
     if num_training < batch_size:
         logger.warning(
             "--quantizer_batch_size %d, but %d frames: each step takes all of them, some more than "
-            "once, and is slow; give a smaller one, or leave it out",
-            *(batch_size, num_training),
+            "once, and is slow; a smaller one, such as %d, is faster",
+            *(batch_size, num_training, 2 ** ((num_training // 2).bit_length() - 1)),
         )
 
 
@@ -258,18 +259,24 @@ def _resume(
     if not path.exists():
         return
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        found, state = checkpoint["fingerprint"], checkpoint["state"]
+        found, state = _unfinished(path)
     except Exception as error:  # torch raises many kinds for a broken file
         logger.warning("%s: damaged, training from the start: %s", path, type(error).__name__)
         return
-    if _is_same(path, found, fingerprint, force):
+    if _is_same(path, found, fingerprint | {"device": trainer.device.type}, force):
         try:
             trainer.load_state_dict(state)
         except CheckpointError as error:
             logger.warning("%s: training from the start: %s", path, error)
             return
         logger.info("resuming at step %d of %d", trainer.steps_done, trainer.num_steps)
+
+
+def _unfinished(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """-> (settings with the kind of device, which decides the last bits; state of the trainer)."""
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    state = checkpoint["state"]
+    return checkpoint["fingerprint"] | {"device": state["config"]["device"]}, state
 
 
 def _is_finished(save_path: Path, fingerprint: dict[str, Any], force: bool) -> bool:
@@ -284,11 +291,33 @@ def _is_finished(save_path: Path, fingerprint: dict[str, Any], force: bool) -> b
         )
     found = json.loads(str(quantizer.provenance.get("fingerprint", "{}")))
     if "first_of" in quantizer.provenance:
+        found["first_of"] = quantizer.provenance["first_of"]
         found["quantizer_out_dim"] = quantizer.num_codebooks
     if not _is_same(save_path, found, fingerprint, force):
         return False
     logger.info("%s: complete already", save_path)
     return True
+
+
+def _complete(save_path: Path) -> Summary:
+    """Of a quantizer that is there; does what a kill as it was written left undone."""
+    quantizer = load_quantizer(save_path)
+    fingerprint = json.loads(str(quantizer.provenance["fingerprint"]))
+    path = _training_path(save_path)
+    with contextlib.suppress(Exception):  # there is none, or a damaged one
+        found, _ = _unfinished(path)
+        if found == fingerprint | {"device": found["device"]}:
+            path.unlink()
+    summary = read_summary(save_path)
+    if summary.get("quantizer_id") != quantizer.id:  # of one that was to replace it
+        figures = {
+            "quantizer_id": quantizer.id,
+            "dim": quantizer.dim,
+            "held_out": quantizer.figures,
+            "fingerprint": fingerprint,
+        }
+        return write_summary(save_path, figures)
+    return Summary(0, summary)
 
 
 def _is_same(path: Path, found: dict[str, Any], wanted: dict[str, Any], force: bool) -> bool:

@@ -112,7 +112,7 @@ def load_quantizer(
             quantizer.correction = Correction.of(content["correction"], quantizer.dim)
         quantizer.provenance = dict(content["provenance"])
         quantizer.figures = dict(content["figures"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path}: a damaged quantizer file ({error!r}); remove it and train it again, or copy "
             "it again"

@@ -171,9 +171,13 @@ def fit_probe(
     frames = frames.float()
     mean = frames.double().mean(0).float()
     centred = frames - mean
-    values, axes = torch.linalg.eigh((centred.T @ centred / len(frames)).double())
+    # Squares of large values are beyond float32; a power of two changes no other bit.
+    unit = 2.0 ** centred.abs().max().clamp(min=1e-30).log2().floor()
+    scaled = centred / unit
+    values, axes = torch.linalg.eigh((scaled.T @ scaled / len(frames)).double())
     kept = values.argsort(descending=True)[:PROBE_DIM]
-    deviations = values[kept].clamp(min=float(values.max()) * 1e-8).sqrt().clamp(min=1e-30)
+    deviations = values[kept].clamp(min=float(values.max()) * 1e-8).sqrt() * unit
+    deviations = deviations.clamp(min=1e-30)
     components = (axes[:, kept] / deviations).T.float()
     features, targets = centred @ components.T, codes.long()
     # Starting from how often each code comes, the probe never loses to knowing nothing else.

@@ -127,7 +127,7 @@ def from_package_state(state: Mapping[str, Any], path: str | Path) -> MultiQuant
         digits = bytes(state[ID_KEY].tolist()).decode("ascii") if ID_KEY in state else None
         width = 8 if centers.shape[1] <= 16 else 16
         quantizer = MultiQuantizer(centers, weight, bias, width)
-    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path}: a damaged multi_quantization state dict ({error}); copy it again, or save "
             "quantizer.state_dict() again"

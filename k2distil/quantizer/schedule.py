@@ -1,15 +1,18 @@
-"""How long a training takes and how fast it forgets, from the quantizer's sizes alone."""
+"""How long a training takes and how fast it forgets, from type, K and batch size alone."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 EARLY_DECAY, LATE_DECAY = 0.5, 0.9  # how much the sums of earlier rounds count in the next
 LATE = 0.7  # share of the product rounds after which LATE_DECAY holds
 ADDITIVE_DECAY, RESTING_DECAY = 0.8, 0.95  # the same in additive rounds
 MOMENTUM = 0.9  # how much of an additive round's change the next starts beyond it
 ROUNDS_AT_REST = 12  # the last additive ones, without momentum
+# Of the others; a wide beam makes entries that need one, in more than twice the time.
+TRAINING_SEARCH: dict[str, Any] = {"beam": 1, "num_sweeps": 2}
 
 
 @dataclass(frozen=True)

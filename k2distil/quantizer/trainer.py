@@ -39,16 +39,13 @@ from k2distil.quantizer.model import (
     check_sizes,
 )
 from k2distil.quantizer.ordering import order_codebooks
-from k2distil.quantizer.schedule import plan
+from k2distil.quantizer.schedule import TRAINING_SEARCH, plan
 from k2distil.quantizer.seeding import revive_entries
 from k2distil.quantizer.shrinking import shrink_entries
 from k2distil.quantizer.slices import pad_axes
 from k2distil.quantizer.starts import best_start
 from k2distil.quantizer.statistics import ALONE, CodeSums, Share
 from k2distil.quantizer.updates import update_additive, update_product
-
-# A wide beam while training makes entries that need one, in more than twice the time.
-TRAINING_SEARCH: dict[str, Any] = {"beam": 1, "num_sweeps": 2}
 
 
 @dataclass(frozen=True)
@@ -313,7 +310,7 @@ class QuantizerTrainer:
             if saved != value:
                 raise CheckpointError(
                     f"the unfinished training has {name} {saved}, not {value}: "
-                    "give it the same settings, or start anew with --force"
+                    "give it the same settings"
                 )
         if state["schedule"] != asdict(self.schedule):
             raise CheckpointError("the unfinished training is of another version (other rounds)")

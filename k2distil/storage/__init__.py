@@ -7,6 +7,7 @@ from k2distil.storage.join_codes import join_codes
 from k2distil.storage.joined_reader import JoinedReader
 from k2distil.storage.leases import Leases
 from k2distil.storage.merge import DamagedPartError
+from k2distil.storage.output import check_output
 from k2distil.storage.parts import (
     PartFolder,
     finished,
@@ -32,6 +33,7 @@ __all__ = [
     "UtteranceReader",
     "attributes_of",
     "check_h5",
+    "check_output",
     "describe_differences",
     "find_unmerged",
     "finished",

@@ -59,7 +59,10 @@ class ArrayFile(Mapping[str, np.ndarray]):
         """Whether the file has the key; nothing is read."""
         if self._offsets is not None:
             return key in self._offsets.keys
-        return isinstance(key, str) and key in self._file()
+        try:
+            return isinstance(key, str) and key in self._file()
+        except UnicodeEncodeError:  # no file has such a key
+            return False
 
     def __iter__(self) -> Iterator[str]:
         """All keys."""
@@ -117,9 +120,9 @@ class ArrayFile(Mapping[str, np.ndarray]):
         return self._h5[1]
 
     def _dataset(self, key: str) -> h5py.Dataset:
-        dataset = self._file().get(key)
-        if dataset is None:
+        if key not in self:
             raise KeyError(key)
+        dataset = self._file()[key]
         if not isinstance(dataset, h5py.Dataset):
             raise DataError(f"{self.path}[{key}]: a group; expected one dataset per key")
         return dataset

@@ -16,23 +16,24 @@ from k2distil.storage.utterance_h5 import create_h5, write_attributes, write_dat
 
 # Attributes that a copy does not share.
 OF_THESE_BYTES = ("content_digest", "entries", "fingerprint", FILES, SHARD_HOURS)
-COPIED_FROM = "copied_from"  # the content_digest of what was copied; marks a copy
+COPIED_FROM = "copied_from"  # what was copied; marks a copy
 
 
-def write_as(reader: CodebookReader, path: Path, dtype: np.dtype) -> None:
+def write_as(reader: CodebookReader, path: Path, dtype: np.dtype, copied_from: str) -> None:
     """Copy all codes into one new h5, one utterance in memory at a time.
 
     Args:
         reader: of the codes.
         path: of the h5 to make; it is whole or not there.
         dtype: of integers.
+        copied_from: what tells the reader's file from others.
 
     Raises:
         DataError: a code does not fit into dtype, or the disk is full.
     """
     bounds = np.iinfo(dtype)
     attributes = {name: each for name, each in reader.meta.items() if name not in OF_THESE_BYTES}
-    attributes[COPIED_FROM] = reader.meta.get("content_digest", "")
+    attributes[COPIED_FROM] = copied_from
     digest = hashlib.sha256()
     with replacing(path) as temporary, create_h5(temporary) as file:
         write_attributes(file, attributes)

@@ -17,15 +17,24 @@ def as_json(fingerprint: Mapping[str, Any]) -> str:
 def describe_differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """Each field that differs with both its values; empty: none does.
 
-    >>> describe_differences({"layer": 6, "dim": 8}, {"layer": 7, "dim": 8})
-    'layer: 6 there, 7 now'
+    >>> describe_differences({"layer": 6, "a": {"dim": 8}}, {"layer": 6, "a": {"dim": 9}})
+    'a.dim: 8 there, 9 now'
     """
-    found, wanted = json.loads(as_json(found)), json.loads(as_json(wanted))
+    found, wanted = _flat(json.loads(as_json(found))), _flat(json.loads(as_json(wanted)))
     return "; ".join(
         f"{name}: {_shown(found, name)} there, {_shown(wanted, name)} now"
         for name in sorted(found.keys() | wanted.keys())
         if _shown(found, name) != _shown(wanted, name)
     )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Fields of fields by dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        is_section = isinstance(value, dict) and value
+        flat |= _flat(value, f"{prefix}{name}.") if is_section else {prefix + name: value}
+    return flat
 
 
 def _shown(fingerprint: Mapping[str, Any], name: str) -> str:

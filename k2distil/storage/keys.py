@@ -28,7 +28,7 @@ class HashTable:
 
     def candidates(self, key: str) -> list[int]:
         """The numbers of all keys with this one's hash: as a rule one, or none."""
-        hashed = hash(key.encode())
+        hashed = hash(_bytes_of(key))
         first = last = int(self._hashes.searchsorted(hashed))
         while last < len(self._hash_at) and self._hash_at[last] == hashed:
             last += 1
@@ -62,7 +62,7 @@ class Keys(Collection[str]):
         Raises:
             KeyError: no such key.
         """
-        wanted = key.encode()
+        wanted = _bytes_of(key)
         for row in self._table.candidates(key):
             start, stop = self._starts[row : row + 2].tolist()
             if self.joined[start : stop - 1] == wanted:
@@ -101,4 +101,9 @@ def table_of(collections: Sequence[Collection[str]]) -> HashTable:
 
 def hashes_of(keys: Collection[str]) -> np.ndarray:
     """(num_keys,) int64; the same in this process and those forked from it only."""
-    return np.fromiter((hash(key.encode()) for key in keys), np.int64, len(keys))
+    return np.fromiter((hash(_bytes_of(key)) for key in keys), np.int64, len(keys))
+
+
+def _bytes_of(key: str) -> bytes:
+    """Of a key that UTF-8 does not have, such as "\\udcd6", bytes that no file has."""
+    return key.encode("utf-8", "surrogatepass")

@@ -59,6 +59,8 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
         if error.errno == errno.EACCES:
             raise DataError(f"{path}: no right to read it; have it changed, or copied") from error
         reason = str(error) if path.is_file() else "no such file"
+        if path.is_dir():
+            reason = "a folder"
         remedy = "correct the path, or make the file anew"
         if error.errno == errno.EMFILE:
             remedy = f"an output in several files keeps all of them open: {MORE_FILES}"

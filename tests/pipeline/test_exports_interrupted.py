@@ -2,7 +2,9 @@
 
 import errno
 import os
+import shutil
 
+import h5py
 import pytest
 import torch
 
@@ -89,3 +91,72 @@ def test_a_copy_of_codes_knows_what_was_dropped(cuts, tmp_path):
     (tmp_path / "codes.h5.dropped.tsv").write_text(dropped)
     export(ExportConfig(**cuts, dtype="int16"))
     assert (tmp_path / "codes.int16.h5.dropped.tsv").read_text() == dropped
+
+
+def shards_in(folder):
+    from lhotse import CutSet
+
+    return [cut.id for cut in CutSet.from_shar(in_dir=folder)]
+
+
+def test_shards_that_ended_before_they_were_there_are_written_then(cuts, tmp_path, monkeypatch):
+    from lhotse import CutSet
+
+    def fail(*_args, **_options):
+        raise RuntimeError("a cut,\n" * 1000)
+
+    shar = tmp_path / "shar"
+    shar.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(CutSet, "to_shar", fail)
+        with pytest.raises(
+            DataError, match=r"lhotse cannot write the shards \(a cut, a "
+        ) as caught:
+            export(ExportConfig(**cuts, shar=shar))
+    assert len(str(caught.value)) < 700
+    assert "\n" not in str(caught.value)
+    export(ExportConfig(**cuts, shar=shar))
+    assert shards_in(shar) == list("abcd")
+
+
+def test_shards_stay_where_what_had_failed_fails_again(cuts, tmp_path):
+    options = ExportConfig(**cuts, shar=tmp_path / "shar")
+    whole = (tmp_path / "b.wav").read_bytes()
+    (tmp_path / "b.wav").unlink()
+    for _ in range(2):
+        assert export(options).num_failed == 1
+        assert shards_in(tmp_path / "shar") == list("acd")
+    before = cuts["save_path"].read_bytes()
+    (tmp_path / "b.wav").write_bytes(whole)
+    with pytest.raises(DataError, match="shar: there already, of the cuts before"):
+        export(options)
+    assert cuts["save_path"].read_bytes() == before
+    shutil.rmtree(tmp_path / "shar")
+    assert export(options).num_failed == 0
+    assert shards_in(tmp_path / "shar") == list("abcd")
+
+
+def test_a_copy_that_is_gone_is_made_again(cuts, tmp_path):
+    export(ExportConfig(**cuts, dtype="int16"))
+    copy = (tmp_path / "codes.int16.h5").read_bytes()
+    (tmp_path / "codes.int16.h5").unlink()
+    export(ExportConfig(**cuts, dtype="int16"))
+    assert (tmp_path / "codes.int16.h5").read_bytes() == copy
+
+
+def test_codes_of_others_that_change_are_not_complete_already(cuts, tmp_path):
+    codes = random_codes()
+    with h5py.File(tmp_path / "codes.h5", "w") as file:
+        file.attrs.update(frame_shift=0.02, num_codebooks=4)
+        for key, each in codes.items():
+            file[key] = each
+    (tmp_path / "a.wav").unlink()
+    for _ in range(2):  # its own copy is known again
+        assert export(ExportConfig(**cuts, dtype="int16")).num_failed == 1
+    with h5py.File(tmp_path / "codes.h5", "r+") as file:
+        del file["b"]
+        file["b"] = codes["b"][:-1]
+    with pytest.raises(DataError, match=r"exported with other settings \(codes: "):
+        export(ExportConfig(**cuts, dtype="int16"))
+    export(ExportConfig(**cuts, dtype="int16", force=True))
+    assert '"shape": [34, 4]' in cuts["save_path"].read_text()

@@ -122,10 +122,12 @@ def test_parts_left_behind_a_merge_are_removed(config: SaveEmbeddingConfig, tmp_
     shutil.copytree(parts_folder(config.save_path), tmp_path / "kept")
     merge(MergeConfig(save_path=config.save_path))
     merged = config.save_path.read_bytes()
+    (index := tmp_path / "e.h5.idx.npz").unlink()
     (tmp_path / "kept").rename(parts_folder(config.save_path))
     assert merge(MergeConfig(save_path=config.save_path)).num_failed == 0
     assert not parts_folder(config.save_path).exists()
     assert config.save_path.read_bytes() == merged
+    assert index.exists()
 
 
 def test_missing_parts_foreign_files_and_nothing_at_all_are_errors(

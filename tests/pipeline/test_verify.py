@@ -216,7 +216,7 @@ def test_a_copy_in_another_dtype_is_all_right_until_a_bit_of_it_changes(
     codes: Path, data_list: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "codes.int16.h5"
-    write_as(CodebookReader(codes), copy, np.dtype("int16"))
+    write_as(CodebookReader(codes), copy, np.dtype("int16"), "x")
     assert verify_codes(copy, data_list).report.endswith("all right")
     with h5py.File(copy, "r+") as file:
         file["b"][3, 1] ^= 1

@@ -72,6 +72,11 @@ def test_damaged_content_is_refused(quantizer, tmp_path, changes):
         load_quantizer(changed(quantizer, tmp_path / "q.pt", **changes))
 
 
+def test_a_table_without_entries_is_refused(quantizer, tmp_path):
+    with pytest.raises(CheckpointError, match=r"q.pt: (a damaged|the tensors do not match)"):
+        load_quantizer(changed(quantizer, tmp_path / "q.pt", table=torch.zeros(3, 0, 16)))
+
+
 def test_altered_tensors_are_refused(quantizer, tmp_path):
     path = changed(quantizer, tmp_path / "q.pt", table=quantizer.table * 1.001)
     with pytest.raises(CheckpointError, match=f"do not match the id {quantizer.id}"):

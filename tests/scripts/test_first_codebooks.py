@@ -77,6 +77,9 @@ def test_a_part_in_the_place_of_the_whole_is_not_taken_for_it(corpus, tmp_path):
     save_quantizer(load_quantizer(path).first(2), path)
     errors = refused("train_quantizer_offline.sh", *flags, "--save_path", path)
     assert "quantizer_out_dim: 2 there, 4 now" in errors
+    flags += ["--quantizer_out_dim", 2]
+    errors = refused("train_quantizer_offline.sh", *flags, "--save_path", path)
+    assert "first_of: 4 there, nothing now" in errors
 
 
 def test_a_quantizer_without_figures_of_its_parts_is_taken_with_a_warning(corpus, tmp_path):

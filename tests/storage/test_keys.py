@@ -1,12 +1,16 @@
 """Keys in one block of bytes find the rows that a dict would."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from k2distil.storage import CodebookReader
 from k2distil.storage import keys as keys_module
 from k2distil.storage.keys import HashTable, Keys, hashes_of
+from tests.storage.arrays import make_h5, some_arrays
 
 NAMES = st.lists(
     st.text(st.characters(exclude_categories=["C"]), min_size=1), unique=True, max_size=30
@@ -29,6 +33,16 @@ def test_an_absent_key_is_a_key_error() -> None:
             assert absent not in keys
             with pytest.raises(KeyError):
                 keys.row(absent)
+
+
+def test_a_key_that_utf_8_lacks_is_absent(tmp_path: Path) -> None:
+    path = make_h5(tmp_path / "codes.h5", some_arrays())
+    with_index = CodebookReader(path)
+    path.with_name("codes.h5.idx.npz").unlink()
+    for reader in (with_index, CodebookReader(path)):
+        assert "\udcd6" not in reader
+        with pytest.raises(KeyError):
+            reader["\udcd6"]
 
 
 @pytest.mark.parametrize("num_keys", [2, 3, 4, 9, 10])
