@@ -1,5 +1,6 @@
 """Workers of a DataLoader: a SIGTERM is for their caller, which ends them however they hang."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,12 +12,14 @@ import time
 import psutil
 import pytest
 
-from k2distil.workers import Loader, shut_down
+from k2distil.errors import DataError
+from k2distil.workers import Loader, _deferred, mending, shut_down
 
 PROGRAM = textwrap.dedent(
     """
     import os
     import re
+    import resource
     import sys
     import time
     from k2distil.workers import Loader
@@ -28,9 +31,12 @@ PROGRAM = textwrap.dedent(
                 re.match(r"(a+)+$", "a" * 40 + "b")
             return index
     place = sys.argv[1]
+    if place == "files":
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
     if place == "fork":
         os.register_at_fork(after_in_child=lambda: time.sleep(600))
-    numbers = iter(Loader(Numbers(), batch_size=None, num_workers=2, timeout=2))
+    num_workers = 16 if place == "files" else 2
+    numbers = iter(Loader(Numbers(), batch_size=None, num_workers=num_workers, timeout=2))
     for _ in range(3 if place == "steady" else 0):
         next(numbers)
     print("running", flush=True)
@@ -69,6 +75,29 @@ def test_a_sigterm_of_others_is_not_for_workers():
             os.kill(worker.pid, signal.SIGTERM)
         out, _ = process.communicate("\n", timeout=60)
         assert (process.returncode, out) == (0, "True\n")
+
+
+def test_where_not_all_workers_start_the_others_hold_nobody_up():
+    with start("files") as process:
+        out, _ = process.communicate("\n", timeout=60)
+        assert (process.returncode, out) == (1, "")
+
+
+def test_signals_wait_until_all_workers_are_there():
+    received = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
+    try:
+        with _deferred(signal.SIGINT):
+            signal.raise_signal(signal.SIGINT)
+            assert received == []
+        assert received == [signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def test_too_many_open_files_have_a_remedy_of_their_own():
+    with pytest.raises(DataError, match="ulimit -n"), mending():
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 class DiesAskingWhetherToEnd:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from k2distil.bin.command import _interrupt, parse, run
-from k2distil.config import SaveEmbeddingConfig, TrainQuantizerConfig
+from k2distil.config import SaveEmbeddingConfig, TrainDistilConfig, TrainQuantizerConfig
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ["save_embedding.sh", "train_quantizer_offline.sh", "save_codebook.sh"]
@@ -153,3 +153,11 @@ def test_what_lies_where_the_user_stands_is_not_taken_for_ours(script, tmp_path)
     done = subprocess.run([script, "--help"], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"usage: {script.name}" in done.stdout
+
+
+@pytest.mark.parametrize("flag", ["--student", "--student.hidden_size", "--student=x"])
+def test_a_section_of_the_yaml_is_no_flag(flag, capsys):
+    with pytest.raises(SystemExit):
+        parse(TrainDistilConfig, ["--train_data", "a", "--save_path", "b", flag, "3"])
+    error = capsys.readouterr().err
+    assert f'{flag}: student is a section of the yaml; --override_config "student.KEY' in error

@@ -133,10 +133,18 @@ def test_a_key_that_comes_twice_is_refused_at_any_depth(conf):
     for text in ("seed: 1\nseed: 1\n", "student: [{a: 1, b: {c: 1, c: 2}}]\n"):
         with pytest.raises(ConfigError, match="comes twice"):
             load_config(SaveEmbeddingConfig, conf(GOOD + text))
+    with pytest.raises(ConfigError, match="line 3, column 1"):
+        load_config(SaveEmbeddingConfig, conf("seed: 1\nnum_audio: 2\nseed: 1\n"))
+
+
+def test_whole_numbers_are_those_of_yaml_1_2():
+    text = "[1:4, 010, 0o10, 0x1F, -7, +1_000, 0b1, 1:30:00]"
+    assert parse_yaml(text) == ["1:4", 10, 8, 31, -7, 1000, "0b1", "1:30:00"]
 
 
 def test_what_is_written_reads_back_as_it_was():
     tree = {"save_path": "1e3", "gpu": "0", "learning_rate": 1e-7, "student": {"a": ["2E5", True]}}
+    tree["student"]["texts"] = ["1:4", "010", "0o10", "0x1F", "-7", "1_000", "0b1"]
     assert parse_yaml(dump_yaml(tree)) == tree
 
 

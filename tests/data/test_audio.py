@@ -169,12 +169,17 @@ def test_a_name_that_is_not_utf_8_is_opened(tmp_path: Path, suffix: str) -> None
         ("mp3", {}),
         ("ogg", {}),
         ("opus", {"format": "OGG", "subtype": "OPUS"}),
+        *(
+            (name, {"format": name.upper()})
+            for name in ("aiff", "au", "svx", "w64", "rf64", "nist")
+        ),
     ],
 )
 def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str, kind: dict[str, str]) -> None:
     path = tmp_path / f"a.{suffix}"
     soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(80000), 16000, **kind)
     whole = path.read_bytes()
+    assert len(load(path)) >= 80000
     path.write_bytes(whole[: len(whole) * 6 // 10])
     with pytest.raises(DataError, match="truncated"):
         load(path)
@@ -356,3 +361,15 @@ def test_what_looks_like_a_frame_behind_an_mp3_is_not_audio(tmp_path: Path) -> N
         assert np.array_equal(load(path), whole)
     path.write_bytes(data + data)
     assert len(load(path)) >= 2 * len(whole)
+
+
+@pytest.mark.parametrize("rate", [16000, 8000])
+def test_samples_far_beyond_full_scale_are_refused(tmp_path: Path, rate: int) -> None:
+    samples = np.zeros(800, np.float32)
+    for loudest in (32768.0, 3e38):
+        samples[400] = loudest
+        soundfile.write(tmp_path / "a.wav", samples, rate, subtype="FLOAT")
+        if loudest == 32768.0:  # 16-bit integers as floats
+            assert np.isfinite(load(tmp_path / "a.wav")).all()
+    with pytest.raises(DataError, match=r"samples up to 3e\+38, not within 1"):
+        load(tmp_path / "a.wav")

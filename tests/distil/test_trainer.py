@@ -1,12 +1,14 @@
 """What is ours in transformers' Trainer, without a training."""
 
+import signal
 from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from k2distil.distil.trainer import DistilTrainer, FiniteLoss, Pace
+from k2distil.distil import trainer as trainer_module
+from k2distil.distil.trainer import DistilTrainer, FiniteLoss, Pace, StopOnSignal
 from k2distil.errors import DataError
 
 
@@ -46,3 +48,18 @@ def test_a_gradient_that_stays_no_number_ends_the_training(scale, norm, stops):
     context = pytest.raises(DataError, match="at step 40") if stops else nullcontext()
     with context:
         loss.on_log(args, state, None, {"grad_norm": norm})
+
+
+def test_a_later_signal_ends_a_step_that_does_not(monkeypatch):
+    ended = []
+    stop = StopOnSignal({signal.SIGTERM: lambda number, frame: ended.append(number)})
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        for _ in range(2):  # of torchrun and of the group, at the same time
+            signal.raise_signal(signal.SIGTERM)
+        assert (stop.received, ended) == (signal.SIGTERM, [])
+        monkeypatch.setattr(trainer_module, "SIGNALS_TOGETHER", 0.0)
+        signal.raise_signal(signal.SIGTERM)
+        assert ended == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)

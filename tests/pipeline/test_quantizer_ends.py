@@ -114,5 +114,5 @@ def test_values_whose_squares_float32_lacks_are_measured_too(config, tmp_path):
         for key in list(file):
             file[key][:] = file[key][:] * np.float32(2.0**100)
     large = train_quantizer(config(force=True)).figures["held_out"]
-    assert large["relative_error"] == pytest.approx(small["relative_error"], rel=1e-2)
-    assert large["probe_cross_entropy"] == pytest.approx(small["probe_cross_entropy"], rel=1e-2)
+    assert large["relative_error"] == pytest.approx(small["relative_error"], rel=0.05)
+    assert large["probe_cross_entropy"] == pytest.approx(small["probe_cross_entropy"], rel=0.05)

@@ -1,0 +1,26 @@
+"""Commands of a Kaldi list that a signal for everybody ends."""
+
+from pathlib import Path
+
+import pytest
+
+from k2distil.data.command import run_command
+from k2distil.errors import DataError
+
+
+def program(path: Path, text: str) -> str:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return f"{path} |"
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT"])
+def test_a_command_that_a_signal_ends_is_run_once_more(tmp_path: Path, name: str) -> None:
+    mark = tmp_path / "mark"
+    text = f"if [ -e {mark} ]; then echo audio; else touch {mark}; kill -{name} $$; fi"
+    assert run_command(program(tmp_path / "once", text)) == b"audio\n"
+    with pytest.raises(DataError, match=r"always failed with status -\d+: no message"):
+        run_command(program(tmp_path / "always", f"kill -{name} $$"))
+    with pytest.raises(DataError, match="fails failed with status 3"):
+        run_command(program(tmp_path / "fails", f"echo x >> {mark}; exit 3"))
+    assert mark.read_text() == "x\n"  # of an error of its own there is no second run
