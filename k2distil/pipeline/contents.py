@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ import numpy as np
 from k2distil.errors import DataError
 from k2distil.storage import UtteranceReader
 
+MAX_CODEBOOK_SIZE = 65_536
 MAX_VALUES = 200_000_000  # numbers read for the statistics; of a larger file a sample
 
 
@@ -44,7 +46,7 @@ class Contents:
             raise DataError(f"{path}: no utterances in it")
         lengths = {key: reader.num_frames(key) for key in reader}
         first = reader[next(iter(lengths))]
-        if first.ndim != 2:
+        if first.ndim != 2 or first.shape[1] == 0:
             raise DataError(f"{path}: expected arrays (num_frames, width), found {first.shape}")
         return cls(path, reader, lengths, first)
 
@@ -55,8 +57,9 @@ class Contents:
 
     @property
     def frame_shift(self) -> float:
-        """Seconds; 0: not known."""
-        return float(self.reader.meta.get("frame_shift", 0.0))
+        """Seconds; 0: not known, or no number of seconds."""
+        found = self.reader.meta.get("frame_shift")
+        return found if isinstance(found, float) and 0 < found < math.inf else 0.0
 
     @property
     def codebook_size(self) -> int:
@@ -94,6 +97,8 @@ class Contents:
         """
         counts = [np.zeros(self.codebook_size, np.int64)] * self.first.shape[1]
         for codes in self._sample():
+            if codes.ndim == 2 and codes.max(initial=0) >= MAX_CODEBOOK_SIZE:
+                raise DataError(f"{self.path}: codes out of range; see k2distil verify")
             try:
                 found = [np.bincount(column, minlength=self.codebook_size) for column in codes.T]
             except ValueError:

@@ -123,7 +123,7 @@ def _describe_h5(page: Page, contents: Contents) -> None:
 
 def _describe_codes(page: Page, contents: Contents) -> None:
     counts = contents.count_codes()
-    shares = [perplexity(each) / len(each) for each in counts]
+    shares = [perplexity(each) / max(1, len(each)) for each in counts]
     step = contents.sample_step
     of = "" if step == 1 else f" (of one utterance in {step})"
     page.plot(
