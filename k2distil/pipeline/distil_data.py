@@ -20,7 +20,7 @@ from k2distil.errors import DataError
 from k2distil.storage import JoinedReader
 
 SILENCE = Utterance("", "")  # no list has an empty key
-MAX_FAILED_BATCHES = 3
+MAX_FAILED = 10  # utterances in a row
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class DistilDataset(Dataset):
         student: what they are for.
         codes: of the teacher; None: none are used.
         channel: of the audio, where the list names none.
-        for_training: a few batches in a row without audio are an error. A test goes on, and tells.
+        for_training: some utterances in a row without audio are an error. A test goes on.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class DistilDataset(Dataset):
     ) -> None:
         self.utterances, self.student = utterances, student
         self.codes, self.channel, self.for_training = codes, channel, for_training
-        self._failed_in_a_row = 0  # parts of batches, of this process
+        self._failed_in_a_row: set[str] = set()  # keys, of this process
 
     def __len__(self) -> int:
         """The number of utterances."""
@@ -69,7 +69,7 @@ class DistilDataset(Dataset):
         """One batch. What cannot be decoded is left out; where that is all of it, silence is left.
 
         Raises:
-            DataError: codes of other audio, or a few parts in a row of which nothing is left.
+            DataError: codes of other audio, or `MAX_FAILED` utterances in a row without audio.
         """
         return {"parts": [self._part(indexes) for indexes in parts]}
 
@@ -81,9 +81,14 @@ class DistilDataset(Dataset):
                 kept.append(each)
             except DataError as error:
                 failed.append({"key": each.key, "wav": each.wav, "reason": str(error)})
-        self._failed_in_a_row = 0 if kept else self._failed_in_a_row + 1
-        if self.for_training and self._failed_in_a_row >= MAX_FAILED_BATCHES:
-            raise DataError(f"{MAX_FAILED_BATCHES} batches without audio: {failed[0]['reason']}")
+        self._failed_in_a_row |= {row["key"] for row in failed}
+        if kept:
+            self._failed_in_a_row.clear()
+        num_failed = len(self._failed_in_a_row)
+        if self.for_training and num_failed >= min(MAX_FAILED, len(self.utterances)):
+            raise DataError(
+                f"{num_failed} utterances in a row without audio: {failed[0]['reason']}"
+            )
         if not kept:
             audio, kept = [np.zeros(SAMPLE_RATE, np.float32)], [SILENCE]
         inputs, num_inputs = self.student.features(audio)

@@ -45,8 +45,9 @@ class TextNotes:
         elif num_unknown:
             logger.warning(
                 "%d of %d texts have characters that the student does not know, which count as "
-                "errors (%s): write them as those it was trained on, in the same case",
-                *(num_unknown, num_texts, characters[:UNKNOWN_SHOWN]),
+                "errors (%s%s): write them as those it was trained on, in the same case",
+                *(num_unknown, num_texts, " ".join(characters[:UNKNOWN_SHOWN])),
+                " ..." if len(characters) > UNKNOWN_SHOWN else "",
             )
         if self._num_parted:
             logger.warning(

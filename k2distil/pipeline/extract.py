@@ -175,7 +175,8 @@ def _earlier(
         if not config.force:
             raise
         refuse_foreign(config.save_path)
-        logger.warning("to be replaced because of --force: %s", error)
+        fault, _, _ = str(error).partition("; give ")  # without what helps but for --force
+        logger.warning("to be replaced because of --force: %s", fault)
         return None
 
 

@@ -40,7 +40,7 @@ def test_a_test_in_another_case_is_told(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert len(check_utterances(utterances, student, None, text_fits=False).rows) == 3
     assert "2 of 3 texts have characters that the student does not know" in caplog.text
-    assert "(ENOTW)" in caplog.text
+    assert "(E N O T W)" in caplog.text
     reason = check_utterances(utterances, student, None).unfit[1]["reason"]
     assert reason == "characters 'T' are not in the vocabulary; write the text in lower case"
 

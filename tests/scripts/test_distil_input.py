@@ -82,7 +82,11 @@ CODES = np.zeros((50, 2), np.uint8)
             ["codes for none of the 20", "'utt00'", "'other0'"],
         ),
         (lambda c, p: None, ["--codebook_path", "TMP/absent.h5"], ["absent.h5"]),
-        (lambda c, p: None, ["--channel", 1], ["batches without audio", "no channel 1"]),
+        (
+            lambda c, p: None,
+            ["--channel", 1],
+            ["in a row without audio", "no channel 1"],
+        ),
         (
             lambda c, p: h5py.File(p / "codes.h5", "a").attrs.__setitem__("codebook_size", 15),
             ["--num_workers", 1],
