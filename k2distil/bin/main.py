@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from k2distil import __version__
 from k2distil.bin.show import show
+from k2distil.errors import nearest
 
 COMMANDS = {
     "save_embedding": "teacher embeddings of some utterances -> h5",
@@ -32,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         show(__version__)
         return 0
     if name not in COMMANDS:
-        show(f"error: {name}: unknown command; known: {', '.join(COMMANDS)}", sys.stderr)
+        hint = nearest(name, COMMANDS, f"; known: {', '.join(COMMANDS)}")
+        show(f"error: {name}: unknown command{hint}", sys.stderr)
         return 2
     return importlib.import_module(f"k2distil.bin.{name}").main(rest)
 
