@@ -98,7 +98,7 @@ def test_k2distil_lists_its_commands_and_refuses_others():
     assert "save_codebook" in listed.stdout
     refused = subprocess.run([*main, "save_codes"], capture_output=True, text=True, cwd=ROOT)
     assert refused.returncode == 2
-    assert "save_codes: unknown command; known: save_embedding" in refused.stderr
+    assert "save_codes: unknown command; did you mean save_codebook?" in refused.stderr
 
 
 @pytest.mark.parametrize(
