@@ -7,6 +7,8 @@ import json
 import logging
 from pathlib import Path
 
+import torch
+
 from k2distil.config import EvaluateConfig
 from k2distil.data import PackedUtterances
 from k2distil.device import use_device
@@ -47,14 +49,17 @@ def evaluate(config: EvaluateConfig) -> Summary:
     tested = labelled.at(checked.rows)
     batches = batches_to_test(student, checked.seconds.tolist(), config.batch_seconds)
     student.model.to(device)
-    with mending():
-        scored = transcribe(
-            DistilModel(student.model, None, -1, 0.0, None),
-            DistilDataset(tested, student, None, config.channel, for_training=False),
-            batches,
-            num_workers(config),
-            device,
-        )
+    try:
+        with mending():
+            scored = transcribe(
+                DistilModel(student.model, None, -1, 0.0, None),
+                DistilDataset(tested, student, None, config.channel, for_training=False),
+                batches,
+                num_workers(config),
+                device,
+            )
+    except torch.OutOfMemoryError as error:
+        raise DataError("out of GPU memory: give a smaller --batch_seconds") from error
     rates = error_rates(scored.transcripts)
     failed = len(labelled) - len(scored.transcripts)
     for row in checked.unreadable + checked.unfit + scored.failed:

@@ -206,6 +206,13 @@ def test_two_gpus_are_a_flag_away(material):
     assert len(losses(log)) == 12
 
 
+def raiser(error):
+    def fail(*_args):
+        raise error
+
+    return fail
+
+
 def test_evaluate_says_what_is_wrong_with_a_student(material, tmp_path, caplog, monkeypatch):
     succeed("train_distil.sh", *flags(material))
     done = subprocess.run(
@@ -244,13 +251,17 @@ def test_evaluate_says_what_is_wrong_with_a_student(material, tmp_path, caplog, 
     assert evaluate([*more, str(tmp_path / "rates.json")]) == 0
     caplog.clear()
 
-    def full(*args):
-        raise DataError("no room")
-
     with monkeypatch.context() as patch:
-        patch.setattr("k2distil.pipeline.evaluate.write_text", full)
+        patch.setattr("k2distil.pipeline.evaluate.write_text", raiser(DataError("no room")))
         assert evaluate([*more, str(tmp_path / "rates.json")]) == 2
     assert f"WER {100 * rates['wer']:.2f} %" in caplog.text  # the work is not lost
+    for error in (
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
+        torch.OutOfMemoryError("CUDA out of memory."),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr("k2distil.pipeline.evaluate.transcribe", raiser(error))
+            assert evaluate([*more, str(tmp_path / "rates.json")]) == 2
     before = (tmp_path / "codes.h5").read_bytes()
     assert evaluate([*more, str(tmp_path / "codes.h5")]) == 2
     assert (tmp_path / "codes.h5").read_bytes() == before
