@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.context import ForkContext, ForkProcess
 from types import FrameType, TracebackType
 from typing import Any
@@ -71,7 +72,20 @@ class _Process(ForkProcess):
     def start(self) -> None:
         super().start()
         popen: Any = getattr(self, "_popen")  # noqa: B009
-        popen.terminate = popen.kill
+        popen.terminate = partial(_kill, popen)
+
+
+def _kill(popen: Any) -> None:
+    """End a worker and wait for it; torch's handler of SIGCHLD raises for one that it finds killed.
+
+    That would be in the midst of ending the others, which then live on.
+    """
+    if is_main := threading.current_thread() is threading.main_thread():
+        handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    popen.kill()
+    popen.wait(PATIENCE_STEP)
+    if is_main:
+        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
 
 
 class _Context(ForkContext):
