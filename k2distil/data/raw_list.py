@@ -73,7 +73,7 @@ def _fault(fields: Any) -> str | None:
             return f'no "{name}", but {there or "nothing"}; expected {EXPECTED}{hint}'
         if value is not None and not isinstance(value, str):
             return f'"{name}" is {value!r}; expected a string'
-    if fault := fault_of_text(fields.get("txt") or ""):
+    if fault := _fault_of_text(fields.get("txt") or ""):
         return fault
     if not fields["wav"] or "\0" in fields["wav"]:
         return '"wav" is empty or no path'
@@ -87,7 +87,7 @@ def _fault(fields: Any) -> str | None:
     return None
 
 
-def fault_of_text(text: str) -> str | None:
+def _fault_of_text(text: str) -> str | None:
     r"""Half of a character, such as "\ud83d", is in no file that can be written."""
     try:
         text.encode()

@@ -262,7 +262,7 @@ def _codebook_head(
 def _model(
     config: TrainDistilConfig, student: Student, head: CodebookHead | None, layer: int
 ) -> DistilModel:
-    spec_augment = SpecAugment(*(getattr(config, name) for name in MASKS))
+    spec_augment = SpecAugment(**{name: getattr(config, name) for name in MASKS})
     return DistilModel(
         student.model,
         None if head is None else head.loss,
