@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from k2distil.errors import DataError
+from k2distil.quantizer.model import MAX_CODEBOOK_SIZE
 from k2distil.storage import UtteranceReader
 
-MAX_CODEBOOK_SIZE = 65_536
 MAX_VALUES = 200_000_000  # numbers read for the statistics; of a larger file a sample
 
 
