@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # See ./train_distil.sh --help. Python: .venv beside this file, else $PYTHON, else python3.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # `sh` may be another shell
 set -euo pipefail
 here=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 python=${PYTHON:-python3}

@@ -85,6 +85,12 @@ class ListOptions(DataOptions):
     num_workers: int | None = option(
         "decoding processes; 0: none; not given: one per core but one, at most 8", None, minimum=0
     )
+    decode_timeout: float = option(
+        "seconds after which an utterance whose audio does not come counts as failed; in a "
+        "training or a test, and with --num_workers 0, of commands (`... |`) alone",
+        300.0,
+        minimum=1,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +106,6 @@ class AudioOptions(ListOptions):
     )
     batch_seconds: float = option(
         "seconds of audio per batch, padding included", 120.0, minimum=0.1
-    )
-    decode_timeout: float = option(
-        "seconds after which an utterance whose audio does not come counts as failed; "
-        "not kept with --num_workers 0",
-        300.0,
-        minimum=1,
     )
     part_utterances: int = option(
         "utterances per part; a process that dies loses the few parts in its work", 256, minimum=1

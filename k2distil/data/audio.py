@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -29,13 +30,18 @@ LOUDEST = 1e6  # a sample; full scale is 1, floats that hold 16-bit integers hav
 BLOCK = 1 << 22  # frames read at a time: a damaged header may announce more than memory holds
 
 
-def load_audio(utterance: Utterance, channel: int = 0) -> np.ndarray:
+def load_audio(utterance: Utterance, channel: int = 0, timeout: float = math.inf) -> np.ndarray:
     """Decode one utterance; silence is valid audio.
 
     Only the segment start..end is read, and only the given channel (0 is the first) is kept, or
     that which the list names. soundfile decodes wav, flac, mp3, ogg and opus; see `other_formats`
     for the rest. Resampled by soxr's HQ recipe. Samples of float files and of the resampler may
     leave [-1, 1] a little.
+
+    Args:
+        utterance: whose audio.
+        channel: counted from 0, where the list names none.
+        timeout: seconds that a command may take.
 
     Returns:
         (num_samples,) float32 at 16 kHz, at least one sample, all finite.
@@ -48,33 +54,37 @@ def load_audio(utterance: Utterance, channel: int = 0) -> np.ndarray:
             so it does in a flac from a pipe where libsndfile is older than 1.2.2.
     """
     with _named(utterance):
-        samples, rate = _decode(utterance)
+        samples, rate = _decode(utterance, timeout)
         return _prepare(
             samples, rate, utterance, channel if utterance.channel is None else utterance.channel
         )
 
 
-def audio_seconds(utterance: Utterance) -> float:
+def audio_seconds(utterance: Utterance, timeout: float = math.inf) -> float:
     """Seconds that `load_audio` gives; from the header where soundfile knows the format.
 
     The audio in other formats, that whose header does not tell its length (see `open_audio`), and
     what a command writes, is decoded for it. Of a wav or flac in a tar the header alone is read.
 
+    Args:
+        utterance: whose audio.
+        timeout: seconds that a command may take.
+
     Raises:
         DataError: as `load_audio`, but for what only decoding finds.
     """
     with _named(utterance):
-        num_frames, rate = _length_in_tar(utterance) or _length(utterance)
+        num_frames, rate = _length_in_tar(utterance) or _length(utterance, timeout)
     if num_frames >= UNKNOWN_FRAMES:
-        return len(load_audio(utterance, utterance.channel or 0)) / SAMPLE_RATE
+        return len(load_audio(utterance, utterance.channel or 0, timeout)) / SAMPLE_RATE
     seconds = num_frames / rate
     end = seconds if utterance.end is None else min(seconds, utterance.end)
     return max(0.0, end - (utterance.start or 0.0))
 
 
-def _length(utterance: Utterance) -> tuple[int, int]:
+def _length(utterance: Utterance, timeout: float) -> tuple[int, int]:
     """Frames, which may be `UNKNOWN_FRAMES`, and the sample rate."""
-    source = _open_source(utterance)
+    source = _open_source(utterance, timeout)
     try:
         with open_audio(source) as file:
             is_chain = ogg_links(file, source, utterance.end)
@@ -130,9 +140,9 @@ def _prepare(samples: np.ndarray, rate: int, utterance: Utterance, channel: int)
     return mono
 
 
-def _decode(utterance: Utterance) -> tuple[np.ndarray, int]:
+def _decode(utterance: Utterance, timeout: float) -> tuple[np.ndarray, int]:
     """The segment's (num_frames, num_channels) float32 and its sample rate."""
-    source = _open_source(utterance)
+    source = _open_source(utterance, timeout)
     try:
         file = open_audio(source)
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name ending in .raw
@@ -200,10 +210,10 @@ def _read(file: SoundFile, num_frames: int) -> np.ndarray:
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
-def _open_source(utterance: Utterance) -> str | io.BytesIO:
+def _open_source(utterance: Utterance, timeout: float) -> str | io.BytesIO:
     """What soundfile shall open: a path, or the bytes of a tar's member or of a command."""
     if utterance.is_command:
-        return io.BytesIO(run_command(utterance.wav))
+        return io.BytesIO(run_command(utterance.wav, timeout))
     try:
         with open(utterance.wav, "rb") as file:
             if utterance.tar_offset is None:

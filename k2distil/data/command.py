@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import math
 import shlex
 import signal
 import subprocess
 import tempfile
+import time
 
 from k2distil.errors import DataError
 
@@ -44,20 +46,24 @@ def parse_command(text: str) -> list[list[str]]:
 
 
 @functools.lru_cache(maxsize=1)  # segments of one recording mostly follow each other
-def run_command(text: str) -> bytes:
+def run_command(text: str, timeout: float = math.inf) -> bytes:
     """What the command writes to its standard output, all of it in memory.
 
     Its programs see an empty standard input, and paths relative to the working directory. Where a
     signal ended one, as SIGTERM to all processes does, the command is run once more.
 
+    Args:
+        text: see `parse_command`.
+        timeout: seconds it may take.
+
     Raises:
-        DataError: it cannot be started, a program of it fails, or nothing is written. The message
-            ends with the last line of standard error.
+        DataError: it cannot be started, does not end, a program of it fails, or nothing is
+            written. The message ends with the last line of standard error.
     """
     programs = parse_command(text)
-    data, statuses, complaints = _run(programs)
+    data, statuses, complaints = _run(programs, timeout)
     if not ENDED_BY_OTHERS.isdisjoint(statuses):
-        data, statuses, complaints = _run(programs)
+        data, statuses, complaints = _run(programs, timeout)
     for program, status in zip(programs, statuses, strict=True):
         # Those that write to another may be cut short by it: SIGPIPE is no failure there.
         if status != 0 and not (status == -signal.SIGPIPE and program is not programs[-1]):
@@ -69,9 +75,14 @@ def run_command(text: str) -> bytes:
     return data
 
 
-def _run(programs: list[list[str]]) -> tuple[bytes, list[int], str]:
+def _run(programs: list[list[str]], timeout: float) -> tuple[bytes, list[int], str]:
     """-> what the last one writes, the status of each, what all write to standard error."""
     running: list[subprocess.Popen[bytes]] = []
+    deadline = time.monotonic() + timeout
+
+    def seconds_left() -> float | None:
+        return None if deadline == math.inf else deadline - time.monotonic()
+
     with tempfile.TemporaryFile() as complaints:
         try:
             for program in programs:
@@ -83,11 +94,13 @@ def _run(programs: list[list[str]]) -> tuple[bytes, list[int], str]:
                 )
                 if len(running) > 1:  # or a program would never hear that its reader is gone
                     _close_output(running[-2])
-            assert running[-1].stdout is not None
-            data = running[-1].stdout.read()
-            statuses = [process.wait() for process in running]
+            data, _ = running[-1].communicate(timeout=seconds_left())
+            statuses = [process.wait(seconds_left()) for process in running]
         except OSError as error:
             raise DataError(f"{program[0]} cannot be started ({error.strerror})") from error
+        except subprocess.TimeoutExpired as error:
+            reason = f"the command did not end in {timeout:g} s"
+            raise DataError(f"{reason}; look at it or raise --decode_timeout") from error
         finally:
             for process in running:
                 process.kill()  # nothing to one that has ended

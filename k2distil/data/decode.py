@@ -40,7 +40,7 @@ def decode_ahead(
         num_workers: 0 decodes in this process.
         channel: see `load_audio`.
         timeout: seconds after which an utterance that does not come is given up, and the worker
-            that hangs in it with it; not kept without workers.
+            that hangs in it with it; without workers, of commands alone.
 
     Yields:
         (utterance, audio) in the given order; audio is (num_samples,) float32 at 16 kHz, or the
@@ -49,7 +49,7 @@ def decode_ahead(
     Raises:
         DataError: a worker was killed, or shared memory is full.
     """
-    decoder = _Decoder(channel)
+    decoder = _Decoder(channel, timeout)
     if num_workers == 0:
         for utterance in utterances:
             audio, seconds = decoder[utterance]
@@ -76,13 +76,13 @@ class _HangingError(Exception):
 class _Decoder(Dataset):
     """A map from utterances to samples and the seconds it took; it holds nothing itself."""
 
-    def __init__(self, channel: int) -> None:
-        self.channel = channel
+    def __init__(self, channel: int, timeout: float) -> None:
+        self.channel, self.timeout = channel, timeout
 
     def __getitem__(self, utterance: Utterance) -> tuple[Audio, float]:
         started = time.perf_counter()
         try:
-            samples = torch.from_numpy(load_audio(utterance, self.channel))
+            samples = torch.from_numpy(load_audio(utterance, self.channel, self.timeout))
         except DataError as error:
             return error, time.perf_counter() - started
         # In a worker the samples go into shared memory here and now: left to the queue's thread,

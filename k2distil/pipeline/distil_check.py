@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -27,7 +29,11 @@ LEAST_INPUTS = 2  # frames of features, or samples
 
 
 def check_utterances(
-    utterances: PackedUtterances, student: Student, codes: Codes | None, text_fits: bool = True
+    utterances: PackedUtterances,
+    student: Student,
+    codes: Codes | None,
+    text_fits: bool = True,
+    decode_timeout: float = math.inf,
 ) -> Checked:
     """Look at every header, text and number of codes before any of it is used.
 
@@ -38,6 +44,7 @@ def check_utterances(
         student: what they are for.
         codes: of the teacher; None: none are used.
         text_fits: text must be one that the student can learn; for a test any will do.
+        decode_timeout: seconds that a command of the list may take.
     """
 
     def has_codes(utterance: Utterance) -> bool:
@@ -46,7 +53,7 @@ def check_utterances(
     of_use = [
         row for row, each in enumerate(utterances) if each.text is not None or has_codes(each)
     ]
-    measured, unreadable = _measure(utterances, of_use, student)
+    measured, unreadable = _measure(utterances, of_use, student, decode_timeout)
     least_frames = student.least_frames if text_fits else 1
     notes = TextNotes(student, text_fits)
     unfit: list[dict[str, str]] = []
@@ -94,12 +101,13 @@ class _Measured:
 
 
 def _measure(
-    utterances: PackedUtterances, rows: Sequence[int], student: Student
+    utterances: PackedUtterances, rows: Sequence[int], student: Student, decode_timeout: float
 ) -> tuple[_Measured, list[dict[str, str]]]:
     """-> the readable ones of these rows, and rows of failed.tsv of the others."""
     read, seconds = [], []
     unreadable: list[dict[str, str]] = []
-    found = durations(utterances.at(rows), audio_seconds, "check")
+    seconds_of = functools.partial(audio_seconds, timeout=decode_timeout)
+    found = durations(utterances.at(rows), seconds_of, "check")
     for row, (each, length) in zip(rows, found, strict=True):
         if isinstance(length, DataError):
             unreadable.append(_row(each, str(length)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,6 +47,7 @@ class DistilDataset(Dataset):
         student: what they are for.
         codes: of the teacher; None: none are used.
         channel: of the audio, where the list names none.
+        decode_timeout: seconds that a command may take.
         for_training: some utterances in a row without audio are an error. A test goes on.
     """
 
@@ -55,10 +57,12 @@ class DistilDataset(Dataset):
         student: Student,
         codes: Codes | None,
         channel: int = 0,
+        decode_timeout: float = math.inf,
         for_training: bool = True,
     ) -> None:
         self.utterances, self.student = utterances, student
-        self.codes, self.channel, self.for_training = codes, channel, for_training
+        self.codes, self.channel, self.decode_timeout = codes, channel, decode_timeout
+        self.for_training = for_training
         self._failed_in_a_row: set[str] = set()  # keys, of this process
 
     def __len__(self) -> int:
@@ -77,7 +81,7 @@ class DistilDataset(Dataset):
         audio, kept, failed = [], [], []
         for each in (self.utterances[index] for index in indexes):
             try:
-                audio.append(load_audio(each, self.channel))
+                audio.append(load_audio(each, self.channel, self.decode_timeout))
                 kept.append(each)
             except DataError as error:
                 failed.append({"key": each.key, "wav": each.wav, "reason": str(error)})

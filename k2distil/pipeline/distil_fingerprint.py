@@ -13,7 +13,16 @@ from k2distil.pipeline.distil_data import Codes
 from k2distil.pipeline.provenance import content_of, digest_of, digest_of_path
 
 NOT_DECISIVE = {  # options that may change between two runs of the same training
-    *("save_path", "gpu", "num_workers", "force", "given", "cache_dir", "allow_pipes"),
+    *(
+        "save_path",
+        "gpu",
+        "num_workers",
+        "decode_timeout",
+        "force",
+        "given",
+        "cache_dir",
+        "allow_pipes",
+    ),
     *("nnodes", "rdzv_endpoint", "max_restarts"),
     *("cv_data", "eval_steps", "save_steps", "logging_steps"),
     *("train_data", "data_type", "codebook_path"),  # what they lead to counts instead

@@ -40,7 +40,9 @@ class StudentTest:
         args: Any,
     ) -> None:
         tested = utterances.at(checked.rows)
-        self.dataset = DistilDataset(tested, student, codes, config.channel, for_training=False)
+        self.dataset = DistilDataset(
+            tested, student, codes, config.channel, config.decode_timeout, for_training=False
+        )
         batches = batches_to_test(student, checked.seconds.tolist(), config.batch_seconds)
         self.batches = batches[args.process_index :: args.world_size]
         self.num_workers = num_workers(config)

@@ -42,7 +42,7 @@ def evaluate(config: EvaluateConfig) -> Summary:
         logger.warning("%d of %d utterances have no text: left out", num_without, len(utterances))
     student = load_student(config.student_checkpoint)
     device = use_device(config.gpu)
-    checked = check_utterances(labelled, student, None, text_fits=False)
+    checked = check_utterances(labelled, student, None, False, config.decode_timeout)
     if not len(checked.rows):
         reason = (checked.unreadable + checked.unfit)[0]["reason"]
         raise DataError(f"{names}: none of its audio can be used: {reason}")
@@ -53,7 +53,9 @@ def evaluate(config: EvaluateConfig) -> Summary:
         with mending():
             scored = transcribe(
                 DistilModel(student.model, None, -1, 0.0, None),
-                DistilDataset(tested, student, None, config.channel, for_training=False),
+                DistilDataset(
+                    tested, student, None, config.channel, config.decode_timeout, for_training=False
+                ),
                 batches,
                 num_workers(config),
                 device,

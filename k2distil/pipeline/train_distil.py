@@ -228,7 +228,7 @@ def _check(
     text_fits: bool,
 ) -> Checked:
     """The utterances of a list that can be used."""
-    checked = check_utterances(utterances, student, codes, text_fits)
+    checked = check_utterances(utterances, student, codes, text_fits, config.decode_timeout)
     if not len(checked.rows) and checked.unreadable:
         first = checked.unreadable[0]["reason"]
         raise DataError(f"{names_of(paths)}: none of its audio can be read: {first}")
@@ -283,7 +283,9 @@ def _batches(
     """All batches of this process; one pass over them is the whole training."""
     workers = num_workers(config)
     return Loader(
-        DistilDataset(utterances.at(train.rows), student, codes, config.channel),
+        DistilDataset(
+            utterances.at(train.rows), student, codes, config.channel, config.decode_timeout
+        ),
         batch_sampler=BatchesBySeconds(
             train.seconds.tolist(),
             train.labelled.tolist(),

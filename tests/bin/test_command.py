@@ -83,12 +83,19 @@ def test_help_imports_no_torch_and_names_every_flag_of_the_contract(script):
     assert f"usage: {script}" in done.stdout
 
 
-def test_a_script_works_from_another_directory_and_through_a_symlink(tmp_path):
-    link = tmp_path / "link.sh"
-    link.symlink_to(ROOT / "save_embedding.sh")
-    done = subprocess.run([link, "--bogus"], cwd=tmp_path, capture_output=True, text=True)
+@pytest.mark.parametrize("words", [["./link.sh"], ["sh", "link.sh"], ["bash", "link.sh"]])
+def test_a_script_works_from_another_directory_and_through_a_symlink(words, tmp_path):
+    (tmp_path / "link.sh").symlink_to(ROOT / "save_embedding.sh")
+    done = subprocess.run([*words, "--bogus"], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: --bogus: unknown flag")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_any_shell_may_start_a_script(script):
+    done = subprocess.run(["sh", ROOT / script, "--help"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"usage: {script}" in done.stdout
 
 
 def test_k2distil_lists_its_commands_and_refuses_others():

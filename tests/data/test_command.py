@@ -1,6 +1,7 @@
-"""Commands of a Kaldi list that a signal for everybody ends."""
+"""Commands of a Kaldi list that a signal for everybody ends, or that never end."""
 
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,12 @@ def test_a_command_that_a_signal_ends_is_run_once_more(tmp_path: Path, name: str
     with pytest.raises(DataError, match="fails failed with status 3"):
         run_command(program(tmp_path / "fails", f"echo x >> {mark}; exit 3"))
     assert mark.read_text() == "x\n"  # of an error of its own there is no second run
+
+
+@pytest.mark.parametrize("text", ["exec sleep 9", "sleep 9; true", "exec 1>&-; exec sleep 9"])
+def test_a_command_that_does_not_end_is_given_up(tmp_path: Path, text: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(DataError, match=r"did not end in 0.5 s; look at it or raise --decode_tim"):
+        run_command(program(tmp_path / "hangs", f"echo audio; {text}"), timeout=0.5)
+    assert time.monotonic() - started < 5
+    assert run_command(program(tmp_path / "ends", "sleep 0.1; echo x"), timeout=60) == b"x\n"

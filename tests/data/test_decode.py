@@ -70,7 +70,7 @@ def test_nothing_is_decoded_of_an_empty_list() -> None:
 def test_a_bug_in_decoding_is_not_hidden(
     listed: list[Utterance], num_workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(utterance: Utterance, channel: int) -> np.ndarray:
+    def broken(utterance: Utterance, channel: int, timeout: float) -> np.ndarray:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(decode, "load_audio", broken)
@@ -81,7 +81,7 @@ def test_a_bug_in_decoding_is_not_hidden(
 def test_workers_run_ahead_only_as_far_as_allowed(
     tmp_path: Path, listed: list[Utterance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def noting(utterance: Utterance, channel: int) -> np.ndarray:
+    def noting(utterance: Utterance, channel: int, timeout: float) -> np.ndarray:
         (tmp_path / f"{utterance.key}.seen").touch()
         return np.zeros(1, np.float32)
 
@@ -95,7 +95,7 @@ def test_workers_run_ahead_only_as_far_as_allowed(
 
 
 def test_workers_use_one_thread(listed: list[Utterance], monkeypatch: pytest.MonkeyPatch) -> None:
-    def threads(utterance: Utterance, channel: int) -> np.ndarray:
+    def threads(utterance: Utterance, channel: int, timeout: float) -> np.ndarray:
         return np.full(1, torch.get_num_threads(), np.float32)
 
     monkeypatch.setattr(decode, "load_audio", threads)

@@ -9,10 +9,12 @@ import soundfile
 from k2distil.batch import Utterance
 from k2distil.config import TrainDistilConfig, load_config
 from k2distil.data import PackedUtterances
+from k2distil.data.command import run_command
 from k2distil.distil.student import make_student, transformers_is_old
 from k2distil.distil.trainer import MissedTest
 from k2distil.distil.vocabulary import characters_of, make_tokenizer
 from k2distil.pipeline.distil_check import check_utterances
+from k2distil.pipeline.distil_data import DistilDataset
 from k2distil.pipeline.train_distil import _check_options
 
 pytestmark = pytest.mark.skipif(transformers_is_old(), reason="a newer transformers is needed")
@@ -43,6 +45,32 @@ def test_a_test_in_another_case_is_told(tmp_path, caplog):
     assert "(E N O T W)" in caplog.text
     reason = check_utterances(utterances, student, None).unfit[1]["reason"]
     assert reason == "characters 'T' are not in the vocabulary; write the text in lower case"
+
+
+def test_a_command_that_does_not_end_costs_its_own_utterance(tmp_path):
+    """Neither the check of the list nor a training waits for it."""
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.ones(16000), 16000)
+    late = tmp_path / "late"
+    late.write_text(f"#!/bin/sh\n[ -e {tmp_path}/b ] && exec sleep 60\ncat {tmp_path}/a.wav\n")
+    late.chmod(0o755)
+    utterances = PackedUtterances(
+        [
+            Utterance("a", str(tmp_path / "a.wav"), text="one"),
+            Utterance("b", f"{late} |", text="one", is_command=True),
+        ]
+    )
+    student = make_student(STUDENT, make_tokenizer(characters_of(["one"])), 0)
+    assert len(check_utterances(utterances, student, None, decode_timeout=60).rows) == 2
+    dataset = DistilDataset(utterances, student, None, decode_timeout=0.5)
+    run_command.cache_clear()
+    (tmp_path / "b").touch()
+    (part,) = dataset.__getitems__([[0, 1]])["parts"]
+    assert part["keys"] == ["a"]
+    (failed,) = part["failed"]
+    assert failed["key"] == "b"
+    assert "did not end in 0.5 s" in failed["reason"]
+    (unreadable,) = check_utterances(utterances, student, None, decode_timeout=0.5).unreadable
+    assert unreadable == failed
 
 
 def test_all_characters_that_a_vocabulary_lacks_are_told_at_once(tmp_path, caplog):
