@@ -57,8 +57,12 @@ def replacing(path: Path, *, tidy: bool = True) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold an existing folder for this process alone; the lock ends with the process at the latest.
+
+    Args:
+        folder: to hold.
+        wait: until no other process holds it.
 
     Raises:
         DataError: another process holds it.
@@ -66,7 +70,7 @@ def locked(folder: Path) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise DataError(
                 f"{folder}: another run is writing this output; wait for it to end"

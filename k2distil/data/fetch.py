@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 from typing import BinaryIO
 
-from k2distil.atomic import make_folder, replacing
+from k2distil.atomic import locked, make_folder, replacing
 from k2distil.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,8 @@ def fetch(url: str, cache_dir: Path) -> Path:
     """Copy a file into `cache_dir`, unless it is there already; -> its path.
 
     A broken connection is taken up again where it broke, if the server serves ranges and the file
-    is still the same, else from the start. What is in the cache is taken without asking the server.
+    is still the same, else from the start. What is in the cache is taken without asking the server;
+    one process fetches at a time, and the others take what it brought.
 
     Raises:
         DataError: the server refuses it, does not say its length, or brings nothing new in six
@@ -48,11 +49,14 @@ def fetch(url: str, cache_dir: Path) -> Path:
     if path.exists():
         return path
     make_folder(cache_dir)
-    started = time.monotonic()
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        _fill(url, file)
-        num_bytes = file.tell()
-    seconds = time.monotonic() - started
+    with locked(cache_dir, wait=True):  # the processes of a run want the same files in turn
+        if path.exists():
+            return path
+        started = time.monotonic()
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            _fill(url, file)
+            num_bytes = file.tell()
+        seconds = time.monotonic() - started
     logger.info("%s: %.1f MB in %.1f s, kept as %s", url, num_bytes / 1e6, seconds, path)
     return path
 

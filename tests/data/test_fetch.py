@@ -1,8 +1,10 @@
 """Shards by URL, from a server in this process that behaves as badly as real ones."""
 
 import io
+import multiprocessing
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +27,7 @@ class Served:
     drops: int = 0  # how many times it does
     ranges: bool = True
     length: bool = True
+    delay: float = 0.0  # seconds before the answer
     statuses: list[int] = field(default_factory=list)  # of the first answers
     next_version: bytes | None = None  # the content after the first drop
     requests: list[str | None] = field(default_factory=list)  # the Range of each
@@ -48,6 +51,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(404, "Not Found")
             return
         served.requests.append(self.headers["Range"])
+        time.sleep(served.delay)
         if served.statuses:
             self.send_error(served.statuses.pop(0))
             return
@@ -117,6 +121,23 @@ def test_a_shard_by_url_is_fetched_once_and_decodes(server: Server, tmp_path: Pa
     (cached,) = (tmp_path / "cache").iterdir()
     assert cached.name.endswith("-0.tar")
     assert cached.read_bytes() == served.content
+
+
+def test_processes_that_want_the_same_shard_fetch_it_once(server: Server, tmp_path: Path) -> None:
+    served = server.files["0.tar"] = Served(tar_of("a"), delay=0.5)
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=fetch.fetch, args=(server.url("0.tar"), tmp_path / "cache"))
+        for _ in range(3)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert served.requests == [None]
+    (path,) = (tmp_path / "cache").iterdir()
+    assert path.read_bytes() == served.content
 
 
 def test_a_dropped_connection_goes_on_where_it_broke(server: Server, tmp_path: Path) -> None:
