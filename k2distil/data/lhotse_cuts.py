@@ -82,6 +82,8 @@ def read_cuts(lines: Lines, list_path: Path) -> Iterator[tuple[int, Utterance | 
 
 def _utterance(cut: dict[str, Any], resolve: Callable[[str], str]) -> Utterance:
     name, kind = cut["id"], cut.get("type", "MonoCut")
+    if name is None:
+        raise DataError("a cut whose id is null; give each an id of its own")
     if kind != "MonoCut":
         raise DataError(f"cut {name}: a {kind}, {REMEDIES.get(kind, 'expected a MonoCut')}")
     recording = cut.get("recording")

@@ -118,6 +118,7 @@ def with_source(**fields: object) -> str:
         ("[" * 100_000, "not JSON"),
         ("7", "not a cut as lhotse writes it"),
         (changed(recording=None), "cut c1: no recording in it"),
+        (changed(id=None), "a cut whose id is null"),
         (changed(recording={"sources": []}), "cut c1: no channel 0"),
         (changed(recording={"sources": [7]}), "not a cut as lhotse writes it"),
         (changed(recording={"sources": [1], "transforms": [{"name": "New"}]}), "changed by New"),
