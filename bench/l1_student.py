@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from k2distil.bin.train_distil import main
+from k2distil.distil.codebook_head import CodebookHead
 from k2distil.pipeline import train_distil
 from k2distil.storage import EmbeddingReader
 
@@ -39,7 +40,8 @@ if __name__ == "__main__":
     del sys.argv[place : place + 2]
     reader = EmbeddingReader(path)
     table = torch.cat([torch.from_numpy(reader[key]).float() for key in reader])
-    train_distil._codebook_loss = lambda config, student, codes: FrameLoss(
-        student.dim, table, codes.frames_ratio
+    assert hasattr(train_distil, "_codebook_head")
+    train_distil._codebook_head = lambda config, student, codes, layer: CodebookHead(
+        FrameLoss(student.dim, table, codes.frames_ratio), {}
     )
     sys.exit(main())

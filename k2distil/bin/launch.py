@@ -64,7 +64,9 @@ def launch(
         status_file = Path(folder, "status")
         os.environ[STATUS_FILE] = str(status_file)
         status = _torchrun([*flags, "--no-python", sys.executable, "-u", "-c", code, *argv])
-        return int(status_file.read_text()) if not status and status_file.exists() else status
+        return (
+            int(status_file.read_text("ascii")) if not status and status_file.exists() else status
+        )
 
 
 def tell_launcher(status: int) -> int:

@@ -282,7 +282,9 @@ def last_checkpoint(folder: Path) -> Path | None:
     found = []
     for each in folder.glob("checkpoint-*"):
         try:
-            found.append((int(json.loads((each / STATE_FILE).read_text())["global_step"]), each))
+            found.append(
+                (int(json.loads((each / STATE_FILE).read_text("utf-8"))["global_step"]), each)
+            )
         except (OSError, ValueError, KeyError):
             logger.warning("%s: not whole, not used", each)
     return max(found)[1] if found else None

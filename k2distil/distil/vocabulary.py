@@ -56,7 +56,7 @@ def make_tokenizer(tokens: Sequence[str]) -> Any:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "vocab.json"
-        path.write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
+        path.write_text(json.dumps({token: index for index, token in enumerate(tokens)}), "utf-8")
         return Wav2Vec2CTCTokenizer(
             str(path),
             pad_token=BLANK,

@@ -14,7 +14,13 @@ from k2distil.atomic import locked, make_folder
 from k2distil.distil.student import Student, restore_replaced
 from k2distil.distil.trainer import last_checkpoint
 from k2distil.errors import ConfigError
-from k2distil.pipeline.summary import Summary, read_summary, write_summary, write_text
+from k2distil.pipeline.summary import (
+    Summary,
+    read_json,
+    read_summary,
+    write_json,
+    write_summary,
+)
 from k2distil.storage import describe_differences
 
 logger = logging.getLogger(__name__)
@@ -45,10 +51,9 @@ class StudentFolder:
         make_folder(self.path)
         with ExitStack() as lock:
             lock.enter_context(locked(self.path))
-            if self._marker.exists():
+            if (found := read_json(self._marker)) is not None:
                 restore_replaced(self.path / "best")
                 restore_replaced(self.path / "last")
-                found = json.loads(self._marker.read_text())
                 differences = describe_differences(found, fingerprint)
             elif any(self.path.iterdir()):
                 raise ConfigError(
@@ -74,8 +79,7 @@ class StudentFolder:
         """Have the folder be this training's: what one of other settings left goes."""
         if self._replaces is not None:
             self._clear()
-            text = json.dumps(self._replaces, indent=2, ensure_ascii=False)
-            write_text(self._marker, text + "\n")
+            write_json(self._marker, self._replaces)
             self._replaces = None
 
     def checkpoint(self) -> Path | None:
@@ -89,10 +93,7 @@ class StudentFolder:
 
     def best(self) -> dict[str, Any] | None:
         """Step and figures of the best student so far; None: there is none."""
-        try:
-            return json.loads((self.path / "best" / METRICS_FILE).read_text())
-        except (OSError, json.JSONDecodeError):
-            return None
+        return read_json(self.path / "best" / METRICS_FILE)
 
     def offer(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.distil_check import check_utterances
 from k2distil.pipeline.distil_data import DistilDataset
 from k2distil.pipeline.lists import names_of, read_lists
-from k2distil.pipeline.summary import Summary, prepare_output, write_text
+from k2distil.pipeline.summary import Summary, prepare_output, read_json, write_json
 from k2distil.pipeline.teacher import num_workers
 from k2distil.pipeline.transcribe import batches_to_test, transcribe
 from k2distil.workers import mending
@@ -73,9 +72,8 @@ def evaluate(config: EvaluateConfig) -> Summary:
     ).strip()
     if config.save_path is not None:
         rows = [dataclasses.asdict(each) for each in scored.transcripts]
-        text = json.dumps({**rates, "failed": failed, "utterances": rows}, ensure_ascii=False)
         try:
-            write_text(config.save_path, text + "\n")
+            write_json(config.save_path, {**rates, "failed": failed, "utterances": rows})
         except DataError:
             logger.error("%s", report)  # all that is left of the work
             raise
@@ -88,11 +86,5 @@ def _check_replaceable(path: Path) -> None:
     Raises:
         ConfigError: it is there and was not written here.
     """
-    if not path.exists():
-        return
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = None
-    if not (isinstance(found, dict) and found.keys() >= {"wer", "cer", "utterances"}):
+    if path.exists() and not (read_json(path) or {}).keys() >= {"wer", "cer", "utterances"}:
         raise ConfigError(f"--save_path {path}: is there, and has no rates of evaluate; move it")

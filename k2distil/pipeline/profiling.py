@@ -6,7 +6,6 @@ codes.h5.trace.json    for chrome://tracing or ui.perfetto.dev
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 import torch
 
 from k2distil.atomic import replacing
-from k2distil.pipeline.summary import beside, write_text
+from k2distil.pipeline.summary import beside, write_json
 from k2distil.stages import Profile
 
 logger = logging.getLogger(__name__)
@@ -80,4 +79,4 @@ def _write(profile: Profile, save_path: Path) -> None:
         "device_idle_share": idle_share(profile),
         "stages": profile.seconds(),
     }
-    write_text(beside(save_path, "profile.json"), json.dumps(content, indent=2) + "\n")
+    write_json(beside(save_path, "profile.json"), content)

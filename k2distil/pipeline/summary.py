@@ -68,16 +68,13 @@ def versions() -> dict[str, str]:
 def write_summary(save_path: Path, figures: Mapping[str, Any], num_failed: int = 0) -> Summary:
     """Write <save_path>.summary.json."""
     content = {**figures, "versions": versions()}
-    write_text(beside(save_path, "summary.json"), json.dumps(content, indent=2) + "\n")
+    write_json(beside(save_path, "summary.json"), content)
     return Summary(num_failed, content)
 
 
 def read_summary(save_path: Path) -> dict[str, Any]:
     """The figures of an earlier run, or nothing where it left none."""
-    try:
-        return json.loads(beside(save_path, "summary.json").read_text())
-    except (OSError, json.JSONDecodeError):
-        return {}
+    return read_json(beside(save_path, "summary.json")) or {}
 
 
 def write_config(save_path: Path, config: Any) -> None:
@@ -127,6 +124,20 @@ def read_rejections(save_path: Path, name: str) -> list[dict[str, str]]:
     except FileNotFoundError:
         return []
     return list(csv.DictReader(io.StringIO(text), dialect="excel-tab"))
+
+
+def write_json(path: Path, tree: Mapping[str, Any]) -> None:
+    """Write a small file so that it is whole or not there."""
+    write_text(path, json.dumps(tree, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What `write_json` wrote; None where there is no such file, or something else in it."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def write_text(path: Path, text: str) -> None:
