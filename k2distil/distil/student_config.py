@@ -106,5 +106,7 @@ def _check_keys(tree: dict[str, Any], defaults: Any, where: str) -> None:
                 f"{nearest(str(key), known, else_see='')}"
             )
         inner = getattr(defaults, key, None)
-        if isinstance(value, dict) and hasattr(inner, "model_type"):
+        if hasattr(inner, "model_type"):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{where}.{key}: expected a section of keys, got {value!r}")
             _check_keys(value, inner, f"{where}.{key}")

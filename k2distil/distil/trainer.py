@@ -31,6 +31,7 @@ from transformers import (  # noqa: E402
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"
+PARTS = {"loss": "loss", "ctc": "ctc_loss", "codebook": "codebook_loss"}  # output: in the log
 SIGNALS_TOGETHER = 5.0  # seconds
 LEAST_SCALE = 2.0**-10  # of float16's losses, begun at 2^16: each step that is no number halves it
 
@@ -57,7 +58,7 @@ class DistilTrainer(Trainer):
         super().__init__(model, args, eval_dataset=[])  # [] for its check; `test` has the data
         self.batches, self.test, self.on_test = batches, test, on_test
         self.model_accepts_loss_kwargs = True  # so that it does not divide the loss once more
-        self._parts = torch.zeros(2, device=args.device)  # sums over steps since the last line
+        self._parts = torch.zeros(3, device=args.device)  # sums over steps since the last line
         self._num_steps = 0
         self.tested_step: int | None = None
         self.failed: dict[str, dict[str, str]] = {}  # what this process could not decode
@@ -94,16 +95,16 @@ class DistilTrainer(Trainer):
         plain = {"keys", "failed"}
         tensors = [{name: part[name] for name in part if name not in plain} for part in parts]
         outputs = model(tensors, num_items=num_items_in_batch)
-        self._parts += torch.stack([outputs["ctc"], outputs["codebook"]])
+        self._parts += torch.stack([outputs[each].detach() for each in PARTS])
         # DistributedDataParallel takes the mean of the gradients; shares have to be summed.
         loss = outputs["loss"] * self.args.world_size
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add both parts of the loss to the line of the log."""
-        if "loss" in logs:
-            parts = self.accelerator.reduce(self._parts, "sum") / max(1, self._num_steps)
-            logs = {**logs, "ctc_loss": parts[0].item(), "codebook_loss": parts[1].item()}
+        """Write the loss and both its parts into the line of the log."""
+        if "loss" in logs:  # transformers' own stays NaN after the first one
+            parts = self.accelerator.reduce(self._parts, "sum") / self._num_steps
+            logs = {**logs, **dict(zip(PARTS.values(), parts.tolist(), strict=True))}
             self._parts, self._num_steps = torch.zeros_like(parts), 0
         super().log(logs, start_time)
 
@@ -116,15 +117,15 @@ class DistilTrainer(Trainer):
         """Test the student, and keep it if it is the best so far."""
         if self.test is None:
             return {}
+        if self.control.should_save:  # now: a signal has to wait for the end of a test
+            self._save_checkpoint(self.model_wrapped, trial=None)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
         self.check_weights()
         model = self.accelerator.unwrap_model(self.model)
-        training = model.training
         if self.args.world_size > 1:  # BatchNorm's statistics are each process' own
             for each in model.buffers():
                 torch.distributed.broadcast(each, 0)
-        model.eval()
         figures = self.test(model)  # in float32, as `k2distil evaluate` does
-        model.train(training)
         self.tested_step = self.state.global_step
         if self.is_world_process_zero():
             self.on_test(self.state.global_step, figures)
@@ -134,15 +135,16 @@ class DistilTrainer(Trainer):
         return logs
 
     def check_weights(self) -> None:
-        """Nothing that is not a number is tested or saved.
+        """Nothing that is not a number is tested or saved, BatchNorm's statistics included.
 
         Raises:
             DataError: naming the step and what helps.
         """
         assert self.model is not None
-        finite = [each.detach().isfinite().all() for each in self.model.parameters()]
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        finite = [each.detach().isfinite().all() for each in tensors]
         if not torch.stack(finite).all():
-            raise _not_a_number("a weight", self.args, self.state)
+            raise _not_a_number("a weight or a statistic", self.args, self.state)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.check_weights()
@@ -208,11 +210,13 @@ class StopOnSignal(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Ask for a checkpoint and the end."""
-        received = torch.tensor(self.received, device=args.device)
+        received = self.received
         if args.world_size > 1:
-            torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX)
-            self.received = int(received)
-        if self.received:
+            all_received = torch.tensor(received, device=args.device)
+            torch.distributed.all_reduce(all_received, torch.distributed.ReduceOp.MAX)
+            received = int(all_received)
+        if received:  # else one may have come meanwhile, which counts at the next step
+            self.received = received
             control.should_save = control.should_training_stop = True
             control.should_evaluate = control.should_log = False
 
@@ -272,8 +276,8 @@ class FiniteLoss(TrainerCallback):
 def _not_a_number(what: str, args: Any, state: Any) -> DataError:
     return DataError(
         f"{args.output_dir}: {what} is not a number at step {state.global_step}; train again with "
-        "a smaller --learning_rate and --force, or into another --save_path from best/ as "
-        "--student_checkpoint"
+        f"a smaller --learning_rate{', or --dtype float32,' if args.fp16 else ''} and --force, or "
+        "into another --save_path from best/ as --student_checkpoint"
     )
 
 

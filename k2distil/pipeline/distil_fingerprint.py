@@ -36,6 +36,7 @@ def fingerprint_of(
     utterances: Sequence[Utterance],
     codes: Codes | None,
     world_size: int,
+    dtype: str,
 ) -> dict[str, Any]:
     """What decides the student; all of it plain values.
 
@@ -44,6 +45,7 @@ def fingerprint_of(
         utterances: of its lists, with their text.
         codes: what it learns; None: text alone.
         world_size: processes that share a step.
+        dtype: that they compute in.
     """
     options = {
         each.name: getattr(config, each.name)
@@ -51,6 +53,7 @@ def fingerprint_of(
         if each.name not in NOT_DECISIVE
     }
     options = {key: str(each) if isinstance(each, Path) else each for key, each in options.items()}
+    options["dtype"] = dtype  # a scaler's state is of no use to another one
     options["batches_per_step"] = world_size * config.accumulate_batches
     options["list"] = digest_of(utterances, with_text=True)
     # A path may stay while what it holds changes: then outputs of a checkpoint mean other tokens.

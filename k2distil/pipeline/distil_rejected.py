@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
-
 from k2distil.batch import Utterance
 from k2distil.distil.trainer import DistilTrainer
 from k2distil.pipeline.distil_checked import Checked
 from k2distil.pipeline.distil_test import StudentTest
+from k2distil.pipeline.processes import Processes
 from k2distil.pipeline.summary import read_rejections, write_rejections
 
 
@@ -20,10 +19,13 @@ class Rejected:
     Args:
         stem: what the lists lie beside.
         train, test: what the checks of the lists found.
+        processes: of the training.
     """
 
-    def __init__(self, stem: Path, train: Checked, test: StudentTest | None) -> None:
-        self.stem, self.train, self.test = stem, train, test
+    def __init__(
+        self, stem: Path, train: Checked, test: StudentTest | None, processes: Processes
+    ) -> None:
+        self.stem, self.train, self.test, self.processes = stem, train, test, processes
         self._before: list[dict[str, str]] = []
         self._written: object = None
 
@@ -39,14 +41,11 @@ class Rejected:
 
     def write(self, trainer: DistilTrainer) -> int:
         """Gather from all processes, each of which calls this, and write; -> how many failed."""
-        found = [trainer.failed]
-        if trainer.args.world_size > 1:
-            found = [{} for _ in range(trainer.args.world_size)]
-            torch.distributed.all_gather_object(found, trainer.failed)
+        found = self.processes.gather(trainer.failed)
         decoded = {row["key"]: row for each in found for row in each.values()}
         failed = {row["key"]: row for row in self._before + self.train.unreadable} | decoded
         rows = [*failed.values(), *([] if self.test is None else self.test.failed)]
-        if trainer.args.process_index == 0:
+        if self.processes.rank == 0:
             dropped = self.train.unfit + ([] if self.test is None else self.test.unfit)
             if self._written != (rows, dropped):  # else told already
                 write_rejections(self.stem, rows, dropped)

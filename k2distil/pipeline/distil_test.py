@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
-import torch
 from torch import nn
 
 from k2distil.config import TrainDistilConfig
@@ -17,9 +15,10 @@ from k2distil.distil.student import Student
 from k2distil.distil.vocabulary import normalize
 from k2distil.pipeline.distil_checked import Checked
 from k2distil.pipeline.distil_data import Codes, DistilDataset
+from k2distil.pipeline.processes import Processes
 from k2distil.pipeline.provenance import digest_of
 from k2distil.pipeline.teacher import num_workers
-from k2distil.pipeline.transcribe import Scored, batches_to_test, transcribe
+from k2distil.pipeline.transcribe import batches_to_test, transcribe
 
 logger = logging.getLogger(__name__)
 
@@ -37,16 +36,16 @@ class StudentTest:
         checked: Checked,
         codes: Codes | None,
         config: TrainDistilConfig,
-        args: Any,
+        processes: Processes,
     ) -> None:
         tested = utterances.at(checked.rows)
         self.dataset = DistilDataset(
             tested, student, codes, config.channel, config.decode_timeout, for_training=False
         )
         batches = batches_to_test(student, checked.seconds.tolist(), config.batch_seconds)
-        self.batches = batches[args.process_index :: args.world_size]
+        self.batches = batches[processes.rank :: processes.size]
         self.num_workers = num_workers(config)
-        self.device, self.world_size = args.device, args.world_size
+        self.processes = processes
         texts = [normalize(each.text) for each in tested if each.text]
         self.metric = "wer" if has_words(texts) else "cer"  # without blanks a sentence is one word
         self.digest = digest_of(tested, with_text=True)
@@ -57,10 +56,8 @@ class StudentTest:
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """wer, cer and, with codes, how well they are predicted."""
         assert isinstance(model, DistilModel)
-        own = transcribe(model, self.dataset, self.batches, self.num_workers, self.device)
-        parts: list[Scored] = [own] * self.world_size
-        if self.world_size > 1:
-            torch.distributed.all_gather_object(parts, own)
+        own = transcribe(model, self.dataset, self.batches, self.num_workers, self.processes.device)
+        parts = self.processes.gather(own)
         self._keep_failed([row for part in parts for row in part.failed])
         self.figures = error_rates([each for part in parts for each in part.transcripts])
         if (scores := parts[0].codes) is not None:

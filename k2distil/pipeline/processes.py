@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -47,6 +47,16 @@ class Processes:
         values = torch.cat([part[1] for part in parts]).to(tensor.device)
         size = tuple(tensor.shape)
         return torch.sparse_coo_tensor(indices, values, size, check_invariants=True).coalesce()
+
+    def on_first(self, function: Callable[[], T]) -> T:
+        """What the first process finds, known to all of them; its error ends them all."""
+        found: list[T | None] = [None]
+        with self.all_or_none():
+            if self.rank == 0:
+                found = [function()]
+        if self.size > 1:
+            dist.broadcast_object_list(found)
+        return found[0]  # type: ignore[return-value]
 
     def gather(self, value: T) -> list[T]:
         """The values of all processes, by rank, on each of them."""

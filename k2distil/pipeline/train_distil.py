@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from k2distil.batch import Utterance
 from k2distil.config import TrainDistilConfig
+from k2distil.config.options import MAX_SEED
 from k2distil.data import PackedUtterances
 from k2distil.distil import CodebookLoss
 from k2distil.distil.batches import BatchesBySeconds
@@ -25,6 +26,7 @@ from k2distil.distil.spec_augment import SpecAugment
 from k2distil.distil.student import Student, check_layer, make_student, switch_off_layerdrop
 from k2distil.distil.student_config import whole_tree
 from k2distil.distil.trainer import (
+    STATE_FILE,
     AtCheckpoints,
     Bar,
     DistilTrainer,
@@ -46,16 +48,15 @@ from k2distil.pipeline.distil_output import StudentFolder
 from k2distil.pipeline.distil_rejected import Rejected
 from k2distil.pipeline.distil_test import StudentTest
 from k2distil.pipeline.lists import names_of, read_lists
+from k2distil.pipeline.processes import Processes
 from k2distil.pipeline.summary import Summary, write_config
 from k2distil.pipeline.teacher import num_workers
-from k2distil.pipeline.training_arguments import training_arguments
+from k2distil.pipeline.training_arguments import dtype_of, training_arguments
 from k2distil.pipeline.training_errors import explaining
 from k2distil.pipeline.unused_flags import warn_of_unused
 from k2distil.workers import Loader
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 MASKS = ("num_time_masks", "time_mask_frames", "num_freq_masks", "freq_mask_bins")  # SpecAugment's
 
@@ -74,6 +75,7 @@ def train_distil(config: TrainDistilConfig) -> Summary:
         reason = "this student masks itself, as `mask_time_prob` in its config says"
         warn_of_unused(config, MASKS, reason)
     args = training_arguments(config, hasattr(student.model.base_model, "masked_spec_embed"))
+    processes = Processes(args.process_index, args.world_size, args.device)
     codes = None
     if config.codebook_weight > 0 and config.codebook_path is not None:
         codes = open_codes(config.codebook_path, config, student)
@@ -82,25 +84,35 @@ def train_distil(config: TrainDistilConfig) -> Summary:
     folder = StudentFolder(config.save_path)
 
     def begin() -> Summary | None:
-        fingerprint = fingerprint_of(config, utterances, codes, args.world_size)
+        fingerprint = fingerprint_of(config, utterances, codes, args.world_size, dtype_of(args))
         return folder.begin(fingerprint, config.force)
 
-    if (done := _on_first(args, begin)) is not None:
+    if (done := processes.on_first(begin)) is not None:
         return done
+    checkpoint = processes.on_first(folder.checkpoint)
     head = None if codes is None else _codebook_head(config, student, codes, layer)
-    goes_on = _on_first(args, folder.checkpoint) is not None
-    if head is not None and config.student_checkpoint is not None and not goes_on:
+    if head is not None and config.student_checkpoint is not None and checkpoint is None:
         head.go_on_from(config.student_checkpoint)
-    train = _on_first(args, lambda: _check_to_train(config, utterances, student, codes, folder))
+
+    def check_to_train() -> Checked:
+        # A training that goes on has the utterances it began with, and looks at none again.
+        if checkpoint is not None and (before := Checked.load(folder.checked)) is not None:
+            logger.info("the utterances are those that this training began with")
+            return before
+        return _check(config, config.train_data, utterances, student, codes, text_fits=True)
+
+    train = processes.on_first(check_to_train)
     test = None
     if config.cv_data is not None:
         tested = _with_text(config)
-        cv = _on_first(args, lambda: _check(config, config.cv_data, tested, student, codes, False))
-        test = StudentTest(student, tested, cv, codes, config, args)
-    rejected = Rejected(folder.stem, train, test)
-    if goes_on:
+        cv = processes.on_first(
+            lambda: _check(config, config.cv_data, tested, student, codes, text_fits=False)
+        )
+        test = StudentTest(student, tested, cv, codes, config, processes)
+    rejected = Rejected(folder.stem, train, test, processes)
+    if checkpoint is not None:
         rejected.remember(utterances)
-    if args.process_index == 0:
+    if processes.rank == 0:
         folder.start()
         train.save(folder.checked)
         write_config(folder.stem, config)
@@ -120,11 +132,11 @@ def train_distil(config: TrainDistilConfig) -> Summary:
     rejected.write(trainer)
     trainer.add_callback(AtCheckpoints(lambda: rejected.write(trainer)))
     with explaining(folder.path):
-        _train(trainer, folder)
+        _train(trainer, checkpoint)
         if test is not None and trainer.tested_step != trainer.state.global_step:
             trainer.evaluate()
     num_failed = rejected.write(trainer)
-    if args.process_index != 0:
+    if processes.rank != 0:
         return Summary(num_failed)
     figures = {
         "wall_seconds": time.monotonic() - started,  # of this run; less than all after a resume
@@ -135,11 +147,11 @@ def train_distil(config: TrainDistilConfig) -> Summary:
     }
     with explaining(folder.path):
         summary = folder.finish(student, beside(), figures, num_failed)
-    best = folder.best()
+    best, metric = folder.best(), "wer" if test is None else test.metric
     logger.info(
         "%s: last at step %d%s; k2distil evaluate --student_checkpoint %s --train_data LIST",
         *(folder.path, trainer.state.global_step),
-        "" if best is None else f", best at step {best['step']} (wer {best['wer']:.4g})",
+        "" if best is None else f", best at step {best['step']} ({metric} {best[metric]:.4g})",
         folder.path / ("last" if best is None else "best"),
     )
     return summary
@@ -203,20 +215,6 @@ def _with_text(config: TrainDistilConfig) -> PackedUtterances:
     return PackedUtterances(
         each for each in found if each.text is not None and normalize(each.text)
     )
-
-
-def _check_to_train(
-    config: TrainDistilConfig,
-    utterances: PackedUtterances,
-    student: Student,
-    codes: Codes | None,
-    folder: StudentFolder,
-) -> Checked:
-    """A training that goes on has the utterances it began with, and looks at none again."""
-    if folder.checkpoint() is not None and (before := Checked.load(folder.checked)) is not None:
-        logger.info("the utterances are those that this training began with")
-        return before
-    return _check(config, config.train_data, utterances, student, codes, text_fits=True)
 
 
 def _check(
@@ -326,8 +324,11 @@ def _sizes(student: Student, train: Checked) -> dict[str, Any]:
     }
 
 
-def _train(trainer: DistilTrainer, folder: StudentFolder) -> None:
-    """Train to the end, or to a signal: then a checkpoint is written before the process ends."""
+def _train(trainer: DistilTrainer, checkpoint: Path | None) -> None:
+    """Train to the end, or to a signal: then a checkpoint is written before the process ends.
+
+    checkpoint: what to go on from.
+    """
     from transformers import PrinterCallback, ProgressCallback, set_seed
 
     trainer.remove_callback(PrinterCallback)
@@ -337,16 +338,15 @@ def _train(trainer: DistilTrainer, folder: StudentFolder) -> None:
     trainer.add_callback(LogLines())
     trainer.add_callback(FiniteLoss(trainer))
     trainer.add_callback(MissedTest(trainer))
-    checkpoint = _on_first(trainer.args, folder.checkpoint)
     if checkpoint is not None:
-        if not checkpoint.is_dir():
+        if not (checkpoint / STATE_FILE).is_file():  # each process makes the folder for its own
             raise DataError(
                 f"{checkpoint}: the first process sees it, this one does not; run again if the "
                 "disk is late to show it, or give a --save_path on a disk that all nodes share"
             )
         logger.info("going on from %s", checkpoint)
     # Each process its own dropout and masks; what a checkpoint knows of them comes after this.
-    set_seed(trainer.args.seed + trainer.args.process_index)
+    set_seed((trainer.args.seed + trainer.args.process_index) % (MAX_SEED + 1))
     with _stopping(trainer):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     trainer.check_weights()
@@ -368,11 +368,3 @@ def _stopping(trainer: DistilTrainer) -> Iterator[None]:
     if stop.received and trainer.state.global_step < trainer.state.max_steps:
         logger.info("saved at step %d", trainer.state.global_step)
         signal.raise_signal(stop.received)
-
-
-def _on_first(args: Any, function: Callable[[], T]) -> T:
-    """What the first process finds, known to all of them."""
-    found = [function() if args.process_index == 0 else None]
-    if args.world_size > 1:
-        torch.distributed.broadcast_object_list(found)
-    return found[0]  # type: ignore[return-value]

@@ -74,6 +74,11 @@ def training_arguments(
     return args
 
 
+def dtype_of(args: TrainingArguments) -> str:
+    """What --dtype comes to on this device."""
+    return "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
+
+
 def _precision(dtype: str, on_cpu: bool) -> tuple[bool, bool]:
     """--dtype -> (bf16, fp16)."""
     has_bf16 = on_cpu or torch.cuda.is_bf16_supported(including_emulation=False)

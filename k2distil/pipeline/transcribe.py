@@ -53,7 +53,7 @@ def transcribe(
     num_workers: int,
     device: torch.device,
 ) -> Scored:
-    """Decode batches of a list greedily; utterances without text count for codes only."""
+    """Decode batches of a list greedily; with codes, count how well they are predicted."""
     loader = Loader(
         dataset,
         batch_sampler=[[batch] for batch in batches],

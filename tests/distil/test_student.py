@@ -340,6 +340,12 @@ def test_a_student_without_a_model_type_changes_the_default_one():
     assert whole_tree({"encoder_config": None}) == DEFAULT_STUDENT  # a section without a key
 
 
+@pytest.mark.parametrize("value", [5, [5], "wide"])
+def test_a_section_of_a_student_that_is_none_is_refused(value):
+    with pytest.raises(ConfigError, match=r"student.encoder_config: expected a section of keys"):
+        student_config(whole_tree({"encoder_config": value}), vocab_size=5, blank=0)
+
+
 def test_a_subsampling_that_parakeet_would_round_is_refused():
     tree = whole_tree({"encoder_config": {"subsampling_factor": 3}})
     with pytest.raises(ConfigError, match="subsampling_factor: expected a power of 2, got 3"):

@@ -19,14 +19,69 @@ def test_a_training_that_goes_on_tests_and_saves_as_often_as_asked_now():
     assert saved == asked
 
 
-def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
+@pytest.mark.parametrize(("name", "fp16"), [("weight", False), ("running_mean", True)])
+def test_weights_and_statistics_that_are_no_numbers_are_not_saved(name, fp16, tmp_path):
     trainer = DistilTrainer.__new__(DistilTrainer)
-    trainer.model = torch.nn.Linear(1, 1)
-    torch.nn.init.constant_(trainer.model.bias, float("nan"))
-    trainer.args = SimpleNamespace(output_dir=str(tmp_path))
+    trainer.model = torch.nn.BatchNorm1d(1)
+    trainer.model.state_dict()[name].fill_(float("nan"))
+    trainer.args = SimpleNamespace(output_dir=str(tmp_path), fp16=fp16)
     trainer.state = SimpleNamespace(global_step=3)
-    with pytest.raises(DataError, match="a weight is not a number at step 3"):
+    words = "a weight or a statistic is not a number at step 3; train again with a smaller --learn"
+    with pytest.raises(DataError, match=words) as raised:
         trainer._save_checkpoint(trainer.model, None)
+    assert ("--dtype float32" in str(raised.value)) == fp16
+
+
+def test_a_checkpoint_goes_before_the_test_of_its_step(monkeypatch):
+    """Or a signal that comes in a test, and waits for its end, would cost the steps before it."""
+    from transformers.trainer_callback import CallbackHandler
+
+    done = []
+    trainer = DistilTrainer.__new__(DistilTrainer)
+    trainer.model = trainer.model_wrapped = torch.nn.Linear(1, 1)
+    trainer.args = SimpleNamespace(world_size=1, process_index=1)
+    trainer.state = SimpleNamespace(global_step=3)
+    trainer.accelerator = SimpleNamespace(unwrap_model=lambda model: model)
+    trainer.callback_handler = CallbackHandler([], trainer.model, None, None, None)
+    trainer.control = trainer_module.TrainerControl(should_save=True)
+    trainer.test = lambda model: done.append("tested") or {"wer": 0.5}
+    monkeypatch.setattr(trainer, "is_world_process_zero", lambda: False)
+    monkeypatch.setattr(trainer, "log", done.append)
+    monkeypatch.setattr(trainer, "_save_checkpoint", lambda model, trial: done.append("saved"))
+    for _ in range(2):
+        trainer.evaluate()
+    assert done == ["saved", "tested", {"eval_wer": 0.5}, "tested", {"eval_wer": 0.5}]
+
+
+def test_a_loss_that_was_no_number_once_is_one_again_in_the_next_line(monkeypatch):
+    lines = []
+    monkeypatch.setattr(trainer_module.Trainer, "log", lambda self, logs, start: lines.append(logs))
+    trainer = DistilTrainer.__new__(DistilTrainer)
+    trainer.accelerator = SimpleNamespace(reduce=lambda tensor, how: tensor)
+    trainer._parts, trainer._num_steps = torch.zeros(3), 0
+    for loss in (float("nan"), 6.0):
+        trainer._parts += torch.tensor([loss, 1.0, 5.0])
+        trainer._num_steps += 2
+        trainer.log({"loss": float("nan"), "grad_norm": 1.0})
+    assert lines[1] == {"loss": 3.0, "grad_norm": 1.0, "ctc_loss": 0.5, "codebook_loss": 2.5}
+    assert lines[0]["loss"] != lines[0]["loss"]
+
+
+def test_a_signal_that_comes_while_processes_agree_counts_at_the_next_step(monkeypatch):
+    stop = StopOnSignal({})
+    args = SimpleNamespace(world_size=2, device=torch.device("cpu"))
+
+    def all_reduce(tensor, op):  # no other process has had a signal
+        if not stop.received:
+            stop(signal.SIGTERM, None)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    stops = []
+    for _ in range(2):
+        control = trainer_module.TrainerControl()
+        stop.on_step_end(args, None, control)
+        stops.append((control.should_training_stop, control.should_save))
+    assert stops == [(False, False), (True, True)]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +99,8 @@ def test_a_gradient_that_stays_no_number_ends_the_training(scale, norm, stops):
     if scaler is not None:
         scaler.scale(torch.ones(()))  # as every step does
     loss = FiniteLoss(SimpleNamespace(accelerator=SimpleNamespace(scaler=scaler)))
-    args, state = SimpleNamespace(output_dir="exp/student"), SimpleNamespace(global_step=40)
+    args = SimpleNamespace(output_dir="exp/student", fp16=scale is not None)
+    state = SimpleNamespace(global_step=40)
     context = pytest.raises(DataError, match="at step 40") if stops else nullcontext()
     with context:
         loss.on_log(args, state, None, {"grad_norm": norm})

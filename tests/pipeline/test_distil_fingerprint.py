@@ -20,10 +20,10 @@ def test_a_vocabulary_or_text_that_changes_is_another_training(tmp_path):
     utterances, found = [Utterance("a", "a.wav", text="xy")], []
     for tokens in ("xy", "yx", "xy"):
         units.write_text(f"<blank> 0\n<unk> 1\n{tokens[0]} 2\n{tokens[1]} 3\n")
-        found.append(fingerprint_of(config, utterances, None, 1))
+        found.append(fingerprint_of(config, utterances, None, 1, "float32"))
     assert found[0] == found[2] != found[1]
     other = [Utterance("a", "a.wav", text="yx")]
-    assert found[2] != fingerprint_of(config, other, None, 1)
+    assert found[2] != fingerprint_of(config, other, None, 1, "float32")
 
 
 def test_a_student_whose_weights_change_is_another_one_to_go_on_from(tmp_path):
@@ -33,7 +33,9 @@ def test_a_student_whose_weights_change_is_another_one_to_go_on_from(tmp_path):
     config = load_config(TrainDistilConfig, None, [], {**given, "student_checkpoint": folder})
     for weights in ("1", "2", "1"):
         (folder / "model.safetensors").write_text(weights)
-        found.append(fingerprint_of(config, [Utterance("a", "a.wav", text="x")], None, 1))
+        found.append(
+            fingerprint_of(config, [Utterance("a", "a.wav", text="x")], None, 1, "float32")
+        )
     assert found[0] == found[2] != found[1]
 
 
@@ -46,7 +48,9 @@ def test_codes_of_others_that_change_in_place_are_other_codes(tmp_path):
             file["a"] = np.full((5, 2), value, np.uint8)
         os.utime(path, (age, age))
         codes = Codes(JoinedReader([CodebookReader(path)]), 2, 16, 0.02, 1)
-        found.append(fingerprint_of(config, [Utterance("a", "a.wav", text="x")], codes, 1))
+        found.append(
+            fingerprint_of(config, [Utterance("a", "a.wav", text="x")], codes, 1, "float32")
+        )
     assert found[0] != found[1]
 
 
@@ -56,6 +60,6 @@ def test_how_an_option_was_given_decides_nothing(tmp_path):
     yaml.write_text("max_steps: 5\n")
     by_flag = load_config(TrainDistilConfig, None, [], {**given, "max_steps": 5})
     by_yaml = load_config(TrainDistilConfig, yaml, [], given)
-    assert fingerprint_of(by_flag, utterances, None, 1) == fingerprint_of(
-        by_yaml, utterances, None, 1
+    assert fingerprint_of(by_flag, utterances, None, 1, "float32") == fingerprint_of(
+        by_yaml, utterances, None, 1, "float32"
     )

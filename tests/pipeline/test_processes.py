@@ -23,6 +23,7 @@ def test_one_process_is_alone():
         assert processes.add_up(tensor) is tensor
         with pytest.raises(DataError, match="bad"), processes.all_or_none():
             raise DataError("bad")
+        assert processes.on_first(lambda: 3) == 3
 
 
 def sums_of(part, with_gram_table):
@@ -65,6 +66,9 @@ def work(rank, port):
             begin_at(1000 if rank else None, processes)
         assert rank or "would go on from the end, step 1000" in str(raised.value)
         begin_at(1000, processes)
+        assert processes.on_first(lambda: rank) == 0
+        with pytest.raises(SystemExit if rank else DataError):
+            processes.on_first(lambda: fail(1))
         # The second alone fails: it says why, and the first ends as well.
         with pytest.raises(DataError if rank else SystemExit), processes.all_or_none():
             fail(rank)

@@ -153,23 +153,49 @@ def test_audio_put_right_between_two_runs_does_not_change_a_training(material, t
         assert [line.split("\t")[0] for line in table] == ["key", *keys]
 
 
+def by_two_words(material, save_path, *more):
+    return [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+        *("-m", "k2distil.bin.train_distil"),
+        *map(str, flags(material, "--save_path", save_path, *more)),
+    ]
+
+
+def by_two(material, save_path, *more):
+    words, env = by_two_words(material, save_path, *more), environment(PYTHONPATH=str(ROOT))
+    return subprocess.run(words, capture_output=True, text=True, env=env)
+
+
+def test_two_processes_stop_together_and_one_tells_an_error(material, tmp_path):
+    folder = tmp_path / "two"
+    words = by_two_words(material, folder, "--max_steps", 10_000, "--save_steps", 1000)
+    begun = (folder / "train_distil.config.yaml").exists
+    status, log = interrupt(
+        words,
+        lambda: begun() and list(folder.glob("runs/*/events*")),
+        signal.SIGTERM,
+        whole_group=True,
+        PYTHONPATH=str(ROOT),
+    )
+    assert status != 0
+    assert "fault of k2distil" not in log
+    step = int(re.search(r"saved at step (\d+)", log)[1])
+    assert 0 < step < 1000
+    assert last_checkpoint(folder).name == f"checkpoint-{step}"
+    refused = by_two(material, folder, "--max_steps", 10_001)
+    assert refused.returncode != 0
+    assert "fault of k2distil" not in refused.stderr
+    assert refused.stderr.count("error: ") == 1
+    assert "max_steps: 10000 there, 10001 now" in refused.stderr
+
+
 def test_two_processes_train_as_one_with_twice_the_batch(material, tmp_path):
     (tmp_path / "conf.yaml").write_text(WAV2VEC2 + YAML[YAML.index("max_steps") :])
     one = succeed(
         "train_distil.sh",
         *flags(material, "--save_path", tmp_path / "one", "--accumulate_batches", 2),
     )
-    two = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-            *("-m", "k2distil.bin.train_distil"),
-            *map(str, flags(material, "--save_path", tmp_path / "two")),
-        ],
-        capture_output=True,
-        text=True,
-        env=environment(PYTHONPATH=str(ROOT)),
-        cwd=tmp_path,
-    )
+    two = by_two(material, tmp_path / "two")
     assert two.returncode == 0, two.stderr
     np.testing.assert_allclose(losses(two.stderr), losses(one), rtol=2e-3)
     begun = [(tmp_path / name / "train_distil.json").read_text() for name in ("one", "two")]
@@ -252,7 +278,7 @@ def test_evaluate_says_what_is_wrong_with_a_student(material, tmp_path, caplog, 
     caplog.clear()
 
     with monkeypatch.context() as patch:
-        patch.setattr("k2distil.pipeline.evaluate.write_text", raiser(DataError("no room")))
+        patch.setattr("k2distil.pipeline.evaluate.write_json", raiser(DataError("no room")))
         assert evaluate([*more, str(tmp_path / "rates.json")]) == 2
     assert f"WER {100 * rates['wer']:.2f} %" in caplog.text  # the work is not lost
     for error in (
