@@ -1,1 +1,1 @@
-"""The command line: one file per command."""
+"""The command line: a module per script, and all commands in main.py."""

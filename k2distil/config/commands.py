@@ -21,7 +21,7 @@ from k2distil.config.options import (
 
 @dataclass(frozen=True, kw_only=True)
 class SaveEmbeddingConfig(TeacherOptions, AudioOptions, ExtractOptions, LaunchOptions, RunOptions):
-    """save_embedding.sh: the teacher's embeddings of num_audio utterances -> h5."""
+    """save_embedding.sh: the teacher's embeddings of some utterances -> h5."""
 
     save_path: Path = option("h5 file to write")
     num_audio: int | None = option("number of utterances", 1000, minimum=1)
@@ -99,7 +99,7 @@ class VerifyConfig(DataOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig:
-    """k2distil inspect: what is in a file."""
+    """k2distil inspect: what is in a file of codes, embeddings or a quantizer."""
 
     path: Path = option("codes, embeddings or a quantizer")
 
@@ -108,7 +108,7 @@ class InspectConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """k2distil report: outputs of the scripts -> one HTML page of tables and plots."""
+    """k2distil report: codes, quantizers, students -> one HTML page of tables and plots."""
 
     path: tuple[Path, ...] = option("codes, embeddings, quantizers, folders of students")
     save_path: Path = option(".html to write")

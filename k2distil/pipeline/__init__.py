@@ -1,1 +1,1 @@
-"""One module per command: config in, summary out. Joins the parts, which do not know each other."""
+"""What commands do, config in, summary out: joins the parts, which do not know each other."""

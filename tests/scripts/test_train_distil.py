@@ -15,7 +15,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
-from k2distil.bin.evaluate import main as evaluate
+from k2distil.bin.main import main
 from k2distil.distil.codebook_head import HEAD_FILE
 from k2distil.distil.trainer import last_checkpoint
 from k2distil.errors import DataError
@@ -271,15 +271,15 @@ def test_evaluate_says_what_is_wrong_with_a_student(material, tmp_path, caplog, 
     assert f"WER {100 * rates['wer']:.2f} %" in done.stdout
     student = ["--gpu", "cpu", "--num_workers", "0"]
     student += ["--student_checkpoint", str(tmp_path / "student" / "last")]
-    assert evaluate([*student, "--train_data", str(material.path)]) == 0
+    assert main(["evaluate", *student, "--train_data", str(material.path)]) == 0
     assert "8 of 20 utterances have no text: left out" in caplog.text
     more = [*student, "--train_data", str(tmp_path / "cv.list"), "--save_path"]
-    assert evaluate([*more, str(tmp_path / "rates.json")]) == 0
+    assert main(["evaluate", *more, str(tmp_path / "rates.json")]) == 0
     caplog.clear()
 
     with monkeypatch.context() as patch:
         patch.setattr("k2distil.pipeline.evaluate.write_json", raiser(DataError("no room")))
-        assert evaluate([*more, str(tmp_path / "rates.json")]) == 2
+        assert main(["evaluate", *more, str(tmp_path / "rates.json")]) == 2
     assert f"WER {100 * rates['wer']:.2f} %" in caplog.text  # the work is not lost
     for error in (
         RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
@@ -287,12 +287,12 @@ def test_evaluate_says_what_is_wrong_with_a_student(material, tmp_path, caplog, 
     ):
         with monkeypatch.context() as patch:
             patch.setattr("k2distil.pipeline.evaluate.transcribe", raiser(error))
-            assert evaluate([*more, str(tmp_path / "rates.json")]) == 2
+            assert main(["evaluate", *more, str(tmp_path / "rates.json")]) == 2
     before = (tmp_path / "codes.h5").read_bytes()
-    assert evaluate([*more, str(tmp_path / "codes.h5")]) == 2
+    assert main(["evaluate", *more, str(tmp_path / "codes.h5")]) == 2
     assert (tmp_path / "codes.h5").read_bytes() == before
     material.add("short", speech(0.0125))
-    assert evaluate([*student, "--train_data", str(material.path)]) == 1
+    assert main(["evaluate", *student, "--train_data", str(material.path)]) == 1
 
 
 def test_a_full_disk_is_named_and_the_training_goes_on_afterwards(material, small_disk, resize):

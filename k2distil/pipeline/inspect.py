@@ -17,7 +17,7 @@ NUM_SHOWN = 3  # utterances
 EXPECTED = "codes, embeddings or a quantizer; students are shown by k2distil report"
 
 
-def inspect_file(config: InspectConfig) -> Summary:
+def inspect(config: InspectConfig) -> Summary:
     """Attributes, size and statistics of a file.
 
     Raises:

@@ -12,7 +12,7 @@ import torch
 from k2distil.config import InspectConfig
 from k2distil.errors import CheckpointError, DataError
 from k2distil.pipeline import contents
-from k2distil.pipeline import inspect_file as module
+from k2distil.pipeline import inspect as module
 from k2distil.quantizer import Correction, ProductQuantizer, save_quantizer
 from tests.pipeline.outputs import EMBEDDING, random_codes, random_embedding, write_output
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def inspect(path: Path) -> str:
-    return module.inspect_file(InspectConfig(path=path)).report
+    return module.inspect(InspectConfig(path=path)).report
 
 
 def test_codes_are_described_by_attributes_size_usage_and_a_few_utterances(tmp_path: Path) -> None:
