@@ -160,7 +160,7 @@ def measure(trained: Trained, frames: Frames, job: Job) -> dict[str, Any]:
     row: dict[str, Any] = {"dim": frames.training.dim, "train_frames": len(frames.training)}
     row |= encode_speed(trained.coder, held_out, job.backend)
     coder = trained.for_figures or trained.coder
-    row |= evaluate(coder, probed, held_out, job.seed).as_dict()
+    row |= asdict(evaluate(coder, probed, held_out, job.seed))
     if trained.for_figures is not None:
         row["same_codes"] = coders.same_codes(trained.coder, coder, held_out[:TRIAL_FRAMES])
     limit = frames.least_error(job.num_codebooks * math.log2(CODEBOOK_SIZE))

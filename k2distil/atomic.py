@@ -82,8 +82,8 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
         os.close(descriptor)
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder for output, with those above it.
+def make_folder(folder: Path, flag: str = "--save_path") -> None:
+    """Make a folder for output, with those above it; flag: what names it, for the message.
 
     Raises:
         DataError: it cannot be made.
@@ -93,13 +93,13 @@ def make_folder(folder: Path) -> None:
     except (FileExistsError, NotADirectoryError) as error:
         file = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
         raise DataError(
-            f"{file}: a file, where a folder is needed; give a --save_path with another name, or "
-            "in another folder"
+            f"{file}: a file, where a folder is needed; give a {flag} with another name, or in "
+            "another folder"
         ) from error
     except OSError as error:
         raise DataError(
-            f"{folder}: cannot be made ({error.strerror}); give a --save_path in a folder you can "
-            "write to"
+            f"{folder}: cannot be made ({error.strerror}); give a {flag} in a folder you can write "
+            "to"
         ) from error
 
 

@@ -27,6 +27,10 @@ class Utterance:
     channel: int | None = None  # of the audio, 0: the first; None: the list does not say
     is_command: bool = False  # `wav` is "program arguments |", whose standard output is the audio
 
+    def about(self, reason: str) -> str:
+        """What there is to say of it, for a message."""
+        return f"{self.wav}: utterance {self.key}: {reason}"
+
 
 @dataclass(frozen=True)
 class AudioBatch:

@@ -18,12 +18,14 @@ logger = logging.getLogger(__name__)
 DTYPES = ("float32", "float16", "bfloat16")
 
 
-def device_indexes(gpu: str) -> list[int]:
-    """The CUDA indexes in a `--gpu` value; empty: the CPU.
+def device_indexes(gpu: str | None) -> list[int]:
+    """The CUDA indexes in a `--gpu` value, the first without one; empty: the CPU.
 
     >>> device_indexes("0,1"), device_indexes("cpu"), device_indexes("-1")
     ([0, 1], [], [])
     """
+    if gpu is None:
+        return [0]
     if gpu.strip().lower() in {"cpu", "-1", ""}:
         return []
     try:
@@ -59,7 +61,7 @@ def use_device(gpu: str | None) -> torch.device:
 def _device_of(gpu: str | None) -> torch.device:
     import torch
 
-    indexes = device_indexes("0" if gpu is None else gpu)
+    indexes = device_indexes(gpu)
     if not indexes:
         return torch.device("cpu")
     num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -46,7 +46,7 @@ def launch(
             "--nnodes and --rdzv_endpoint: give both, the same on every node, e.g. --nnodes 2 "
             "--rdzv_endpoint node0:29500"
         )
-    indexes = device_indexes("0" if gpu is None else gpu)
+    indexes = device_indexes(gpu)
     if len(indexes) < 2 and nnodes is None and not max_restarts:
         return None
     flags = [f"--nproc_per_node={max(1, len(indexes))}", f"--max-restarts={max_restarts}"]

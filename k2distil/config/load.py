@@ -142,9 +142,8 @@ def convert(hint: Any, value: Any) -> Any:
             if value in choices:
                 return value
             if isinstance(value, str):
-                near = difflib.get_close_matches(value, choices, 1)
-                hint_text = f"; did you mean {near[0]}?" if near else ""
-                raise ValueError(f"expected {', '.join(choices)}, got {value!r}{hint_text}")
+                hint = nearest(value, choices, else_see="")
+                raise ValueError(f"expected {', '.join(choices)}, got {value!r}{hint}")
         elif type(value) is (get_origin(kind) or kind):
             return value
         elif kind is Path and isinstance(value, str | Path) and str(value):

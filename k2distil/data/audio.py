@@ -115,7 +115,7 @@ def _named(utterance: Utterance) -> Iterator[None]:
         reason = str(error)
         if not isinstance(error, DataError):
             reason = f"{type(error).__name__}: {error}; make the file anew or remove it"
-        raise DataError(f"{utterance.wav}: utterance {utterance.key}: {reason}") from error
+        raise DataError(utterance.about(reason)) from error
 
 
 def _prepare(samples: np.ndarray, rate: int, utterance: Utterance, channel: int) -> np.ndarray:

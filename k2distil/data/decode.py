@@ -64,8 +64,8 @@ def decode_ahead(
             return
         except _HangingError:
             utterance = drawn.popleft()
-            reason = f"{utterance.wav}: utterance {utterance.key}: not decoded in {timeout:g} s"
-            yield utterance, DataError(f"{reason}; look at the file or raise --decode_timeout")
+            reason = f"not decoded in {timeout:g} s; look at the file or raise --decode_timeout"
+            yield utterance, DataError(utterance.about(reason))
             left = itertools.chain(drawn, left)
 
 

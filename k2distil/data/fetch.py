@@ -48,7 +48,7 @@ def fetch(url: str, cache_dir: Path) -> Path:
     path = cache_dir / f"{digest}-{name[0] if name else 'file'}"
     if path.exists():
         return path
-    make_folder(cache_dir)
+    make_folder(cache_dir, "--cache_dir")
     with locked(cache_dir, wait=True):  # the processes of a run want the same files in turn
         if path.exists():
             return path

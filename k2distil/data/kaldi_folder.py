@@ -10,8 +10,7 @@ from typing import TypeVar
 
 from k2distil.batch import Utterance
 from k2distil.data.command import parse_command
-from k2distil.data.list_file import describe_problems, lines_of
-from k2distil.data.raw_list import MAX_SECONDS
+from k2distil.data.list_file import MAX_SECONDS, describe_problems, lines_of
 from k2distil.data.relative_path import path_resolver
 from k2distil.errors import DataError
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from k2distil.batch import Utterance
-from k2distil.data.list_file import Lines
-from k2distil.data.raw_list import MAX_SECONDS
+from k2distil.data.list_file import MAX_SECONDS, Lines
 from k2distil.data.relative_path import path_resolver
 from k2distil.errors import DataError
 

@@ -13,6 +13,7 @@ from k2distil.errors import DataError
 
 Lines = Iterator[tuple[int, str]]  # line number from 1, text without blanks at its ends
 
+MAX_SECONDS = 1e9  # 30 years; a longer audio is a slip
 AUDIO = ("RIFF", "fLaC", "OggS", "ID3")  # how files of audio begin
 MAX_REPORTED = 10  # bad lines spelled out in the error
 

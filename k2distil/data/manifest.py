@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from k2distil.batch import Utterance
+from k2distil.data.fetch import URL_SCHEMES
 from k2distil.data.kaldi_folder import read_kaldi_folder, utterance_file
 from k2distil.data.lhotse_cuts import fault_of_manifest, is_cut, read_cuts
 from k2distil.data.list_file import describe_problems, lines_of
@@ -162,7 +163,7 @@ def _guess_type(path: Path) -> str:
             f"{path}: one JSON array or yaml, expected a JSON object per line; of lhotse's cuts "
             f"it is made by: lhotse copy {path} cuts.jsonl.gz"
         )
-    if ".tar" in line or line.endswith(".tgz") or line.startswith(("http://", "https://")):
+    if ".tar" in line or line.endswith(".tgz") or line.startswith(URL_SCHEMES):
         return "shard"
     raise DataError(
         f"{path}: its first line is neither JSON nor the path of a tar: {line[:80]!r}; "

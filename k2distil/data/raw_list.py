@@ -9,19 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from k2distil.batch import Utterance
+from k2distil.data.list_file import MAX_SECONDS, Lines
 from k2distil.data.relative_path import path_resolver
 
 logger = logging.getLogger(__name__)
 
-MAX_SECONDS = 1e9  # 30 years; a longer audio is a slip
 SHOWN = 60  # characters of a line, where it is no JSON
 EXPECTED = '{"key": ..., "wav": ..., "txt": ...}'
 OTHERS = {"audio_filepath", "file_name", "audio", "path"}  # names of NeMo's and datasets'
 
 
-def read_raw_lines(
-    lines: Iterator[tuple[int, str]], list_path: Path
-) -> Iterator[tuple[int, Utterance | str]]:
+def read_raw_lines(lines: Lines, list_path: Path) -> Iterator[tuple[int, Utterance | str]]:
     """Yield (line number, utterance), or (line number, what is wrong and what helps).
 
     Fields beside key, wav, txt, start and end (seconds) are WeNet's and others' own: not read. A

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from k2distil.batch import Utterance
 from k2distil.data.fetch import URL_SCHEMES, fetch
+from k2distil.data.list_file import Lines
 from k2distil.data.relative_path import path_resolver
 from k2distil.errors import DataError
 
@@ -17,7 +18,7 @@ COMPRESSED_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gz
 
 
 def read_shard_lines(
-    lines: Iterator[tuple[int, str]],
+    lines: Lines,
     list_path: Path,
     cache_dir: Path | None,
     with_text: bool = True,

@@ -21,6 +21,7 @@ from k2distil.pipeline.distil_checked import Checked
 from k2distil.pipeline.distil_data import Codes
 from k2distil.pipeline.distil_text import TextNotes, fault_of_text
 from k2distil.pipeline.durations import durations
+from k2distil.pipeline.summary import rejection
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def check_utterances(
             fault = _fault_of_codes(each.key, size.num_frames, codes)
         fits[place], labelled[place] = fault is None, each.text is not None
         if fault is not None:
-            unfit.append(_row(each, fault))
+            unfit.append(rejection(each, fault))
     notes.tell(len(measured.rows))
     if num_idle := len(utterances) - len(of_use):
         logger.info("%d utterances have neither text nor codes and are not used", num_idle)
@@ -110,7 +111,7 @@ def _measure(
     found = durations(utterances.at(rows), seconds_of, "check")
     for row, (each, length) in zip(rows, found, strict=True):
         if isinstance(length, DataError):
-            unreadable.append(_row(each, str(length)))
+            unreadable.append(rejection(each, str(length)))
         else:
             read.append(row)
             seconds.append(length)
@@ -118,10 +119,6 @@ def _measure(
     frames = student.num_frames(inputs)
     columns = (np.array(read, np.int64), np.array(seconds, np.float64))
     return _Measured(*columns, inputs.numpy(), frames.numpy()), unreadable
-
-
-def _row(utterance: Utterance, reason: str) -> dict[str, str]:
-    return {"key": utterance.key, "wav": utterance.wav, "reason": reason}
 
 
 def _fault_of_audio(size: _Size, least_frames: int) -> str | None:

@@ -18,6 +18,7 @@ from k2distil.distil import IGNORE_INDEX, align_codes
 from k2distil.distil.model import Batch, Part
 from k2distil.distil.student import Student
 from k2distil.errors import DataError
+from k2distil.pipeline.summary import rejection
 from k2distil.storage import JoinedReader
 
 SILENCE = Utterance("", "")  # no list has an empty key
@@ -84,7 +85,7 @@ class DistilDataset(Dataset):
                 audio.append(load_audio(each, self.channel, self.decode_timeout))
                 kept.append(each)
             except DataError as error:
-                failed.append({"key": each.key, "wav": each.wav, "reason": str(error)})
+                failed.append(rejection(each, str(error)))
         self._failed_in_a_row |= {row["key"] for row in failed}
         if kept:
             self._failed_in_a_row.clear()

@@ -9,8 +9,8 @@ from typing import Any
 
 from k2distil.batch import Utterance
 from k2distil.config import TrainDistilConfig
+from k2distil.pipeline.digests import content_of, digest_of, digest_of_path
 from k2distil.pipeline.distil_data import Codes
-from k2distil.pipeline.provenance import content_of, digest_of, digest_of_path
 
 NOT_DECISIVE = {  # options that may change between two runs of the same training
     *(

@@ -13,11 +13,11 @@ from k2distil.distil.model import DistilModel
 from k2distil.distil.scoring import error_rates, has_words
 from k2distil.distil.student import Student
 from k2distil.distil.vocabulary import normalize
+from k2distil.pipeline.digests import digest_of
 from k2distil.pipeline.distil_checked import Checked
 from k2distil.pipeline.distil_data import Codes, DistilDataset
+from k2distil.pipeline.lists import num_workers
 from k2distil.pipeline.processes import Processes
-from k2distil.pipeline.provenance import digest_of
-from k2distil.pipeline.teacher import num_workers
 from k2distil.pipeline.transcribe import batches_to_test, transcribe
 
 logger = logging.getLogger(__name__)

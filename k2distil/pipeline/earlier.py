@@ -15,7 +15,7 @@ from typing import Any
 
 from k2distil.batch import Utterance
 from k2distil.errors import DataError
-from k2distil.pipeline.provenance import digest_of_entries
+from k2distil.pipeline.digests import digest_of_entries
 from k2distil.pipeline.summary import read_rejections, read_summary
 from k2distil.storage import (
     DamagedPartError,

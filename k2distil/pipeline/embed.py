@@ -18,12 +18,11 @@ from torch import Tensor
 
 from k2distil.batch import AudioBatch, EmbeddingBatch
 from k2distil.pipeline.ahead import ahead
+from k2distil.pipeline.summary import rejection
 from k2distil.pipeline.windows import (
     Chunk,
     EmbedOptions,
-    Rejection,
     Window,
-    about,
     windows_of,
 )
 from k2distil.stages import stage
@@ -44,8 +43,8 @@ class Embedded:
     """What became of some utterances; every one is in exactly one of the three."""
 
     values: dict[str, np.ndarray] = field(default_factory=dict)  # by key, in list order
-    failed: list[Rejection] = field(default_factory=list)
-    dropped: list[Rejection] = field(default_factory=list)  # on purpose, by a setting
+    failed: list[dict[str, str]] = field(default_factory=list)
+    dropped: list[dict[str, str]] = field(default_factory=list)  # on purpose, by a setting
     audio_seconds: float = 0.0  # of those that have values
 
 
@@ -190,7 +189,7 @@ def _collect(window: Window, computed: list[_Computed | _NoMemory], found: Embed
         arrays = [each for each in pieces if isinstance(each, np.ndarray)]
         if len(arrays) < num_pieces:
             reason = next(each for each in pieces if isinstance(each, str))
-            found.failed.append(Rejection(utterance, about(utterance, reason)))
+            found.failed.append(rejection(utterance, utterance.about(reason)))
             continue
         found.values[utterance.key] = arrays[0] if num_pieces == 1 else np.concatenate(arrays)
         found.audio_seconds += seconds

@@ -17,9 +17,8 @@ from k2distil.distil.scoring import error_rates, worst
 from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.distil_check import check_utterances
 from k2distil.pipeline.distil_data import DistilDataset
-from k2distil.pipeline.lists import names_of, read_lists
+from k2distil.pipeline.lists import names_of, num_workers, read_lists
 from k2distil.pipeline.summary import Summary, prepare_output, read_json, write_json
-from k2distil.pipeline.teacher import num_workers
 from k2distil.pipeline.transcribe import batches_to_test, transcribe
 from k2distil.workers import mending
 

@@ -10,6 +10,7 @@ import shutil
 import textwrap
 import warnings
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from k2distil.interop.lhotse import (
     read_cuts,
     require_lhotse,
 )
+from k2distil.pipeline.digests import content_of, digest_of, digest_of_file
 from k2distil.pipeline.exported import digest_at, digests, is_ours
 from k2distil.pipeline.lists import read_lists
-from k2distil.pipeline.provenance import content_of, digest_of, digest_of_file
 from k2distil.pipeline.summary import (
     Summary,
     beside,
@@ -97,7 +98,7 @@ def export_lhotse(config: ExportConfig) -> Summary:
     attached = attach_codes(cuts, reader, folder, config.field)
     with replacing(save_path) as temporary:
         written, rejected = _write_cuts(temporary, save_path, attached)
-        rows = [{"key": each.key, "wav": each.wav, "reason": each.reason} for each in rejected]
+        rows = [asdict(each) for each in rejected]
         write_rejections(save_path, rows, [])
         figures = {
             "to": config.to,
@@ -224,7 +225,7 @@ def _write_shar(cuts_path: Path, folder: Path, field: str, reader: CodebookReade
     folder = folder.resolve()  # of "." there is no name
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    make_folder(temporary)
+    make_folder(temporary, "--shar")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of custom fields that stay as they are

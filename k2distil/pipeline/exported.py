@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from k2distil.pipeline.provenance import digest_of_file
+from k2distil.pipeline.digests import digest_of_file
 
 
 def digest_at(save_path: Path) -> str | None:

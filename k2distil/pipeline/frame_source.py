@@ -21,9 +21,10 @@ from torch import Tensor
 from k2distil.config import AudioOptions, TeacherOptions, TrainQuantizerConfig
 from k2distil.config.load import option_types
 from k2distil.errors import ConfigError, DataError
+from k2distil.pipeline.digests import content_of
 from k2distil.pipeline.embed import Embedded, as_dtype, embed
 from k2distil.pipeline.processes import Processes
-from k2distil.pipeline.provenance import content_of, request
+from k2distil.pipeline.provenance import request
 from k2distil.pipeline.teacher import embed_options, open_teacher, read_utterances
 from k2distil.pipeline.unused_flags import warn_of_unused
 from k2distil.pipeline.windows import chunks_of
@@ -148,8 +149,8 @@ def _from_audio(config: TrainQuantizerConfig, processes: Processes) -> FrameSour
                 embedding = next(embeddings, None)  # none: the others have one more
                 embedded = Embedded() if embedding is None else embedding.result()
                 for failed, dropped in processes.gather((embedded.failed, embedded.dropped)):
-                    for rejection in failed:
-                        logger.warning("failed: %s", rejection.reason)
+                    for row in failed:
+                        logger.warning("failed: %s", row["reason"])
                     outcome.failed += failed
                     outcome.dropped += dropped
                 yield from map(

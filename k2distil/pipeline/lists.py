@@ -1,14 +1,18 @@
-"""The audio lists that a config names."""
+"""The audio lists that a config names, and how they are read."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from k2distil.batch import Utterance
 from k2distil.config import DataOptions
+from k2distil.config.options import ListOptions
 from k2distil.data import ListAccess, read_list
 from k2distil.errors import ConfigError
+
+MAX_WORKERS = 8  # by default; a few cores decode faster than a big teacher computes
 
 
 def read_lists(
@@ -40,3 +44,11 @@ def names_of(paths: Sequence[Path] | None) -> str:
     'a.list, b.list'
     """
     return ", ".join(map(str, paths or ()))
+
+
+def num_workers(config: ListOptions) -> int:
+    """--num_workers, or a number that leaves one core to each process of this host."""
+    if config.num_workers is not None:
+        return config.num_workers
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(MAX_WORKERS, len(os.sched_getaffinity(0)) // processes - 1))

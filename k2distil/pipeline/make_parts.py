@@ -11,9 +11,9 @@ from typing import Any
 
 from k2distil.errors import DataError
 from k2distil.pipeline.ahead import behind
+from k2distil.pipeline.digests import digest_of_entries
 from k2distil.pipeline.embed import Embedded, Embedding
 from k2distil.pipeline.progress import Progress
-from k2distil.pipeline.provenance import digest_of_entries
 from k2distil.pipeline.windows import Chunk
 from k2distil.stages import stage
 from k2distil.storage import Leases, PartFolder
@@ -86,8 +86,8 @@ def _write(parts: PartFolder, leases: Leases, embedding: Embedding, seconds: flo
     """Write a part and give its lease back; -> times real time."""
     with stage("write (behind)"):
         embedded = embedding.result()
-        for rejection in embedded.failed:
-            logger.warning("failed: %s", rejection.reason)
+        for row in embedded.failed:
+            logger.warning("failed: %s", row["reason"])
         index = embedding.chunk.index
         try:
             parts.write(index, embedded.values, _report(embedding.chunk, embedded, seconds))
@@ -103,8 +103,8 @@ def _report(chunk: Chunk, embedded: Embedded, wall_seconds: float) -> dict[str, 
     written = (each for each in chunk.utterances if each.key in embedded.values)
     return {
         "entries": digest_of_entries(written),
-        "failed": [each.row() for each in embedded.failed],
-        "dropped": [each.row() for each in embedded.dropped],
+        "failed": embedded.failed,
+        "dropped": embedded.dropped,
         "audio_seconds": embedded.audio_seconds,
         "wall_seconds": wall_seconds,
     }

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from k2distil.errors import DataError
+from k2distil.pipeline.digests import ENTRIES_MODULUS
 from k2distil.pipeline.earlier import ENTRIES, Earlier
-from k2distil.pipeline.provenance import ENTRIES_MODULUS
 from k2distil.pipeline.summary import (
     Summary,
     beside,

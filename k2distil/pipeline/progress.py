@@ -39,10 +39,10 @@ class Progress:
         if self._bar.disable and now - self._logged >= LOG_SECONDS:
             self._logged = now
             rate = (self.done - self._first) / (now - self._start)
-            left = (self.total - self.done) / rate if rate else float("inf")
+            left = self._bar.format_interval((self.total - self.done) / rate) if rate else "?"
             logger.info(
                 "%s: %d of %d %s, %.1f/s, %s left %s",
-                *(self.what, self.done, self.total, self.unit, rate, _clock(left), note),
+                *(self.what, self.done, self.total, self.unit, rate, left, note),
             )
 
     def show(self, note: str) -> None:
@@ -59,16 +59,3 @@ class Progress:
         traceback: TracebackType | None,
     ) -> None:
         self._bar.close()
-
-
-def _clock(seconds: float) -> str:
-    """H:MM:SS.
-
-    >>> _clock(3700)
-    '1:01:40'
-    """
-    if seconds == float("inf"):
-        return "?"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"

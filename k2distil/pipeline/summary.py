@@ -16,6 +16,7 @@ from typing import Any
 
 from k2distil import __version__
 from k2distil.atomic import make_folder, replacing
+from k2distil.batch import Utterance
 from k2distil.config.yaml_text import dump_yaml
 from k2distil.errors import ConfigError, DataError
 
@@ -92,6 +93,11 @@ def _as_plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_as_plain(each) for each in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def rejection(utterance: Utterance, reason: str) -> dict[str, str]:
+    """A row of failed.tsv or dropped.tsv."""
+    return {"key": utterance.key, "wav": utterance.wav, "reason": reason}
 
 
 def write_rejections(save_path: Path, failed: Rows, dropped: Rows) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 from typing import Any
 
 import torch
 
 from k2distil.batch import Utterance
 from k2distil.config import (
-    ListOptions,
     SaveCodebookConfig,
     SaveEmbeddingConfig,
     TeacherOptions,
@@ -21,14 +19,12 @@ from k2distil.config.wenet_yaml import DurationLimits, duration_limits
 from k2distil.data import sample_utterances
 from k2distil.device import choose_dtype
 from k2distil.errors import ConfigError
-from k2distil.pipeline.lists import names_of, read_lists
+from k2distil.pipeline.lists import names_of, num_workers, read_lists
 from k2distil.pipeline.provenance import teacher_provenance
 from k2distil.pipeline.windows import EmbedOptions
 from k2distil.teachers import Teacher, build_teacher
 
 logger = logging.getLogger(__name__)
-
-MAX_WORKERS = 8  # by default; a few cores decode faster than a big teacher computes
 
 EmbedConfig = SaveEmbeddingConfig | SaveCodebookConfig | TrainQuantizerConfig
 
@@ -67,14 +63,6 @@ def read_utterances(config: EmbedConfig) -> list[Utterance]:
     if config.num_audio is not None and len(found) < config.num_audio:
         logger.info("%s: fewer than --num_audio %d", names, config.num_audio)
     return chosen
-
-
-def num_workers(config: ListOptions) -> int:
-    """--num_workers, or a number that leaves one core to each process of this host."""
-    if config.num_workers is not None:
-        return config.num_workers
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(MAX_WORKERS, len(os.sched_getaffinity(0)) // processes - 1))
 
 
 def limits_of(config: EmbedConfig) -> DurationLimits:

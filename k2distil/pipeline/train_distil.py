@@ -47,10 +47,9 @@ from k2distil.pipeline.distil_fingerprint import fingerprint_of
 from k2distil.pipeline.distil_output import StudentFolder
 from k2distil.pipeline.distil_rejected import Rejected
 from k2distil.pipeline.distil_test import StudentTest
-from k2distil.pipeline.lists import names_of, read_lists
+from k2distil.pipeline.lists import names_of, num_workers, read_lists
 from k2distil.pipeline.processes import Processes
 from k2distil.pipeline.summary import Summary, write_config
-from k2distil.pipeline.teacher import num_workers
 from k2distil.pipeline.training_arguments import dtype_of, training_arguments
 from k2distil.pipeline.training_errors import explaining
 from k2distil.pipeline.unused_flags import warn_of_unused

@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +136,7 @@ def _read(
             source, config.reservoir_frames, config.seed, lambda: progress.advance(1)
         )
     if processes.rank == 0:
-        failed = [each.row() for each in source.outcome.failed]
-        write_rejections(job.save_path, failed, [each.row() for each in source.outcome.dropped])
+        write_rejections(job.save_path, source.outcome.failed, source.outcome.dropped)
     with processes.all_or_none():
         _check_number(len(training), len(held_out), config)
     return training, held_out
@@ -155,7 +154,7 @@ def _finish(
     source = job.source
     quantizer = _finished(job.trainer.quantizer, training, held_out, config.seed)
     sample = training.sample(PROBE_FRAMES)
-    held_out_figures = evaluate(quantizer, sample, held_out.frames, config.seed).as_dict()
+    held_out_figures = asdict(evaluate(quantizer, sample, held_out.frames, config.seed))
     quantizer.provenance = {**source.provenance, "fingerprint": json.dumps(job.fingerprint)}
     quantizer.figures = held_out_figures
     num_frames = training.num_seen + held_out.num_seen

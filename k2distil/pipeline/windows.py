@@ -13,6 +13,7 @@ from k2distil.batch import SAMPLE_RATE, AudioBatch, Utterance
 from k2distil.config.wenet_yaml import DurationLimits
 from k2distil.data import batch_by_seconds, decode_ahead
 from k2distil.errors import DataError
+from k2distil.pipeline.summary import rejection
 from k2distil.stages import stage
 from k2distil.teachers import Teacher
 
@@ -45,29 +46,18 @@ def chunks_of(utterances: Sequence[Utterance], size: int) -> list[Chunk]:
     return [Chunk(index, utterances[start : start + size]) for index, start in enumerate(starts)]
 
 
-@dataclass(frozen=True)
-class Rejection:
-    """An utterance that has no values, and why."""
-
-    utterance: Utterance
-    reason: str
-
-    def row(self) -> dict[str, str]:
-        """As in failed.tsv."""
-        return {"key": self.utterance.key, "wav": self.utterance.wav, "reason": self.reason}
-
-
 @dataclass
 class Window:
     """Some utterances of a chunk, in order, and the batches of those that the teacher takes.
 
-    A batch's keys are pieces: (position in `taken`, number of the piece).
+    A batch's keys are pieces: "{position in `taken`} {number of the piece}".
+    failed, dropped: rows as in failed.tsv.
     """
 
     taken: list[tuple[Utterance, float, int]] = field(default_factory=list)  # seconds, pieces
     batches: list[AudioBatch] = field(default_factory=list)
-    failed: list[Rejection] = field(default_factory=list)
-    dropped: list[Rejection] = field(default_factory=list)  # on purpose, by a setting
+    failed: list[dict[str, str]] = field(default_factory=list)
+    dropped: list[dict[str, str]] = field(default_factory=list)  # on purpose, by a setting
     ends: Chunk | None = None  # the chunk, in its last window
 
 
@@ -102,7 +92,7 @@ def _windows_of_one(
     for number in range(len(chunk.utterances)):
         utterance, audio = first if number == 0 else next(decoded)
         if isinstance(audio, DataError):
-            window.failed.append(Rejection(utterance, str(audio)))
+            window.failed.append(rejection(utterance, str(audio)))
         elif not _is_rejected(utterance, audio, teacher, options, window):
             pieces = _pieces(audio, teacher)
             index = len(window.taken)
@@ -131,29 +121,24 @@ def _is_rejected(
     """Whether the teacher cannot or shall not take the audio; then `window` says why."""
     seconds = len(audio) / SAMPLE_RATE
     if reason := options.limits.reason(seconds):
-        window.dropped.append(Rejection(utterance, about(utterance, reason)))
+        window.dropped.append(rejection(utterance, utterance.about(reason)))
     elif len(audio) < teacher.min_samples:
         least = teacher.min_samples / SAMPLE_RATE
         reason = f"{seconds:.4f} s is too short, the teacher needs {least:.4f} s"
-        window.failed.append(Rejection(utterance, about(utterance, reason)))
+        window.failed.append(rejection(utterance, utterance.about(reason)))
     elif teacher.max_samples is not None and len(audio) > teacher.max_samples:
         longest = teacher.max_samples / SAMPLE_RATE
         reason = f"{seconds:.10g} s is longer than the teacher's {longest:.10g} s"  # to the sample
         if options.long_audio == "skip":
-            window.dropped.append(Rejection(utterance, about(utterance, f"{reason}; skipped")))
+            window.dropped.append(rejection(utterance, utterance.about(f"{reason}; skipped")))
         elif options.long_audio == "error":
             reason = f"{reason}; use --long_audio chunk or skip"
-            window.failed.append(Rejection(utterance, about(utterance, reason)))
+            window.failed.append(rejection(utterance, utterance.about(reason)))
         else:
             return False
     else:
         return False
     return True
-
-
-def about(utterance: Utterance, reason: str) -> str:
-    """The reason, with the file and the key."""
-    return f"{utterance.wav}: utterance {utterance.key}: {reason}"
 
 
 def _pieces(audio: Tensor, teacher: Teacher) -> tuple[Tensor, ...]:

@@ -7,8 +7,7 @@ frame to the code of each codebook. N codebooks of K entries, D dimensions.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -52,10 +51,6 @@ class HeldOutFigures:
     dead_codes: int
     num_frames: int
     error_by_num_codebooks: list[float]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For `Quantizer.figures` and the summary."""
-        return asdict(self)
 
 
 def evaluate(

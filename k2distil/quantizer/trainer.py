@@ -91,7 +91,7 @@ class QuantizerTrainer:
             "batch_size": batch_size,
             "device": torch.device(device).type,  # its generator and its sums are its own
         }
-        self.dim, self.num_codebooks, self.codebook_size = dim, num_codebooks, codebook_size
+        self.dim, self.codebook_size = dim, codebook_size
         self.schedule = plan(quantizer_type, dim, num_codebooks, codebook_size, batch_size)
         self.steps_done = 0
         self.device = torch.device(device)

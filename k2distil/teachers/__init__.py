@@ -1,4 +1,4 @@
-"""Frozen encoders that turn audio into frames: Whisper in three formats, HuBERT in two."""
+"""Frozen encoders that turn audio into frames: Whisper, HuBERT, wav2vec2, WavLM."""
 
 from k2distil.teachers.base import Teacher
 from k2distil.teachers.build import build_teacher

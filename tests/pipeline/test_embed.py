@@ -127,7 +127,7 @@ def test_what_cannot_be_done_is_named_and_its_neighbours_are_done(run, tmp_path)
         [only] = embed(chunks, StubTeacher(), as_dtype(dtype), EmbedOptions(60.0))
         result = only.result()
         assert list(result.values) == done
-        reasons = {each.utterance.key: each.reason for each in result.failed}
+        reasons = {row["key"]: row["reason"] for row in result.failed}
         assert reasons.keys() == {"gone", *audio} - {*done}
         assert "u1.wav: utterance u1: NaN or inf in the embedding" in reasons["u1"]
         assert "too short" in reasons["u4"]

@@ -16,7 +16,7 @@ def test_without_a_terminal_lines_with_rate_and_time_left_are_logged(monkeypatch
         progress.advance(200, "50 x real time")
         progress.advance(1)
     assert [record.getMessage() for record in caplog.records] == [
-        "codes.h5: 700 of 1000 utterances, 5.0/s, 0:01:00 left 50 x real time"
+        "codes.h5: 700 of 1000 utterances, 5.0/s, 01:00 left 50 x real time"
     ]
 
 

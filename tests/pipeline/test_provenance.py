@@ -5,12 +5,8 @@ from dataclasses import replace
 import pytest
 
 from k2distil.batch import Utterance
-from k2distil.pipeline.provenance import (
-    ENTRIES_MODULUS,
-    digest_of,
-    digest_of_entries,
-    teacher_provenance,
-)
+from k2distil.pipeline.digests import ENTRIES_MODULUS, digest_of, digest_of_entries
+from k2distil.pipeline.provenance import teacher_provenance
 from tests.pipeline.test_embed import StubTeacher
 
 FIRST, SECOND = Utterance("a", "a.wav"), Utterance("b", "b.wav")

@@ -85,7 +85,7 @@ def test_figures_of_a_trained_quantizer_are_in_order_and_repeatable(quantizer, f
     assert 0 < figures.flips_1 < figures.flips_5 < 0.5
     assert 0.7 < figures.usage <= 1
     assert figures.dead_codes == 0
-    assert figures.as_dict()["num_frames"] == 1000
+    assert figures.num_frames == 1000
 
 
 def test_the_error_by_number_of_codebooks_falls_to_that_of_all(quantizer, frames):
@@ -96,7 +96,7 @@ def test_the_error_by_number_of_codebooks_falls_to_that_of_all(quantizer, frames
     assert 1 > errors[0] > errors[1] > errors[2] == figures.relative_error
     part = quantizer.first(2)
     assert errors[1] == pytest.approx(relative_error(part, part.encode(held_out), held_out))
-    assert figures.as_dict()["error_by_num_codebooks"] == errors
+    assert figures.error_by_num_codebooks == errors
 
 
 class OfAnotherMaker:
