@@ -1,7 +1,8 @@
 """The seconds that benchmarks count."""
 
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -18,3 +19,8 @@ def clock_of(device: str) -> Clock:
         return time.perf_counter()
 
     return clock
+
+
+def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """Median of the ratios of turns that were taken one after another."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))

@@ -21,7 +21,7 @@ from typing import Any
 
 import report
 import torch
-from clock import Clock, clock_of
+from clock import Clock, clock_of, median_ratio
 from torch import Tensor
 
 from k2distil.quantizer import AdditiveQuantizer, ProductQuantizer
@@ -133,21 +133,16 @@ def measure(all_methods: list[Method], repeats: int, clock: Clock) -> list[dict[
             "frames": len(method.frames),
             "frames_per_second": statistics.median(own),
             "frames_per_second_max": max(own),
-            "speed_over_bare": _ratio(own, bare),
+            "speed_over_bare": median_ratio(own, bare),
             "repeats": repeats,
         }
         if MATRIX_RATE in speeds and method.products:
-            share = _ratio(own, speeds[MATRIX_RATE]) * method.products / products[MATRIX_RATE]
+            share = median_ratio(own, speeds[MATRIX_RATE]) * method.products / products[MATRIX_RATE]
             row["of_matrix_rate"] = share
         if MULTI_QUANTIZATION in speeds:
-            row["speed_over_multi_quantization"] = _ratio(own, speeds[MULTI_QUANTIZATION])
+            row["speed_over_multi_quantization"] = median_ratio(own, speeds[MULTI_QUANTIZATION])
         rows.append(row)
     return rows
-
-
-def _ratio(one: list[float], other: list[float]) -> float:
-    """Median over turns."""
-    return statistics.median(a / b for a, b in zip(one, other, strict=True))
 
 
 def main() -> None:

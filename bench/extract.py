@@ -28,6 +28,7 @@ import numpy as np
 import report
 import soundfile
 import torch
+from clock import median_ratio
 from digits import default_data, librispeech
 from extract_flops import count_flops, matrix_rate
 from extract_ours import Ours
@@ -201,10 +202,10 @@ def measure(
                 "cpu_seconds": statistics.median(own),
                 "wall_seconds": statistics.median(method.wall_seconds),
                 "times_real_time": audio_seconds / statistics.median(own),
-                "over_best_peer": _median_ratio(best.cpu_seconds, own),
-                "over_best_peer_wall": _median_ratio(best.wall_seconds, method.wall_seconds),
+                "over_best_peer": median_ratio(best.cpu_seconds, own),
+                "over_best_peer_wall": median_ratio(best.wall_seconds, method.wall_seconds),
                 "gflop": work / 1e9,
-                "of_matrix_rate": _median_ratio(least, own),
+                "of_matrix_rate": median_ratio(least, own),
                 "matrix_gflops": statistics.median(rates) / 1e9,
                 "stages": method.ours.shares() if method.ours else {},
                 "largest_difference": worst[method.teacher],
@@ -213,10 +214,6 @@ def measure(
             }
         )
     return rows
-
-
-def _median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from k2distil.quantizer.search import sum_rows
+from k2distil.quantizer.search import entry_rows, sum_rows
 
 MAX_GROWN_WIDTH = 128  # candidates; a greater `width` is kept, but does not grow
 
@@ -98,7 +98,7 @@ def _candidates(
     The last entry is the present one.
     """
     num_codebooks, codebook_size = unary.shape[1:]
-    rows = codes + torch.arange(num_codebooks, device=codes.device) * codebook_size
+    rows = entry_rows(codes, codebook_size)
     gains = torch.stack(
         [unary[:, m] - sum_rows(interactions[m], rows) for m in range(num_codebooks)], 1
     )

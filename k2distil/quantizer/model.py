@@ -32,6 +32,7 @@ from k2distil.quantizer.fused import (
 )
 from k2distil.quantizer.search import (
     beam_search,
+    entry_rows,
     gram_products,
     has_gram_table,
     interaction_tables,
@@ -241,7 +242,7 @@ class Quantizer(nn.Module):
 
     def sum_entries(self, codes: Tensor) -> Tensor:
         """(B, N) int64 -> (B, D) float32: what they decode to, centred and scaled, uncorrected."""
-        rows = codes + torch.arange(self.num_codebooks, device=codes.device) * self.codebook_size
+        rows = entry_rows(codes, self.codebook_size)
         return F.embedding_bag(rows, self.table.flatten(0, 1), mode="sum")
 
     def normalise(self, frames: Tensor) -> Tensor:

@@ -97,8 +97,7 @@ class MultiQuantizer(Quantizer):
     def _search(self, frames: Tensor) -> Tensor:
         start = unary_scores(frames, self.logits_weight, self.centred_bias).argmax(-1)
         unary = unary_scores(frames, self.table, self.bias)
-        settings = {"width": self.width, "num_rounds": self.num_rounds}
-        return refine_jointly(unary, self.interactions, start, **settings)
+        return refine_jointly(unary, self.interactions, start, **self.settings)
 
 
 def is_package_state(content: object) -> bool:

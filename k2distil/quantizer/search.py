@@ -36,6 +36,11 @@ def has_gram_table(num_codebooks: int, codebook_size: int) -> bool:
     return codebook_size <= MAX_TABLE_SIZE and num_entries <= MAX_TABLE_ENTRIES
 
 
+def entry_rows(codes: Tensor, codebook_size: int) -> Tensor:
+    """The chosen entries among all, n * K + k: (*, n) int64 -> (*, n)."""
+    return codes + torch.arange(codes.shape[-1], device=codes.device) * codebook_size
+
+
 def unary_scores(frames: Tensor, table: Tensor, bias: Tensor) -> Tensor:
     """frames: (B, D), table: (N, K, D), bias: (N, K) = -|c|^2 / 2 -> (B, N, K)."""
     num_codebooks, codebook_size, _ = table.shape
@@ -71,8 +76,7 @@ def beam_search(unary: Tensor, products: Products, width: int) -> Tensor:
     scores, codes = unary[:, 0].topk(min(width, codebook_size))
     codes = codes.unsqueeze(-1)  # (B, H, 1) for H prefixes
     for m in range(1, num_codebooks):
-        first_rows = torch.arange(m, device=codes.device) * codebook_size
-        chosen = products(m, codes + first_rows)  # (B, H, K)
+        chosen = products(m, entry_rows(codes, codebook_size))  # (B, H, K)
         candidates = scores.unsqueeze(-1) + unary[:, m].unsqueeze(1) - chosen
         num_kept = min(width, candidates[0].numel())
         scores, best = candidates.flatten(1).topk(num_kept)
@@ -85,7 +89,7 @@ def beam_search(unary: Tensor, products: Products, width: int) -> Tensor:
 def refine(unary: Tensor, products: Products, codes: Tensor, num_sweeps: int) -> Tensor:
     """Choose each codebook again given all others; no sweep raises the error; -> codes (B, N)."""
     _, num_codebooks, codebook_size = unary.shape
-    rows = codes + torch.arange(num_codebooks, device=codes.device) * codebook_size
+    rows = entry_rows(codes, codebook_size)
     for _ in range(num_sweeps):
         for m in range(num_codebooks):
             scores = unary[:, m] - products(m, rows)

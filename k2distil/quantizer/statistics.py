@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from k2distil.quantizer.search import has_gram_table
+from k2distil.quantizer.search import entry_rows, has_gram_table
 
 # Frames, of a deviation of 1, are summed as multiples of GRID in float64: exact up to 2^29. So sums
 # are the same bits in any order, and shared among any number of processes.
@@ -64,7 +64,7 @@ class CodeSums:
     def add(self, frames: Tensor, codes: Tensor, errors: Tensor, codebook_size: int) -> None:
         """frames: (B, D) float32 normalised, codes: (B, N), errors: (B,) squared."""
         num_codebooks = codes.shape[1]
-        rows = codes.long() + torch.arange(num_codebooks, device=codes.device) * codebook_size
+        rows = entry_rows(codes.long(), codebook_size)
         # Sorted by entry, the sums are deterministic on every device; index_add_ is not on CUDA.
         order = rows.flatten().argsort(stable=True)
         counts = torch.bincount(rows.flatten(), minlength=len(self.counts))
