@@ -141,7 +141,8 @@ class DistilTrainer(Trainer):
             DataError: naming the step and what helps.
         """
         assert self.model is not None
-        tensors = (*self.model.parameters(), *self.model.buffers())
+        statistics = [each for name, each in self.model.named_buffers() if "running_" in name]
+        tensors = [*self.model.parameters(), *statistics]
         finite = [each.detach().isfinite().all() for each in tensors]
         if not torch.stack(finite).all():
             raise _not_a_number("a weight or a statistic", self.args, self.state)
