@@ -26,14 +26,16 @@ def device_indexes(gpu: str | None) -> list[int]:
     """
     if gpu is None:
         return [0]
-    if gpu.strip().lower() in {"cpu", "-1", ""}:
+    if gpu.strip().lower() in {"cpu", "-1"}:
         return []
     try:
         indexes = [int(part) for part in gpu.split(",")]
     except ValueError:
         indexes = [-1]
     if any(index < 0 for index in indexes) or len(set(indexes)) < len(indexes):
-        raise ConfigError(f"--gpu {gpu}: expected a device index, a list such as 0,1,2,3, or cpu")
+        raise ConfigError(
+            f"--gpu {gpu or repr(gpu)}: expected a device index, a list such as 0,1,2,3, or cpu"
+        )
     return indexes
 
 

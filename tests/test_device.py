@@ -9,6 +9,7 @@ import torch
 
 from k2distil.config import TrainDistilConfig, load_config
 from k2distil.device import choose_dtype, use_device
+from k2distil.errors import ConfigError
 from k2distil.pipeline.training_arguments import training_arguments
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +32,13 @@ def test_the_device_is_made_the_current_one(made_current, monkeypatch):
     assert use_device("2,3") == torch.device("cuda", 1)
     assert use_device("cpu") == torch.device("cpu")
     assert made_current == [torch.device("cuda", 2), torch.device("cuda", 1)]
+
+
+@pytest.mark.parametrize("gpu", ["", " ", "0,0", "0;1", "-2"])
+def test_what_is_no_device_is_refused(gpu):
+    """An empty one is a variable that is not set, mostly: no wish for the CPU."""
+    with pytest.raises(ConfigError, match=r"--gpu .*: expected a device index, a list such as"):
+        use_device(gpu)
 
 
 @pytest.mark.parametrize(
