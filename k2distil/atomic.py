@@ -70,11 +70,14 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DataError(
-                f"{folder}: another run is writing this output; wait for it to end"
-            ) from None
+            if not wait:
+                raise DataError(
+                    f"{folder}: another run is writing this output; wait for it to end"
+                ) from None
+            logger.info("%s: waiting for another process", folder)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError:
             logger.debug("%s: this file system has no locks", folder)
         yield

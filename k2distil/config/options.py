@@ -176,7 +176,7 @@ class StudentOptions:
 
     student: dict[str, Any] | None = option(
         "config of a CTC model of transformers: model_type and its keys; without model_type, "
-        "changes of the default one; yaml only",
+        "changes of the default one; no flag",
         None,
     )
     student_checkpoint: Path | None = option(

@@ -22,6 +22,7 @@ URL_SCHEMES = ("http://", "https://")
 MAX_ATTEMPTS = 6  # in a row that bring nothing new
 FIRST_WAIT = 1.0  # seconds before the second attempt; doubled before each further one
 TIMEOUT = 60.0  # seconds without a byte
+LOCK = ".lock"  # a folder in the cache
 CHUNK = 1 << 20  # bytes in memory at a time
 RANGE_REFUSED = 416
 PASSING = {408, 425, 429, 500, 502, 503, 504, RANGE_REFUSED}  # statuses worth another attempt
@@ -48,8 +49,9 @@ def fetch(url: str, cache_dir: Path) -> Path:
     path = cache_dir / f"{digest}-{name[0] if name else 'file'}"
     if path.exists():
         return path
-    make_folder(cache_dir, "--cache_dir")
-    with locked(cache_dir, wait=True):  # the processes of a run want the same files in turn
+    lock = cache_dir / LOCK
+    make_folder(lock, "--cache_dir")
+    with locked(lock, wait=True):  # the processes of a run want the same files in turn
         if path.exists():
             return path
         started = time.monotonic()

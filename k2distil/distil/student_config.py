@@ -106,7 +106,7 @@ def _check_keys(tree: dict[str, Any], defaults: Any, where: str) -> None:
                 f"{nearest(str(key), known, else_see='')}"
             )
         inner = getattr(defaults, key, None)
-        if hasattr(inner, "model_type"):
+        if hasattr(inner, "model_type") and value is not None:  # None: a section without a key
             if not isinstance(value, dict):
                 raise ConfigError(f"{where}.{key}: expected a section of keys, got {value!r}")
             _check_keys(value, inner, f"{where}.{key}")

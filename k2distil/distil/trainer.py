@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from k2distil.atomic import replacing
 from k2distil.distil.model import Batch, DistilModel, count_items
 from k2distil.errors import DataError
 from k2distil.torchaudio_guard import hide_broken_torchaudio
@@ -117,20 +118,24 @@ class DistilTrainer(Trainer):
         """Test the student, and keep it if it is the best so far."""
         if self.test is None:
             return {}
-        if self.control.should_save:  # now: a signal has to wait for the end of a test
+        saves = self.control.should_save
+        if saves:  # now: a signal has to wait for the end of a test
             self._save_checkpoint(self.model_wrapped, trial=None)
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
         self.check_weights()
         model = self.accelerator.unwrap_model(self.model)
-        if self.args.world_size > 1:  # BatchNorm's statistics are each process' own
-            for each in model.buffers():
-                torch.distributed.broadcast(each, 0)
         figures = self.test(model)  # in float32, as `k2distil evaluate` does
         self.tested_step = self.state.global_step
         if self.is_world_process_zero():
             self.on_test(self.state.global_step, figures)
         logs = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         self.log(logs)
+        if saves and self.is_world_process_zero():  # a run that goes on knows of the test
+            path = Path(
+                str(self.args.output_dir), f"checkpoint-{self.state.global_step}", STATE_FILE
+            )
+            with replacing(path) as temporary:
+                self.state.save_to_json(str(temporary))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
         return logs
 
@@ -141,6 +146,9 @@ class DistilTrainer(Trainer):
             DataError: naming the step and what helps.
         """
         assert self.model is not None
+        if self.args.world_size > 1:  # BatchNorm's statistics are each process' own till here
+            for each in self.model.buffers():
+                torch.distributed.broadcast(each, 0)
         statistics = [each for name, each in self.model.named_buffers() if "running_" in name]
         tensors = [*self.model.parameters(), *statistics]
         finite = [each.detach().isfinite().all() for each in tensors]
@@ -217,6 +225,8 @@ class StopOnSignal(TrainerCallback):
             torch.distributed.all_reduce(all_received, torch.distributed.ReduceOp.MAX)
             received = int(all_received)
         if received:  # else one may have come meanwhile, which counts at the next step
+            if not self.received:  # its own, if it comes, is of the same time
+                self._since = time.monotonic()
             self.received = received
             control.should_save = control.should_training_stop = True
             control.should_evaluate = control.should_log = False

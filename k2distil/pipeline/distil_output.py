@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,15 @@ class StudentFolder:
         self._lock = ExitStack()  # held from `begin` to the end of the process
         self._replaces: Mapping[str, Any] | None = None  # by what `start` replaces what is there
 
-    def begin(self, fingerprint: Mapping[str, Any], force: bool) -> Summary | None:
+    def begin(
+        self, fingerprint: Mapping[str, Any], force: bool, by_device: Iterable[str] = ()
+    ) -> Summary | None:
         """Hold the folder, and find what is to be done; nothing is removed before `start`.
+
+        Args:
+            fingerprint: of this training.
+            force: replace results of other settings.
+            by_device: what the device decided of it, which does not count when all is done.
 
         Returns:
             The summary of a run that is complete already; None: there is something to do.
@@ -51,9 +58,12 @@ class StudentFolder:
         make_folder(self.path)
         with ExitStack() as lock:
             lock.enter_context(locked(self.path))
+            figures: dict[str, Any] = {}
             if (found := read_json(self._marker)) is not None:
                 restore_replaced(self.path / "best")
                 restore_replaced(self.path / "last")
+                if (self.path / "last").is_dir() and (figures := read_summary(self.stem)):
+                    found |= {name: fingerprint[name] for name in by_device}
                 differences = describe_differences(found, fingerprint)
             elif any(self.path.iterdir()):
                 raise ConfigError(
@@ -63,7 +73,7 @@ class StudentFolder:
             else:
                 differences = "new"
             if not differences:
-                if (self.path / "last").is_dir() and (figures := read_summary(self.stem)):
+                if figures:
                     logger.info("%s: complete already", self.path)
                     return Summary(int(figures.get("failed", 0)), figures)
             elif self._has_results() and not force:

@@ -84,7 +84,8 @@ def train_distil(config: TrainDistilConfig) -> Summary:
 
     def begin() -> Summary | None:
         fingerprint = fingerprint_of(config, utterances, codes, args.world_size, dtype_of(args))
-        return folder.begin(fingerprint, config.force)
+        by_device = ("dtype",) if config.dtype == "auto" else ()
+        return folder.begin(fingerprint, config.force, by_device)
 
     if (done := processes.on_first(begin)) is not None:
         return done

@@ -340,6 +340,11 @@ def test_a_student_without_a_model_type_changes_the_default_one():
     assert whole_tree({"encoder_config": None}) == DEFAULT_STUDENT  # a section without a key
 
 
+def test_a_section_without_a_key_is_as_none_was_there():
+    tree = {"model_type": "parakeet_ctc", "encoder_config": None}
+    student_config(tree, vocab_size=5, blank=0)
+
+
 @pytest.mark.parametrize("value", [5, [5], "wide"])
 def test_a_section_of_a_student_that_is_none_is_refused(value):
     with pytest.raises(ConfigError, match=r"student.encoder_config: expected a section of keys"):

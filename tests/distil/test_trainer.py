@@ -24,7 +24,7 @@ def test_weights_and_statistics_that_are_no_numbers_are_not_saved(name, fp16, tm
     trainer = DistilTrainer.__new__(DistilTrainer)
     trainer.model = torch.nn.BatchNorm1d(1)
     trainer.model.state_dict()[name].fill_(float("nan"))
-    trainer.args = SimpleNamespace(output_dir=str(tmp_path), fp16=fp16)
+    trainer.args = SimpleNamespace(output_dir=str(tmp_path), fp16=fp16, world_size=1)
     trainer.state = SimpleNamespace(global_step=3)
     words = "a weight or a statistic is not a number at step 3; train again with a smaller --learn"
     with pytest.raises(DataError, match=words) as raised:
@@ -32,25 +32,30 @@ def test_weights_and_statistics_that_are_no_numbers_are_not_saved(name, fp16, tm
     assert ("--dtype float32" in str(raised.value)) == fp16
 
 
-def test_a_checkpoint_goes_before_the_test_of_its_step(monkeypatch):
+def test_a_checkpoint_goes_before_the_test_of_its_step_and_knows_of_it(monkeypatch, tmp_path):
     """Or a signal that comes in a test, and waits for its end, would cost the steps before it."""
     from transformers.trainer_callback import CallbackHandler
 
     done = []
     trainer = DistilTrainer.__new__(DistilTrainer)
     trainer.model = trainer.model_wrapped = torch.nn.Linear(1, 1)
-    trainer.args = SimpleNamespace(world_size=1, process_index=1)
-    trainer.state = SimpleNamespace(global_step=3)
+    trainer.args = SimpleNamespace(world_size=1, output_dir=str(tmp_path))
+    (tmp_path / "checkpoint-3").mkdir()
+    trainer.state = trainer_module.TrainerState(global_step=3)
+    trainer.on_test = lambda step, figures: None
     trainer.accelerator = SimpleNamespace(unwrap_model=lambda model: model)
     trainer.callback_handler = CallbackHandler([], trainer.model, None, None, None)
     trainer.control = trainer_module.TrainerControl(should_save=True)
     trainer.test = lambda model: done.append("tested") or {"wer": 0.5}
-    monkeypatch.setattr(trainer, "is_world_process_zero", lambda: False)
-    monkeypatch.setattr(trainer, "log", done.append)
+    monkeypatch.setattr(trainer, "is_world_process_zero", lambda: True)
+    monkeypatch.setattr(trainer, "log", lambda logs: done.append(logs) or history.append(logs))
+    history = trainer.state.log_history
     monkeypatch.setattr(trainer, "_save_checkpoint", lambda model, trial: done.append("saved"))
     for _ in range(2):
         trainer.evaluate()
     assert done == ["saved", "tested", {"eval_wer": 0.5}, "tested", {"eval_wer": 0.5}]
+    (state,) = (tmp_path / "checkpoint-3").iterdir()
+    assert '"eval_wer": 0.5' in state.read_text()
 
 
 def test_a_loss_that_was_no_number_once_is_one_again_in_the_next_line(monkeypatch):
@@ -82,6 +87,22 @@ def test_a_signal_that_comes_while_processes_agree_counts_at_the_next_step(monke
         stop.on_step_end(args, None, control)
         stops.append((control.should_training_stop, control.should_save))
     assert stops == [(False, False), (True, True)]
+
+
+def test_a_signal_that_others_had_first_is_the_same_one(monkeypatch):
+    ended = []
+    stop = StopOnSignal({signal.SIGTERM: lambda number, frame: ended.append(number)})
+    monkeypatch.setattr(
+        torch.distributed, "all_reduce", lambda tensor, op: tensor.fill_(signal.SIGTERM)
+    )
+    args = SimpleNamespace(world_size=2, device=torch.device("cpu"))
+    stop.on_step_end(args, None, trainer_module.TrainerControl())
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        signal.raise_signal(signal.SIGTERM)  # while the checkpoint is written
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (stop.received, ended) == (signal.SIGTERM, [])
 
 
 @pytest.mark.parametrize(

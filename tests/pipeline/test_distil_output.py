@@ -108,3 +108,15 @@ def test_two_that_begin_at_the_same_time_do_not_both_succeed(tmp_path):
     first.start()
     with pytest.raises(DataError, match="another run is writing this output"):
         second.begin({"learning_rate": 1}, force=False)
+
+
+def test_what_the_device_decides_does_not_count_when_all_is_done(tmp_path):
+    folder = begun(tmp_path, {"learning_rate": 1, "dtype": "bfloat16"})
+    here = {"learning_rate": 1, "dtype": "float32"}
+    folder.offer(Saved("best"), {}, "test", "wer", 1, {"wer": 0.5, "cer": 0.5})
+    with pytest.raises(ConfigError, match='dtype: "bfloat16" there, "float32" now'):
+        StudentFolder(tmp_path).begin(here, False, ("dtype",))
+    folder.finish(Saved("last"), {}, {"steps": 3}, 0)
+    assert StudentFolder(tmp_path).begin(here, False, ("dtype",)).figures["steps"] == 3
+    with pytest.raises(ConfigError, match='dtype: "bfloat16" there, "float32" now'):  # asked for
+        StudentFolder(tmp_path).begin(here, False)
