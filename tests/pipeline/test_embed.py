@@ -185,7 +185,7 @@ def test_an_utterance_too_big_for_the_memory_fails_alone(run):
     result = run(sines(500, 2000, 600), SmallDevice(1500))
     assert list(result.values) == ["u0", "u2"]
     [failed] = result.failed
-    assert "utterance u1: out of memory even alone; split the audio" in failed.reason
+    assert "utterance u1: out of memory even alone; split the audio" in failed["reason"]
 
 
 def test_more_than_a_cpu_has_fails_alone(run):
@@ -197,7 +197,7 @@ def test_more_than_a_cpu_has_fails_alone(run):
 
     result = run(sines(500, 2000, 600), Greedy())
     assert list(result.values) == ["u0", "u2"]
-    assert "utterance u1: out of memory even alone" in result.failed[0].reason
+    assert "utterance u1: out of memory even alone" in result.failed[0]["reason"]
 
 
 def test_pieces_of_long_audio_are_joined_and_an_end_too_short_is_left_out(run):
@@ -242,7 +242,7 @@ def test_pieces_of_one_frame_are_joined(run, tmp_path, subsampling, least):
 def test_a_length_just_beyond_the_limit_is_told_to_the_sample(run, over):
     [failed] = run(sines(30 * SAMPLE_RATE + over), StubTeacher()).failed
     seconds = 30 + over / SAMPLE_RATE
-    assert f"utterance u0: {seconds} s is longer than the teacher's 30 s; use" in failed.reason
+    assert f"utterance u0: {seconds} s is longer than the teacher's 30 s; use" in failed["reason"]
 
 
 @pytest.mark.parametrize("long_audio", ["error", "skip", "chunk"])

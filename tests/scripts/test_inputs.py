@@ -55,7 +55,7 @@ def test_every_kind_of_list_gives_the_same_embeddings(corpus, tmp_path):
     assert list(found) == list(expected)
     for key in expected:
         np.testing.assert_array_equal(found[key], expected[key])
-    assert [each.name[17:] for each in (several.parent / "shards_cache").iterdir()] == ["0.tar"]
+    assert [each.name[17:] for each in (several.parent / "shards_cache").glob("*.tar")] == ["0.tar"]
 
     resolved = several.with_name("e.h5.config.yaml")
     assert yaml.safe_load(resolved.read_text())["train_data"] == [str(first), str(scp), str(shards)]
