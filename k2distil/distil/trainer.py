@@ -122,7 +122,8 @@ class DistilTrainer(Trainer):
         if saves:  # now: a signal has to wait for the end of a test
             self._save_checkpoint(self.model_wrapped, trial=None)
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
-        self.check_weights()
+        else:
+            self.check_weights()
         model = self.accelerator.unwrap_model(self.model)
         figures = self.test(model)  # in float32, as `k2distil evaluate` does
         self.tested_step = self.state.global_step

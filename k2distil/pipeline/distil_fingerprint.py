@@ -13,17 +13,8 @@ from k2distil.pipeline.digests import content_of, digest_of, digest_of_path
 from k2distil.pipeline.distil_data import Codes
 
 NOT_DECISIVE = {  # options that may change between two runs of the same training
-    *(
-        "save_path",
-        "gpu",
-        "num_workers",
-        "decode_timeout",
-        "force",
-        "given",
-        "cache_dir",
-        "allow_pipes",
-    ),
-    *("nnodes", "rdzv_endpoint", "max_restarts"),
+    *("save_path", "gpu", "num_workers", "force", "given", "cache_dir", "allow_pipes"),
+    *("decode_timeout", "nnodes", "rdzv_endpoint", "max_restarts"),
     *("cv_data", "eval_steps", "save_steps", "logging_steps"),
     *("train_data", "data_type", "codebook_path"),  # what they lead to counts instead
     *("num_codebooks", "codebook_size", "frames_ratio"),

@@ -141,7 +141,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """What `write_json` wrote; None where there is no such file, or something else in it."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return found if isinstance(found, dict) else None
 
