@@ -12,11 +12,11 @@ import numpy as np
 import soundfile
 import torch
 from digits import ROOT, librispeech_list
-from ideas import IDEAS, codes_of_idea
+from ideas import IDEAS, codes_of_idea, train_product
 from mq import train_mq
 from torch import Tensor
 
-from k2distil.quantizer import FrameReservoir, QuantizerTrainer
+from k2distil.quantizer import FrameReservoir
 from k2distil.storage import EmbeddingReader
 from k2distil.teachers.log_mel import log_mel, mel_filters
 
@@ -145,13 +145,7 @@ def _shuffle(codes: Path, path: Path) -> None:
 def _filter_bank_codes(folder: Path, num_codebooks: int, path: Path) -> None:
     """Codes of log-mel frames, pairs of 10 ms, instead of a teacher's."""
     frames = _log_mels(folder)
-    reservoir = FrameReservoir(sum(map(len, frames.values())), 160, 0)
-    for each in frames.values():
-        reservoir.add(each)
-    trainer = QuantizerTrainer("product", 160, num_codebooks, CODEBOOK_SIZE, seed=0)
-    while not trainer.done:
-        trainer.step(reservoir.batch(trainer.steps_done, 512))
-    encode = trainer.quantizer.encode
+    encode = train_product(list(frames.values()), num_codebooks, seed=0).encode
     _write(path, {key: encode(each).numpy() for key, each in frames.items()}, CODEBOOK_SIZE)
 
 

@@ -61,14 +61,15 @@ def codes_of_idea(
     if idea == "sliced":
         encode = _in_slices(training, _explained(frames, mels), num_codebooks, seed)
     else:
-        quantizer = _train(training, num_codebooks, seed)
+        quantizer = train_product(training, num_codebooks, seed)
         encode = quantizer.encode
     if idea == "prior":
         encode = _with_prior(quantizer, torch.cat(training), seed)
     return {key: encode(changed[key]) for key in wanted}
 
 
-def _train(utterances: Sequence[Tensor], num_codebooks: int, seed: int) -> Quantizer:
+def train_product(utterances: Sequence[Tensor], num_codebooks: int, seed: int) -> Quantizer:
+    """As `train_quantizer_offline.sh` does, of frames (T, D) of each utterance."""
     dim = utterances[0].shape[1]
     reservoir = FrameReservoir(RESERVOIR_FRAMES, dim, seed)
     for each in utterances:
@@ -121,7 +122,7 @@ def _averaged(frames: Tensor) -> Tensor:
 
 def _flattened(frames: Tensor, seed: int) -> Tensor:
     """As many frames, drawn again with the chances of the module's docstring."""
-    codes = _train([frames], 1, seed).encode(frames)[:, 0].long()
+    codes = train_product([frames], 1, seed).encode(frames)[:, 0].long()
     chances = torch.bincount(codes, minlength=CODEBOOK_SIZE)[codes].double() ** -0.5
     places = chances.cumsum(0) / chances.sum()
     generator = torch.Generator().manual_seed(seed)
@@ -141,7 +142,7 @@ def _in_slices(
         start = int(torch.searchsorted(share, n / num_codebooks)) + 1
         starts.append(min(max(start, starts[-1] + 1), len(axes) - num_codebooks + n))
     slices = [axes[:, a:b] for a, b in zip(starts, [*starts[1:], len(axes)], strict=True)]
-    quantizers = [_train([each @ part for each in utterances], 1, seed) for part in slices]
+    quantizers = [train_product([each @ part for each in utterances], 1, seed) for part in slices]
 
     def encode(frames: Tensor) -> Tensor:
         pairs = zip(quantizers, slices, strict=True)

@@ -21,7 +21,7 @@ from k2distil.pipeline.summary import (
     write_json,
     write_summary,
 )
-from k2distil.storage import describe_differences
+from k2distil.storage import describe_differences, refuse_other_settings
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +52,8 @@ class StudentFolder:
             The summary of a run that is complete already; None: there is something to do.
 
         Raises:
-            ConfigError: a folder of something else, or results of other settings and not `force`.
-            DataError: another run is at it.
+            ConfigError: a folder of something else.
+            DataError: results of other settings and not `force`, or another run is at it.
         """
         make_folder(self.path)
         with ExitStack() as lock:
@@ -64,24 +64,20 @@ class StudentFolder:
                 restore_replaced(self.path / "last")
                 if (self.path / "last").is_dir() and (figures := read_summary(self.stem)):
                     found |= {name: fingerprint[name] for name in by_device}
-                differences = describe_differences(found, fingerprint)
             elif any(self.path.iterdir()):
                 raise ConfigError(
                     f"--save_path {self.path}: not empty, and not made by train_distil.sh; give "
                     "another folder"
                 )
             else:
-                differences = "new"
-            if not differences:
-                if figures:
-                    logger.info("%s: complete already", self.path)
-                    return Summary(int(figures.get("failed", 0)), figures)
-            elif self._has_results() and not force:
-                raise ConfigError(
-                    f"{self.path}: made with other settings ({differences}); use the same ones, "
-                    "another --save_path, or --force to start over"
-                )
-            self._replaces = fingerprint if differences else None
+                found = {}
+            is_other = bool(describe_differences(found, fingerprint))
+            if figures and not is_other:
+                logger.info("%s: complete already", self.path)
+                return Summary(int(figures.get("failed", 0)), figures)
+            if self._has_results() and not force:
+                refuse_other_settings(self.path, found, fingerprint)
+            self._replaces = fingerprint if is_other else None
             self._lock = lock.pop_all()
         return None
 

@@ -39,7 +39,7 @@ from k2distil.quantizer import (
     save_quantizer,
     write_tensors,
 )
-from k2distil.storage import describe_differences
+from k2distil.storage import describe_differences, refuse_other_settings
 
 logger = logging.getLogger(__name__)
 
@@ -323,15 +323,11 @@ def _is_same(path: Path, found: dict[str, Any], wanted: dict[str, Any], force: b
     """Whether a file was made with the same settings.
 
     Raises:
-        CheckpointError: it was not, and there is no --force.
+        DataError: it was not, and there is no --force.
     """
-    differences = describe_differences(found, wanted)
-    if differences and not force:
-        raise CheckpointError(
-            f"{path}: made with other settings ({differences}); "
-            "give the same settings, another --save_path, or --force to start over"
-        )
-    return not differences
+    if not force:
+        refuse_other_settings(path, found, wanted)
+    return not describe_differences(found, wanted)
 
 
 def _file_of(config: TrainQuantizerConfig) -> Path:

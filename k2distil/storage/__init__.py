@@ -2,7 +2,7 @@
 
 from k2distil.storage.check import Problems, check_h5
 from k2distil.storage.file_list import SHARD_HOURS
-from k2distil.storage.fingerprint import describe_differences
+from k2distil.storage.fingerprint import describe_differences, refuse_other_settings
 from k2distil.storage.join_codes import join_codes
 from k2distil.storage.joined_reader import JoinedReader
 from k2distil.storage.leases import Leases
@@ -42,6 +42,7 @@ __all__ = [
     "note_for_merge",
     "output_lease",
     "refuse_foreign",
+    "refuse_other_settings",
     "refuse_others",
     "refuse_unfinished",
     "remove_parts",

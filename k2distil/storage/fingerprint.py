@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from k2distil.errors import DataError
 
 ABSENT = "nothing"
 
@@ -26,6 +29,24 @@ def describe_differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) ->
         for name in sorted(found.keys() | wanted.keys())
         if _shown(found, name) != _shown(wanted, name)
     )
+
+
+def refuse_other_settings(
+    path: Path,
+    found: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    remedy: str = "give the same settings",
+) -> None:
+    """Refuse to take what other settings made for what is wanted.
+
+    Raises:
+        DataError: they differ.
+    """
+    if differences := describe_differences(found, wanted):
+        raise DataError(
+            f"{path}: made with other settings ({differences}); {remedy}, another --save_path, or "
+            "--force to start over"
+        )
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

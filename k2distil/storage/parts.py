@@ -26,7 +26,7 @@ import numpy as np
 
 from k2distil.atomic import make_folder, remove_leftovers, replacing
 from k2distil.errors import DataError
-from k2distil.storage.fingerprint import as_json, describe_differences
+from k2distil.storage.fingerprint import as_json, refuse_other_settings
 from k2distil.storage.leases import Leases
 from k2distil.storage.merge import DamagedPartError, checksum
 from k2distil.storage.output import check_output, write_output
@@ -62,7 +62,7 @@ def finished(save_path: Path, fingerprint: Mapping[str, Any]) -> bool:
         return False
     attributes = attributes_of(save_path)
     found = json.loads(attributes.get("fingerprint", "{}"))
-    _refuse_other(save_path, found, fingerprint, "give the same settings")
+    refuse_other_settings(save_path, found, fingerprint)
     check_output(save_path)
     return True
 
@@ -99,7 +99,7 @@ def refuse_unfinished(save_path: Path, fingerprint: Mapping[str, Any]) -> None:
         found = _read_plan(plan)
         wanted = json.loads(as_json(fingerprint))
         wanted |= {name: found.get(name) for name in CHUNKING}
-        _refuse_other(plan.parent, found, wanted, UNFINISHED)
+        refuse_other_settings(plan.parent, found, wanted, UNFINISHED)
 
 
 def refuse_foreign(save_path: Path) -> None:
@@ -144,7 +144,7 @@ class PartFolder:
         self._plan_path = self.folder / "plan.json"
         if self._plan_path.exists():
             found = _read_plan(self._plan_path)
-            _refuse_other(self.folder, found, json.loads(self._plan), UNFINISHED)
+            refuse_other_settings(self.folder, found, json.loads(self._plan), UNFINISHED)
             remove_leftovers(self.folder)
             return
         make_folder(self.folder)
@@ -355,16 +355,6 @@ def _unsealed(text: str) -> dict[str, Any]:
     if report.pop("crc32") != zlib.crc32(json.dumps(report).encode()):
         raise ValueError("its checksum is another")
     return report
-
-
-def _refuse_other(
-    path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], remedy: str
-) -> None:
-    if differences := describe_differences(found, wanted):
-        raise DataError(
-            f"{path}: made with other settings ({differences}); {remedy}, another --save_path, or "
-            "--force to start over"
-        )
 
 
 def _remove_folder(folder: Path) -> None:
