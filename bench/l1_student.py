@@ -41,7 +41,7 @@ if __name__ == "__main__":
     reader = EmbeddingReader(path)
     table = torch.cat([torch.from_numpy(reader[key]).float() for key in reader])
     assert hasattr(train_distil, "_codebook_head")
-    train_distil._codebook_head = lambda config, student, codes, layer: CodebookHead(
-        FrameLoss(student.dim, table, codes.frames_ratio), {}
+    train_distil._codebook_head = lambda job, checkpoint: CodebookHead(
+        FrameLoss(job.student.dim, table, job.codes.frames_ratio), {}
     )
     sys.exit(main())

@@ -7,13 +7,11 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from k2distil.batch import Utterance
 from k2distil.config import TrainDistilConfig
 from k2distil.config.options import MAX_SEED
 from k2distil.data import PackedUtterances
@@ -21,10 +19,8 @@ from k2distil.distil import CodebookLoss
 from k2distil.distil.batches import BatchesBySeconds
 from k2distil.distil.codebook_head import CodebookHead
 from k2distil.distil.model import DistilModel
-from k2distil.distil.pretrained import has_tokenizer, load_student
 from k2distil.distil.spec_augment import SpecAugment
-from k2distil.distil.student import Student, check_layer, make_student, switch_off_layerdrop
-from k2distil.distil.student_config import whole_tree
+from k2distil.distil.student import Student
 from k2distil.distil.trainer import (
     STATE_FILE,
     AtCheckpoints,
@@ -37,98 +33,45 @@ from k2distil.distil.trainer import (
     StopOnSignal,
     WeightOverSteps,
 )
-from k2distil.distil.vocabulary import characters_of, make_tokenizer, normalize, read_tokenizer
-from k2distil.errors import ConfigError, DataError
+from k2distil.distil.vocabulary import normalize
+from k2distil.errors import DataError
 from k2distil.pipeline.distil_check import check_utterances, refuse_unfit
 from k2distil.pipeline.distil_checked import Checked
-from k2distil.pipeline.distil_codes import check_coverage, open_codes
-from k2distil.pipeline.distil_data import Codes, DistilDataset
+from k2distil.pipeline.distil_data import DistilDataset
 from k2distil.pipeline.distil_fingerprint import fingerprint_of
+from k2distil.pipeline.distil_job import MASKS, DistilJob, open_job
 from k2distil.pipeline.distil_output import StudentFolder
 from k2distil.pipeline.distil_rejected import Rejected
 from k2distil.pipeline.distil_test import StudentTest
 from k2distil.pipeline.lists import names_of, num_workers, read_lists
-from k2distil.pipeline.processes import Processes
 from k2distil.pipeline.summary import Summary, write_config
-from k2distil.pipeline.training_arguments import dtype_of, training_arguments
+from k2distil.pipeline.training_arguments import dtype_of
 from k2distil.pipeline.training_errors import explaining
-from k2distil.pipeline.unused_flags import warn_of_unused
 from k2distil.workers import Loader
 
 logger = logging.getLogger(__name__)
-
-MASKS = ("num_time_masks", "time_mask_frames", "num_freq_masks", "freq_mask_bins")  # SpecAugment's
 
 
 def train_distil(config: TrainDistilConfig) -> Summary:
     """Train the student that a config asks for, or go on where an earlier run stopped."""
     started = time.monotonic()
-    _check_options(config)
-    if config.student_checkpoint is not None and config.student is not None:
-        logger.info("`student` in the config is not used: --student_checkpoint has its own")
-        config = replace(config, student=None)
-    utterances = PackedUtterances(read_lists(config.train_data, config, config.save_path))
-    student = _open_student(config, utterances)
-    layer = check_layer(student, config.student_layer)
-    if student.masks_itself:
-        reason = "this student masks itself, as `mask_time_prob` in its config says"
-        warn_of_unused(config, MASKS, reason)
-    args = training_arguments(config, hasattr(student.model.base_model, "masked_spec_embed"))
-    processes = Processes(args.process_index, args.world_size, args.device)
-    codes = None
-    if config.codebook_weight > 0 and config.codebook_path is not None:
-        codes = open_codes(config.codebook_path, config, student)
-        names = names_of(config.train_data)
-        check_coverage(names, utterances, codes, config.missing_codes == "ignore")
-    folder = StudentFolder(config.save_path)
-
-    def begin() -> Summary | None:
-        fingerprint = fingerprint_of(config, utterances, codes, args.world_size, dtype_of(args))
-        by_device = ("dtype",) if config.dtype == "auto" else ()
-        return folder.begin(fingerprint, config.force, by_device)
-
-    if (done := processes.on_first(begin)) is not None:
+    job = open_job(config)
+    folder, on_first = StudentFolder(config.save_path), job.processes.on_first
+    if (done := on_first(lambda: _begin(job, folder))) is not None:
         return done
-    checkpoint = processes.on_first(folder.checkpoint)
-    head = None if codes is None else _codebook_head(config, student, codes, layer)
-    if head is not None and config.student_checkpoint is not None and checkpoint is None:
-        head.go_on_from(config.student_checkpoint)
-
-    def check_to_train() -> Checked:
-        # A training that goes on has the utterances it began with, and looks at none again.
-        if checkpoint is not None and (before := Checked.load(folder.checked)) is not None:
-            logger.info("the utterances are those that this training began with")
-            return before
-        return _check(config, config.train_data, utterances, student, codes, text_fits=True)
-
-    train = processes.on_first(check_to_train)
-    test = None
-    if config.cv_data is not None:
-        tested = _with_text(config)
-        cv = processes.on_first(
-            lambda: _check(config, config.cv_data, tested, student, codes, text_fits=False)
-        )
-        test = StudentTest(student, tested, cv, codes, config, processes)
-    rejected = Rejected(folder.stem, train, test, processes)
+    checkpoint = on_first(folder.checkpoint)
+    head = _codebook_head(job, checkpoint)
+    train = on_first(lambda: _utterances_to_train_on(job, folder, checkpoint))
+    test = _test(job)
+    rejected = Rejected(folder.stem, train, test, job.processes)
     if checkpoint is not None:
-        rejected.remember(utterances)
-    if processes.rank == 0:
+        rejected.remember(job.utterances)
+    if job.processes.rank == 0:
         folder.start()
         train.save(folder.checked)
-        write_config(folder.stem, config)
-
-    def beside() -> dict[str, bytes]:
-        return {} if head is None else head.files()
-
-    def keep_best(step: int, figures: dict[str, float]) -> None:
-        assert test is not None
-        folder.offer(student, beside(), test.digest, test.metric, step, figures)
-
-    model = _model(config, student, head, layer)
-    batches = _batches(config, utterances, train, student, codes, args)
-    trainer = DistilTrainer(model, args, batches, test, keep_best)
-    trainer.add_callback(WeightOverSteps(model, config.codebook_weight_end))
-    _describe(student, train)
+        write_config(folder.stem, job.config)
+    _describe(job.student, train)
+    trainer = _trainer(job, folder, head, train, test)
     rejected.write(trainer)
     trainer.add_callback(AtCheckpoints(lambda: rejected.write(trainer)))
     with explaining(folder.path):
@@ -136,111 +79,41 @@ def train_distil(config: TrainDistilConfig) -> Summary:
         if test is not None and trainer.tested_step != trainer.state.global_step:
             trainer.evaluate()
     num_failed = rejected.write(trainer)
-    if processes.rank != 0:
+    if job.processes.rank != 0:
         return Summary(num_failed)
+    step, best = trainer.state.global_step, folder.best()
     figures = {
         "wall_seconds": time.monotonic() - started,  # of this run; less than all after a resume
-        "steps": trainer.state.global_step,
-        **_sizes(student, train),
+        "steps": step,
+        **_sizes(job.student, train),
         "last": test and test.figures,
-        "best": folder.best(),
+        "best": best,
     }
     with explaining(folder.path):
-        summary = folder.finish(student, beside(), figures, num_failed)
-    best, metric = folder.best(), "wer" if test is None else test.metric
+        summary = folder.finish(job.student, _beside(head), figures, num_failed)
+    metric = "wer" if test is None else test.metric
     logger.info(
         "%s: last at step %d%s; k2distil evaluate --student_checkpoint %s --train_data LIST",
-        *(folder.path, trainer.state.global_step),
+        *(folder.path, step),
         "" if best is None else f", best at step {best['step']} ({metric} {best[metric]:.4g})",
         folder.path / ("last" if best is None else "best"),
     )
     return summary
 
 
-def _check_options(config: TrainDistilConfig) -> None:
-    errors = []
-    if config.codebook_weight > 0 and config.codebook_path is None:
-        errors.append(
-            "--codebook_path: missing; give the codes of save_codebook.sh, or --codebook_weight 0 "
-            "to train on text alone"
-        )
-    if config.codebook_weight == 0 < config.codebook_weight_end:
-        errors.append(
-            f"--codebook_weight_end {config.codebook_weight_end:g}: --codebook_weight 0 trains on "
-            "text alone; leave one of them out"
-        )
-    checkpoint = config.student_checkpoint
-    if checkpoint is not None and checkpoint.resolve().is_relative_to(config.save_path.resolve()):
-        errors.append(
-            f"--student_checkpoint {checkpoint}: in --save_path, which --force would empty; give "
-            "another --save_path"
-        )
-    if errors:
-        raise ConfigError("\n".join(errors))
-    if config.warmup_steps >= config.max_steps:
-        logger.warning(
-            "--warmup_steps %d: not below --max_steps %d, so the learning rate never gets to %g; "
-            "a tenth of the steps is usual",
-            *(config.warmup_steps, config.max_steps, config.learning_rate),
-        )
+def _begin(job: DistilJob, folder: StudentFolder) -> Summary | None:
+    """The summary of a training that is complete already; None: there is something to do."""
+    config, dtype = job.config, dtype_of(job.args)
+    fingerprint = fingerprint_of(config, job.utterances, job.codes, job.processes.size, dtype)
+    return folder.begin(fingerprint, config.force, ("dtype",) if config.dtype == "auto" else ())
 
 
-def _open_student(config: TrainDistilConfig, utterances: Sequence[Utterance]) -> Student:
-    """The student to train, with a tokenizer for the text."""
-    checkpoint = config.student_checkpoint
-    if checkpoint is not None and config.vocabulary is None and has_tokenizer(checkpoint):
-        student = load_student(checkpoint, seed=config.seed)
-    else:
-        texts = [normalize(each.text) for each in utterances if each.text is not None]
-        if not any(texts):
-            raise DataError(
-                f'{names_of(config.train_data)}: no utterance has text ("txt"); CTC needs some'
-            )
-        if config.vocabulary is not None:
-            tokenizer = read_tokenizer(config.vocabulary)
-        else:
-            tokenizer = make_tokenizer(characters_of(texts))
-        if checkpoint is None:
-            student = make_student(whole_tree(config.student), tokenizer, config.seed)
-        else:
-            student = load_student(checkpoint, tokenizer, config.seed)
-    if switch_off_layerdrop(student):
-        logger.info("layerdrop is switched off: every layer is needed in every step")
-    return student
-
-
-def _with_text(config: TrainDistilConfig) -> PackedUtterances:
-    """What can be tested on."""
-    found = read_lists(config.cv_data, config, config.save_path)
-    return PackedUtterances(
-        each for each in found if each.text is not None and normalize(each.text)
-    )
-
-
-def _check(
-    config: TrainDistilConfig,
-    paths: Sequence[Path] | None,
-    utterances: PackedUtterances,
-    student: Student,
-    codes: Codes | None,
-    text_fits: bool,
-) -> Checked:
-    """The utterances of a list that can be used."""
-    checked = check_utterances(utterances, student, codes, text_fits, config.decode_timeout)
-    if not len(checked.rows) and checked.unreadable:
-        first = checked.unreadable[0]["reason"]
-        raise DataError(f"{names_of(paths)}: none of its audio can be read: {first}")
-    if config.bad_utterances == "error":
-        refuse_unfit(names_of(paths), checked.unfit)
-    if not checked.labelled.any():
-        raise DataError(f'{names_of(paths)}: no utterance that can be used has text ("txt")')
-    return checked
-
-
-def _codebook_head(
-    config: TrainDistilConfig, student: Student, codes: Codes, layer: int
-) -> CodebookHead:
-    sizes = (student.dim, codes.num_codebooks, codes.codebook_size, codes.frames_ratio)
+def _codebook_head(job: DistilJob, checkpoint: Path | None) -> CodebookHead | None:
+    """What predicts the codes; where the training does not go on, --student_checkpoint's."""
+    config, codes = job.config, job.codes
+    if codes is None:
+        return None
+    sizes = (job.student.dim, codes.num_codebooks, codes.codebook_size, codes.frames_ratio)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         loss = CodebookLoss(*sizes, head=config.codebook_head, chunk_frames=config.chunk_frames)
@@ -251,39 +124,91 @@ def _codebook_head(
         "codebook_size": codes.codebook_size,
         "frames_ratio": codes.frames_ratio,
         "codebook_head": config.codebook_head,
-        "student_layer": layer,
-        "student_dim": student.dim,
+        "student_layer": job.layer,
+        "student_dim": job.student.dim,
     }
-    return CodebookHead(loss, {name: str(value) for name, value in made_for.items()})
+    head = CodebookHead(loss, {name: str(value) for name, value in made_for.items()})
+    if config.student_checkpoint is not None and checkpoint is None:
+        head.go_on_from(config.student_checkpoint)
+    return head
 
 
-def _model(
-    config: TrainDistilConfig, student: Student, head: CodebookHead | None, layer: int
-) -> DistilModel:
+def _beside(head: CodebookHead | None) -> dict[str, bytes]:
+    """Files for the folder of a saved student."""
+    return {} if head is None else head.files()
+
+
+def _utterances_to_train_on(
+    job: DistilJob, folder: StudentFolder, checkpoint: Path | None
+) -> Checked:
+    """A training that goes on has those it began with, and looks at none again."""
+    if checkpoint is not None and (before := Checked.load(folder.checked)) is not None:
+        logger.info("the utterances are those that this training began with")
+        return before
+    return _check(job, job.config.train_data, job.utterances, text_fits=True)
+
+
+def _test(job: DistilJob) -> StudentTest | None:
+    """Of what has text in --cv_data."""
+    config = job.config
+    if config.cv_data is None:
+        return None
+    found = read_lists(config.cv_data, config, config.save_path)
+    tested = PackedUtterances(
+        each for each in found if each.text is not None and normalize(each.text)
+    )
+    checked = job.processes.on_first(lambda: _check(job, config.cv_data, tested, text_fits=False))
+    return StudentTest(job.student, tested, checked, job.codes, config, job.processes)
+
+
+def _check(
+    job: DistilJob, paths: Sequence[Path] | None, utterances: PackedUtterances, text_fits: bool
+) -> Checked:
+    """The utterances of a list that can be used."""
+    timeout = job.config.decode_timeout
+    checked = check_utterances(utterances, job.student, job.codes, text_fits, timeout)
+    if not len(checked.rows) and checked.unreadable:
+        first = checked.unreadable[0]["reason"]
+        raise DataError(f"{names_of(paths)}: none of its audio can be read: {first}")
+    if job.config.bad_utterances == "error":
+        refuse_unfit(names_of(paths), checked.unfit)
+    if not checked.labelled.any():
+        raise DataError(f'{names_of(paths)}: no utterance that can be used has text ("txt")')
+    return checked
+
+
+def _trainer(
+    job: DistilJob,
+    folder: StudentFolder,
+    head: CodebookHead | None,
+    train: Checked,
+    test: StudentTest | None,
+) -> DistilTrainer:
+    """The student with its losses and batches; the best one of the tests is kept."""
+    config, student = job.config, job.student
     spec_augment = SpecAugment(**{name: getattr(config, name) for name in MASKS})
-    return DistilModel(
+    model = DistilModel(
         student.model,
         None if head is None else head.loss,
-        layer,
+        job.layer,
         config.codebook_weight,
         None if student.masks_itself else spec_augment,
     )
 
+    def keep_best(step: int, figures: dict[str, float]) -> None:
+        assert test is not None
+        folder.offer(student, _beside(head), test.digest, test.metric, step, figures)
 
-def _batches(
-    config: TrainDistilConfig,
-    utterances: PackedUtterances,
-    train: Checked,
-    student: Student,
-    codes: Codes | None,
-    args: Any,
-) -> Loader:
+    trainer = DistilTrainer(model, job.args, _batches(job, train), test, keep_best)
+    trainer.add_callback(WeightOverSteps(model, config.codebook_weight_end))
+    return trainer
+
+
+def _batches(job: DistilJob, train: Checked) -> Loader:
     """All batches of this process; one pass over them is the whole training."""
-    workers = num_workers(config)
+    config, utterances = job.config, job.utterances.at(train.rows)
     return Loader(
-        DistilDataset(
-            utterances.at(train.rows), student, codes, config.channel, config.decode_timeout
-        ),
+        DistilDataset(utterances, job.student, job.codes, config.channel, config.decode_timeout),
         batch_sampler=BatchesBySeconds(
             train.seconds.tolist(),
             train.labelled.tolist(),
@@ -291,11 +216,11 @@ def _batches(
             config.labelled_share,
             config.max_steps * config.accumulate_batches,
             config.seed,
-            args.process_index,
-            args.world_size,
+            job.processes.rank,
+            job.processes.size,
         ),
-        num_workers=workers,
-        pin_memory=args.device.type == "cuda",
+        num_workers=num_workers(config),
+        pin_memory=job.processes.device.type == "cuda",
         generator=torch.Generator(),  # of the workers' seeds: torch's own stays as resumed
     )
 

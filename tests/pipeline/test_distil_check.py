@@ -15,7 +15,7 @@ from k2distil.distil.trainer import MissedTest
 from k2distil.distil.vocabulary import characters_of, make_tokenizer
 from k2distil.pipeline.distil_check import check_utterances
 from k2distil.pipeline.distil_data import DistilDataset
-from k2distil.pipeline.train_distil import _check_options
+from k2distil.pipeline.distil_job import check_options
 
 pytestmark = pytest.mark.skipif(transformers_is_old(), reason="a newer transformers is needed")
 STUDENT = {
@@ -104,7 +104,7 @@ def test_a_warm_up_that_never_ends_is_told(tmp_path, caplog):
     for max_steps, is_told in [(100, False), (10, True)]:
         caplog.clear()
         given = {**flags, "warmup_steps": 10, "max_steps": max_steps}
-        _check_options(load_config(TrainDistilConfig, None, [], given))
+        check_options(load_config(TrainDistilConfig, None, [], given))
         assert ("the learning rate never gets to" in caplog.text) == is_told
 
 

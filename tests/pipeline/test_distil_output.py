@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from k2distil.errors import ConfigError, DataError
+from k2distil.errors import DataError
 from k2distil.pipeline.distil_output import StudentFolder
 
 
@@ -51,7 +51,7 @@ def test_a_run_that_ended_before_its_first_step_holds_no_folder(tmp_path):
     begun(tmp_path, {"learning_rate": 1})
     folder = begun(tmp_path, {"learning_rate": 2})
     folder.offer(Saved("one"), {}, "test", "wer", 1, {"wer": 0.5, "cer": 0.5})
-    with pytest.raises(ConfigError, match="learning_rate: 2 there, 3 now"):
+    with pytest.raises(DataError, match="learning_rate: 2 there, 3 now"):
         StudentFolder(tmp_path).begin({"learning_rate": 3}, force=False)
 
 
@@ -59,7 +59,7 @@ def test_a_student_that_was_being_replaced_counts_as_one(tmp_path):
     folder = begun(tmp_path, {"learning_rate": 1})
     folder.offer(Saved("only"), {}, "test", "wer", 1, {"wer": 0.5, "cer": 0.5})
     (tmp_path / "best").rename(tmp_path / ".best.old")  # killed while it was replaced
-    with pytest.raises(ConfigError, match="learning_rate: 1 there, 2 now"):
+    with pytest.raises(DataError, match="learning_rate: 1 there, 2 now"):
         StudentFolder(tmp_path).begin({"learning_rate": 2}, force=False)
     assert (tmp_path / "best" / "mark").read_text() == "only"
 
@@ -114,9 +114,9 @@ def test_what_the_device_decides_does_not_count_when_all_is_done(tmp_path):
     folder = begun(tmp_path, {"learning_rate": 1, "dtype": "bfloat16"})
     here = {"learning_rate": 1, "dtype": "float32"}
     folder.offer(Saved("best"), {}, "test", "wer", 1, {"wer": 0.5, "cer": 0.5})
-    with pytest.raises(ConfigError, match='dtype: "bfloat16" there, "float32" now'):
+    with pytest.raises(DataError, match='dtype: "bfloat16" there, "float32" now'):
         StudentFolder(tmp_path).begin(here, False, ("dtype",))
     folder.finish(Saved("last"), {}, {"steps": 3}, 0)
     assert StudentFolder(tmp_path).begin(here, False, ("dtype",)).figures["steps"] == 3
-    with pytest.raises(ConfigError, match='dtype: "bfloat16" there, "float32" now'):  # asked for
+    with pytest.raises(DataError, match='dtype: "bfloat16" there, "float32" now'):  # asked for
         StudentFolder(tmp_path).begin(here, False)
