@@ -13,11 +13,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from k2distil.errors import DataError
-from k2distil.process_start import start_of
+from k2distil.process_start import namespace, start_of
 
 logger = logging.getLogger(__name__)
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF}
 _ERRNO_OF_HDF5 = re.compile(r"errno = (\d+), error message = '([^']*)'")
 
 
@@ -46,7 +47,7 @@ def replacing(path: Path, *, tidy: bool = True) -> Iterator[Path]:
         yield temporary
         flush(temporary)
         os.replace(temporary, path)
-        flush(path.parent)
+        _flush_names(path.parent)
     except BaseException as error:
         with suppress(OSError):
             os.truncate(temporary, 0)  # HDF5 may still hold it open, and with it the room
@@ -107,12 +108,21 @@ def make_folder(folder: Path, flag: str = "--save_path") -> None:
 
 
 def flush(path: Path) -> None:
-    """Have what is written to a file, or the names in a folder, on disk."""
+    """Have what is written to a file, or to a folder, on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _flush_names(folder: Path) -> None:
+    """Some network disks know no flush of a folder."""
+    try:
+        flush(folder)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH:
+            raise
 
 
 def reason_of_disk(error: BaseException) -> str | None:
@@ -133,16 +143,29 @@ def reason_of_disk(error: BaseException) -> str | None:
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
     """Remove what killed processes of this host left of a file that they wrote; None: of any."""
     written = ".+" if name is None else re.escape(name)
-    left = re.compile(rf"\.{written}\.{re.escape(socket.gethostname())}\.(\d+)\.tmp", re.DOTALL)
+    own = re.compile(rf"\.{written}\.{re.escape(_machine())}\.(\d+)\.tmp", re.DOTALL)
     for each in os.listdir(folder) if folder.is_dir() else ():
-        found = left.fullmatch(each)
+        found = own.fullmatch(each)
         if found is not None and not _is_alive(int(found[1])):
             with suppress(OSError):
                 (folder / each).unlink()
 
 
+def remove_all_leftovers(path: Path) -> None:
+    """Remove what any process left of a file that it wrote: nobody else may be writing it."""
+    left = re.compile(rf"\.{re.escape(path.name)}\..+\.\d+\.tmp", re.DOTALL)
+    for each in filter(left.fullmatch, os.listdir(path.parent)):
+        with suppress(OSError):
+            (path.parent / each).unlink()
+
+
 def _temporary_name(path: Path, pid: int) -> str:
-    return f".{path.name}.{socket.gethostname()}.{pid}.tmp"
+    return f".{path.name}.{_machine()}.{pid}.tmp"
+
+
+def _machine() -> str:
+    """Where process numbers mean the same."""
+    return f"{socket.gethostname()}.{namespace()}"
 
 
 def _is_alive(pid: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -16,3 +17,11 @@ def start_of(pid: int) -> str | None:
         return None
     state, *fields = status.rpartition(")")[2].split()
     return None if state in "ZX" else fields[18]
+
+
+def namespace() -> str:
+    """Of process numbers: containers of one host have each their own; "0" where there are none."""
+    try:
+        return os.readlink("/proc/self/ns/pid").strip("pid:[]")
+    except OSError:
+        return "0"

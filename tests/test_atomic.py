@@ -1,9 +1,11 @@
 """Files that are whole or not there: errors, kills, full disks, unwritable folders."""
 
+import errno
 import os
 import resource
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import textwrap
@@ -15,6 +17,7 @@ import pytest
 
 from k2distil.atomic import make_folder, replacing
 from k2distil.errors import DataError
+from k2distil.process_start import namespace
 from k2distil.storage import PartFolder
 from tests.storage.arrays import ATTRIBUTES, FINGERPRINT, missing, some_arrays, write_all
 
@@ -103,14 +106,32 @@ def test_what_a_killed_process_left_is_removed_though_its_parent_has_not_noticed
     tmp_path: Path,
 ) -> None:
     process = subprocess.Popen(["sleep", "60"])
-    left = tmp_path / f".a.txt.{socket.gethostname()}.{process.pid}.tmp"
+    other = tmp_path / f".a.txt.{socket.gethostname()}.1234567.{process.pid}.tmp"
+    other.touch()  # of another container of this host, in which that process may live
+    left = tmp_path / f".a.txt.{socket.gethostname()}.{namespace()}.{process.pid}.tmp"
     left.touch()
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie from now on
     with replacing(tmp_path / "a.txt") as temporary:
         temporary.touch()
-    assert os.listdir(tmp_path) == ["a.txt"]
+    assert sorted(os.listdir(tmp_path)) == sorted([other.name, "a.txt"])
     process.wait()
+
+
+def test_a_disk_that_knows_no_flush_of_folders_takes_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+
+    def of_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_files)
+    with replacing(tmp_path / "a.txt") as temporary:
+        temporary.write_text("whole")
+    assert os.listdir(tmp_path) == ["a.txt"]
 
 
 def test_a_folder_that_is_missing_or_a_file_is_a_clear_error(tmp_path: Path) -> None:

@@ -45,7 +45,6 @@ def parse_command(text: str) -> list[list[str]]:
     return programs
 
 
-@functools.lru_cache(maxsize=1)  # segments of one recording mostly follow each other
 def run_command(text: str, timeout: float = math.inf) -> bytes:
     """What the command writes to its standard output, all of it in memory.
 
@@ -60,6 +59,22 @@ def run_command(text: str, timeout: float = math.inf) -> bytes:
         DataError: it cannot be started, does not end, a program of it fails, or nothing is
             written. The message ends with the last line of standard error.
     """
+    found = _outcome(text, timeout)
+    if isinstance(found, DataError):
+        raise DataError(str(found))
+    return found
+
+
+@functools.lru_cache(maxsize=1)  # segments of one recording mostly follow each other
+def _outcome(text: str, timeout: float) -> bytes | DataError:
+    """What a command writes, or why there is nothing."""
+    try:
+        return _written_by(text, timeout)
+    except DataError as error:
+        return error
+
+
+def _written_by(text: str, timeout: float) -> bytes:
     programs = parse_command(text)
     data, statuses, complaints = _run(programs, timeout)
     if not ENDED_BY_OTHERS.isdisjoint(statuses):

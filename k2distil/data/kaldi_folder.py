@@ -31,7 +31,9 @@ def utterance_file(path: Path) -> Path:
     return segments if segments.exists() else _wav_scp(path)
 
 
-def read_kaldi_folder(path: Path, allow_pipes: bool) -> Iterator[tuple[int, Utterance | str]]:
+def read_kaldi_folder(
+    path: Path, allow_pipes: bool, with_text: bool = True
+) -> Iterator[tuple[int, Utterance | str]]:
     """Yield (line number in `utterance_file`, utterance or what is wrong and what helps).
 
     A line of wav.scp is "recording path" or "recording command |"; of segments "utterance
@@ -40,6 +42,7 @@ def read_kaldi_folder(path: Path, allow_pipes: bool) -> Iterator[tuple[int, Utte
     Args:
         path: of the folder, or of the wav.scp in it.
         allow_pipes: commands are no fault; they run when the audio is wanted, not here.
+        with_text: else `text` is not read.
 
     Raises:
         DataError: a file cannot be read; or lines of text are wrong, or lines of wav.scp where
@@ -47,7 +50,7 @@ def read_kaldi_folder(path: Path, allow_pipes: bool) -> Iterator[tuple[int, Utte
     """
     scp = _wav_scp(path)
     text_path = scp.with_name("text")
-    texts = _table(text_path, str.strip) if text_path.exists() else {}
+    texts = _table(text_path, str.strip) if with_text and text_path.exists() else {}
     resolve = path_resolver(scp)
 
     def audio_of(entry: str) -> Audio:

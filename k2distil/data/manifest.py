@@ -88,7 +88,7 @@ def read_list(
 def _entries(path: Path, kind: str, access: ListAccess) -> Iterator[tuple[int, Utterance | str]]:
     """(line number, utterance), or (line number, what is wrong and what helps)."""
     if kind == "kaldi":
-        return read_kaldi_folder(path, access.allow_pipes)
+        return read_kaldi_folder(path, access.allow_pipes, access.with_text)
     if kind == "lhotse":
         return read_cuts(lines_of(path), path)
     if kind == "shard":

@@ -16,9 +16,10 @@ def path_resolver(list_path: Path) -> Callable[[str], str]:
     on network filesystems a look-up costs about a millisecond.
     """
     beside_list, here = os.fspath(list_path.parent), ""
-    bases = [beside_list, here]
-    if list_path.is_symlink():
-        bases.insert(1, os.path.dirname(os.path.realpath(list_path)))
+    folders: dict[str, str] = {}  # each once, or every file would have two candidates
+    for base in (beside_list, os.path.dirname(os.path.realpath(list_path)), here):
+        folders.setdefault(os.path.realpath(base), base)
+    bases = list(folders.values())
 
     @functools.cache
     def bases_with(directory: str) -> list[str]:

@@ -16,6 +16,9 @@ from k2distil.errors import DataError
 AUDIO_SUFFIXES = frozenset({"flac", "m4a", "mp3", "ogg", "opus", "wav", "wma"})  # WeNet's
 COMPRESSED_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gz, bz2, xz, zst
 
+# Bytes. By default Python reads 1 to 4 MiB at each header on NFS or Lustre: all of the audio.
+SCAN_BUFFER = 4096
+
 
 def read_shard_lines(
     lines: Lines,
@@ -49,13 +52,14 @@ def read_shard_lines(
             yield number, str(error)
             continue
         try:
-            with open(path, "rb") as file:
+            with open(path, "rb", buffering=SCAN_BUFFER) as file:
                 if file.read(6).startswith(COMPRESSED_MAGIC):
                     yield number, f"{path}: a compressed tar; decompress it (audio hardly shrinks)"
                     continue
-            with tarfile.open(path, "r:") as tar:
-                for entry in _utterances(tar, path, line if is_url else None, with_text):
-                    yield number, entry
+                file.seek(0)
+                with tarfile.open(fileobj=file, mode="r:") as tar:
+                    for entry in _utterances(tar, path, line if is_url else None, with_text):
+                        yield number, entry
         except OSError as error:
             yield number, f"{path}: cannot be read ({error.strerror}); correct the path"
         except tarfile.TarError as error:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import time
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,12 @@ from k2distil.quantizer import (
     save_quantizer,
     write_tensors,
 )
-from k2distil.storage import describe_differences, refuse_other_settings
+from k2distil.storage import (
+    describe_differences,
+    held_alone,
+    output_lease,
+    refuse_other_settings,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +67,20 @@ def train_quantizer(config: TrainQuantizerConfig) -> Summary:
     Raises:
         ConfigError, DataError, CheckpointError: see docs/errors.md.
     """
+    with ExitStack() as held:
+        return _train_quantizer(config, held)
+
+
+def _train_quantizer(config: TrainQuantizerConfig, held: ExitStack) -> Summary:
+    """held: takes the lease of the output, until all is written."""
     started = time.monotonic()
     save_path = _file_of(config)
     with joined(config.gpu) as processes:
+        with processes.all_or_none():
+            inputs = [*(config.train_data or ()), config.checkpoint, config.embedding_path]
+            prepare_output(save_path, inputs)
+            if processes.rank == 0:
+                held.enter_context(held_alone(output_lease(save_path), save_path))
         with processes.all_or_none():
             job = _open(config, save_path, processes)
         with processes.all_or_none():
@@ -84,8 +100,6 @@ def train_quantizer(config: TrainQuantizerConfig) -> Summary:
 
 def _open(config: TrainQuantizerConfig, save_path: Path, processes: Processes) -> Job | None:
     """What there is to do; None: nothing."""
-    inputs = [*(config.train_data or ()), config.checkpoint, config.embedding_path]
-    prepare_output(save_path, inputs)
     source = open_source(config, processes)
     dim = source.provenance["dim"]
     if config.quantizer_in_dim not in (None, dim):
@@ -303,7 +317,7 @@ def _complete(save_path: Path) -> Summary:
     quantizer = load_quantizer(save_path)
     fingerprint = json.loads(str(quantizer.provenance["fingerprint"]))
     path = _training_path(save_path)
-    with contextlib.suppress(Exception):  # there is none, or a damaged one
+    with suppress(Exception):  # there is none, or a damaged one
         found, _ = _unfinished(path)
         if found == fingerprint | {"device": found["device"]}:
             path.unlink()

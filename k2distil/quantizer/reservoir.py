@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 MAX_FLOAT16 = torch.finfo(torch.float16).max
 MAX_LOSS = 1e-4  # of the frames' variance; Whisper's frames lose 1e-7
 ENOUGH = 5000  # frames to know their variance by: fewer may be silence, all nearly the same
+MEASURED = 10 * ENOUGH  # frames of which the loss is measured: it takes longer than to keep them
 
 
 class FrameReservoir:
@@ -23,8 +24,9 @@ class FrameReservoir:
 
     Frames are stored as float16, as in embedding files, but as float32 where float16 cannot hold a
     value or loses more than MAX_LOSS of what came so far. It is decided after ENOUGH frames, or
-    where they are read before, and may change to float32 later. Algorithm R of Vitter, "Random
-    sampling with a reservoir", 1985.
+    where they are read before, and may change to float32 later: for a value at any time, for the
+    loss by the first MEASURED frames. Algorithm R of Vitter, "Random sampling with a reservoir",
+    1985.
 
     Args:
         capacity: frames; memory is capacity * dim * 2 bytes when it is full, in float32 twice that.
@@ -151,7 +153,7 @@ class FrameReservoir:
 
 
 class RoundingLoss:
-    """What float16 loses of all frames so far: the squared error, over the frames' variance."""
+    """What float16 loses of the first frames: the squared error, over the frames' variance."""
 
     def __init__(self) -> None:
         self._largest = 0.0
@@ -164,6 +166,8 @@ class RoundingLoss:
         """frames: (num_frames, dim); those that are float16 lose nothing."""
         self._largest = max(self._largest, largest)
         if frames.dtype == torch.float16 or not len(frames) or self._largest > MAX_FLOAT16:
+            return
+        if self._num_frames >= MEASURED:
             return
         frames = frames.float()
         if self._num_frames == 0:

@@ -12,7 +12,7 @@ import numpy as np
 
 from k2distil.errors import DataError
 from k2distil.storage.offsets import read_offsets
-from k2distil.storage.utterance_h5 import MORE_FILES, open_h5, read_attributes
+from k2distil.storage.utterance_h5 import MORE_FILES, open_h5, read_attributes, read_h5
 
 
 class ArrayFile(Mapping[str, np.ndarray]):
@@ -116,7 +116,7 @@ class ArrayFile(Mapping[str, np.ndarray]):
 
     def _file(self) -> h5py.File:
         if self._h5 is None or self._h5[0] != os.getpid():
-            self._h5 = os.getpid(), h5py.File(self.path, "r")
+            self._h5 = os.getpid(), read_h5(self.path)
         return self._h5[1]
 
     def _dataset(self, key: str) -> h5py.Dataset:

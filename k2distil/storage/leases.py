@@ -25,12 +25,14 @@ from types import TracebackType
 
 from k2distil.atomic import reason_of_disk
 from k2distil.errors import DataError
-from k2distil.process_start import start_of
+from k2distil.process_start import namespace, start_of
 
 logger = logging.getLogger(__name__)
 
+LEASE_SECONDS = 60.0
 POLL_SECONDS = 0.2
 TOUCHES = 6  # of a lease, in the time after which it is taken for abandoned
+_GONE = {errno.ENOENT, errno.ESTALE}  # the latter of NFS, removed by another host while it is read
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}  # of FAT and some network disks
 
 
@@ -183,6 +185,25 @@ class Leases:
                     os.utime(path)
 
 
+@contextmanager
+def held_alone(path: Path, output: Path, seconds: float = LEASE_SECONDS) -> Iterator[None]:
+    """Hold a lease that no other process shall have meanwhile.
+
+    Args:
+        path: of the lease.
+        output: that it is of.
+        seconds: see `Leases`; it takes so long at the most to know of another holder.
+
+    Raises:
+        DataError: another process has it.
+    """
+    with Leases(seconds) as leases:
+        while not leases.claim(path):
+            if (holder := leases.holder([path])) is not None:
+                raise DataError(f"{output}: {holder} is writing this output; wait for it to end")
+        yield
+
+
 def _put_in_place(draft: Path, path: Path) -> None:
     """Give a file a name that no other has, or fail; where there are no links, in two steps."""
     try:
@@ -199,7 +220,9 @@ def _read(path: Path) -> tuple[str, int] | None:
     try:
         with path.open(encoding="utf-8", errors="replace") as file:  # asks the server, unlike stat
             return file.read(), os.fstat(file.fileno()).st_mtime_ns
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
         return None
 
 
@@ -236,6 +259,6 @@ def _machine() -> str:
     """Where process numbers mean the same: a host, since its boot, and the container on it."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
+        return f"{socket.gethostname()} {boot} {namespace()}"
     except OSError:  # no Linux: its dead are found by time alone
         return uuid.uuid4().hex

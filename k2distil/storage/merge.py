@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from k2distil.atomic import reason_of_disk, replacing
+from k2distil.atomic import reason_of_disk, remove_all_leftovers, replacing
 from k2distil.errors import DataError
 from k2distil.storage.offsets import Offsets, find_offsets, index_path, write_offsets
 from k2distil.storage.utterance_h5 import (
@@ -42,7 +42,7 @@ def merge_parts(
     """Copy the arrays of all parts into one h5 and write its index.
 
     Nothing is at `path` before every array has been read back and has the checksum it had when it
-    was computed. Streams: the memory does not grow with the arrays.
+    was computed. Streams: the memory does not grow with the arrays. One process at a time does it.
 
     Args:
         path: of the h5 to make.
@@ -57,7 +57,8 @@ def merge_parts(
     keys = [key for key in keys if key in written]
     refuse_without_room(path, {written[key].part for key in keys})
     digest = content_digest(keys, written)
-    with replacing(path) as temporary:
+    remove_all_leftovers(path)  # of merges that were killed on other hosts: as large as the output
+    with replacing(path, tidy=False) as temporary:
         with create_h5(temporary) as target:
             write_attributes(target, {**attributes, "content_digest": digest})
             for part, part_keys in groupby(keys, key=lambda key: written[key].part):

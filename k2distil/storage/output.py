@@ -8,12 +8,12 @@ from typing import Any
 
 from k2distil.errors import DataError
 from k2distil.storage.file_list import SHARD_HOURS, fault_of, files_of, remove_files
-from k2distil.storage.merge import checksum, merge_parts
+from k2distil.storage.merge import checksum, content_digest, merge_parts
 from k2distil.storage.merge_files import merge_into_files
 from k2distil.storage.offsets import find_offsets, read_offsets, write_offsets
 from k2distil.storage.reader import UtteranceReader
 from k2distil.storage.utterance_h5 import attributes_of, open_h5
-from k2distil.storage.written import Written
+from k2distil.storage.written import Written, WrittenArrays
 
 
 def write_output(
@@ -46,7 +46,10 @@ def write_output(
         merge_into_files(path, folder, written, keys, attributes, onto=onto)
         return
     if onto:
-        written = {**_written_before(path, written), **written}
+        everything = _written_before(path, written)
+        for key, each in written.items():
+            everything.add(key, each)
+        written = everything
     before = files_of(path) if path.exists() else []
     merge_parts(path, written, keys, attributes)
     remove_files(path, before)
@@ -75,11 +78,20 @@ def _make_index(path: Path) -> None:
             write_offsets(path, offsets, digest)
 
 
-def _written_before(path: Path, new: Mapping[str, Written]) -> dict[str, Written]:
-    """What an h5 holds, as the reports of its parts said it."""
-    found = {}
-    for key, values in UtteranceReader(path).items():
+def _written_before(path: Path, new: Mapping[str, Written]) -> WrittenArrays:
+    """What an h5 holds, as the reports of its parts said it.
+
+    Raises:
+        DataError: it is not what was written, or has one of the new keys.
+    """
+    found, reader = WrittenArrays(), UtteranceReader(path)
+    for key, values in reader.items():
         if key in new:
             raise DataError(f"{path}: has {key} already, and {new[key].part} too; use --force")
-        found[key] = Written(path, len(values), checksum(values))
+        found.add(key, Written(path, len(values), checksum(values)))
+    if content_digest(found, found) != reader.meta["content_digest"]:
+        raise DataError(
+            f"{path}: damaged, its arrays are not those that were written: put a copy in its place "
+            "and run the same command again, or start over with --force"
+        )
     return found

@@ -173,7 +173,7 @@ class PartFolder:
         """
         done = self.done()
         for index in range(self.num_parts):
-            if index in done:
+            if index in done or self._report_path(index).exists():
                 continue
             try:
                 is_mine = leases.claim(self._lease_path(index))

@@ -16,6 +16,7 @@ from h5py import h5d, h5f, h5o, h5p, h5s, h5t
 from k2distil.errors import DataError
 
 METADATA_CACHE = 2**20  # bytes; HDF5's own grows to 32 MB
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP}
 MORE_FILES = "`ulimit -n 65536` in the shell allows more"
 
 
@@ -33,6 +34,7 @@ def create_h5(path: Path) -> h5py.File:
     access.set_fclose_degree(h5f.CLOSE_STRONG)
     # No buffer for raw data: a full disk is then an error of the write, not of a destructor.
     access.set_sieve_buf_size(0)
+    access.set_file_locking(False, True)  # some network disks have no locks
     file = h5py.File(h5f.create(os.fsencode(path), h5f.ACC_TRUNC, fcpl=creation, fapl=access))
     keep_cache_small(file)
     return file
@@ -46,6 +48,21 @@ def keep_cache_small(file: h5py.File) -> None:
     file.id.set_mdc_config(cache)
 
 
+def read_h5(path: Path) -> h5py.File:
+    """Open an h5 for reading, on a disk that has no locks too.
+
+    There is nothing to lock: a file has its name when it is whole, and is never written to again.
+    """
+    try:
+        return h5py.File(
+            path, "r"
+        )  # with a lock: HDF5 refuses a file that is open with and without
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return h5py.File(path, "r", locking=False)
+
+
 @contextmanager
 def open_h5(path: Path) -> Iterator[h5py.File]:
     """Open an h5 for reading.
@@ -54,7 +71,7 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
         DataError: it is missing, truncated, or no h5 at all.
     """
     try:
-        file = h5py.File(path, "r")
+        file = read_h5(path)
     except OSError as error:
         if error.errno == errno.EACCES:
             raise DataError(f"{path}: no right to read it; have it changed, or copied") from error

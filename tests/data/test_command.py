@@ -37,3 +37,16 @@ def test_a_command_that_does_not_end_is_given_up(tmp_path: Path, text: str) -> N
         run_command(program(tmp_path / "hangs", f"echo audio; {text}"), timeout=0.5)
     assert time.monotonic() - started < 5
     assert run_command(program(tmp_path / "ends", "sleep 0.1; echo x"), timeout=60) == b"x\n"
+
+
+def test_segments_of_a_recording_that_fails_do_not_run_it_again(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    fails = program(tmp_path / "fails", f"echo run >> {runs}; echo gone >&2; exit 3")
+    for _ in range(3):
+        with pytest.raises(DataError, match="fails failed with status 3: gone"):
+            run_command(fails)
+    assert runs.read_text() == "run\n"
+    assert run_command(program(tmp_path / "other", "echo audio")) == b"audio\n"
+    with pytest.raises(DataError, match="fails failed with status 3: gone"):
+        run_command(fails)
+    assert runs.read_text() == "run\nrun\n"

@@ -174,3 +174,9 @@ def test_a_reader_that_has_enough_is_no_failure(tmp_path: Path, tone: np.ndarray
     folder = write(tmp_path / "train", wav_scp=f"a yes | cat {path} |\n")
     (utterance,) = read_list(folder, access=PIPES)
     np.testing.assert_array_equal(load_audio(utterance), tone)
+
+
+def test_transcripts_that_nobody_wants_are_not_read(tmp_path: Path) -> None:
+    folder = write(tmp_path / "train", wav_scp="a /x/a.wav\n", text="a one\na two\n")
+    assert "'a' is there before" in problems_of(folder)
+    assert read_list(folder, access=ListAccess(with_text=False)) == [Utterance("a", "/x/a.wav")]

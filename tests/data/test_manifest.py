@@ -70,42 +70,6 @@ def test_a_byte_order_mark_is_no_part_of_the_list(tmp_path: Path) -> None:
     assert [u.key for u in read_list(path)] == ["a"]
 
 
-def test_relative_paths_are_beside_the_list_or_else_in_the_working_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here, there = tmp_path / "here", tmp_path / "there"
-    for file in (there / "wavs" / "a", here / "wavs" / "b", here / "only_here" / "c", here / "d"):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
-    monkeypatch.chdir(here)
-    wavs = ["wavs/a", "wavs/b", "only_here/c", "d", "wavs/nowhere", "nowhere/e"]
-    path = write_lines(
-        there / "data.list", *({"key": wav[-3:].replace("/", "_"), "wav": wav} for wav in wavs)
-    )
-    expected = [there / wavs[0], wavs[1], wavs[2], wavs[3], there / wavs[4], there / wavs[5]]
-    assert [u.wav for u in read_list(path)] == [str(wav) for wav in expected]
-
-
-@pytest.mark.parametrize("kind", ["raw", "kaldi"])
-def test_of_a_link_relative_paths_are_beside_it_or_else_beside_the_list(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    link, there, here = (tmp_path / name for name in ("link", "there", "here"))
-    for folder, names in ((link, "a"), (there, "ab"), (here, "bc")):
-        folder.mkdir()
-        for name in names:
-            (folder / name).touch()
-    monkeypatch.chdir(here)
-    name = {"raw": "data.list", "kaldi": "wav.scp"}[kind]
-    if kind == "raw":
-        write_lines(there / name, *({"key": wav, "wav": wav} for wav in "abcd"))
-    else:
-        (there / name).write_text("".join(f"{wav} {wav}\n" for wav in "abcd"))
-    (link / name).symlink_to(Path("..", "there", name))
-    expected = [str(link / "a"), str(there / "b"), "c", str(link / "d")]
-    assert [u.wav for u in read_list(link / name)] == expected
-
-
 @pytest.mark.parametrize(
     ("line", "words"),
     [

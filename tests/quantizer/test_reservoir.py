@@ -5,6 +5,7 @@ import torch
 
 from k2distil.errors import ConfigError, DataError
 from k2distil.quantizer import FrameReservoir
+from k2distil.quantizer.reservoir import MEASURED
 
 
 def numbered(num_frames):
@@ -161,3 +162,15 @@ def test_frames_of_the_tiniest_unit_are_kept_as_they_are():
     reservoir = FrameReservoir(6000, 4, 0)
     reservoir.add(frames)
     assert torch.equal(reservoir.frames, frames)
+
+
+def test_the_loss_is_measured_of_the_first_frames_a_value_beyond_float16_always(caplog):
+    reservoir = FrameReservoir(100, 2, seed=0)
+    plain, offset = torch.randn(MEASURED, 2), torch.randn(1000, 2) + 20_000
+    reservoir.add(plain)
+    for _ in range(20):
+        reservoir.add(offset)
+    assert reservoir.frames.dtype == torch.float16
+    reservoir.add(torch.full((1, 2), 70_000.0))
+    assert reservoir.frames.dtype == torch.float32
+    assert "an embedding reaches 7e+04" in caplog.text

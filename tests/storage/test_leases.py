@@ -9,11 +9,12 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from k2distil.errors import DataError
-from k2distil.storage import Leases
+from k2distil.storage import Leases, held_alone
 
 HOLD = """\
 import sys, time
@@ -267,3 +268,33 @@ def test_many_abandoned_leases_of_another_machine_are_waited_for_together(tmp_pa
     with Leases(0.6) as alive, Leases(5) as leases:
         assert alive.claim(paths[7])
         assert leases.holder(paths) == f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def test_one_that_another_host_removes_while_it_is_read_is_none(lease, monkeypatch):
+    opened = Path.open
+
+    def stale(path, *arguments, **options):
+        if path == lease:
+            raise OSError(errno.ESTALE, "Stale file handle")  # without a name, as of a read
+        return opened(path, *arguments, **options)
+
+    with Leases(60) as leases:
+        monkeypatch.setattr(Path, "open", stale)
+        assert leases.claim(lease)
+
+
+def test_who_holds_an_output_alone_is_told_to_others(lease, tmp_path):
+    with held_alone(lease, tmp_path / "q.pt", seconds=1):
+        words = rf"q.pt: process {os.getpid()} on .*is writing this output; wait for it to end"
+        with (
+            pytest.raises(DataError, match=words),
+            held_alone(lease, tmp_path / "q.pt", seconds=5),
+        ):
+            pass
+        assert lease.exists()
+    assert not lease.exists()
+    process = hold(lease)
+    process.kill()
+    process.wait()
+    with held_alone(lease, tmp_path / "q.pt"):  # of a dead process at once
+        assert lease.exists()

@@ -1,5 +1,6 @@
 """Resume and merge: what was done stays, what is damaged is made again, nothing is half."""
 
+import errno
 import json
 import os
 import time
@@ -17,6 +18,7 @@ from k2distil.storage import (
     refuse_foreign,
     remove_parts,
 )
+from k2distil.storage.offsets import index_path
 from tests.storage.arrays import (
     ATTRIBUTES,
     FINGERPRINT,
@@ -163,6 +165,50 @@ def test_merging_onto_an_output_keeps_its_arrays(tmp_path: Path) -> None:
     write_all(tmp_path / "exp.h5", rest).merge(list(arrays), ATTRIBUTES, onto=True)
     assert_holds(tmp_path / "exp.h5", arrays)
     assert list(CodebookReader(tmp_path / "exp.h5")) == list(arrays)
+
+
+def test_what_is_damaged_in_an_output_is_not_taken_over_by_a_retry(tmp_path: Path) -> None:
+    arrays, path = some_arrays(10), tmp_path / "exp.h5"
+    first = {key: arrays[key] for key in list(arrays)[:9]}
+    rest = {key: arrays[key] for key in list(arrays)[9:]}
+    make_h5(path, first)
+    data = bytearray(path.read_bytes())
+    data[data.index(arrays[list(arrays)[5]].tobytes())] ^= 1
+    path.write_bytes(data)
+    parts = write_all(path, rest)
+    with pytest.raises(DataError, match=r"exp.h5: damaged, its arrays are not those that were wri"):
+        parts.merge(list(arrays), ATTRIBUTES, onto=True)
+    assert path.read_bytes() == data
+    assert parts.done() == {0}
+
+
+def test_files_in_work_of_a_killed_merge_on_another_host_are_removed(tmp_path: Path) -> None:
+    left = tmp_path / ".exp.h5.pod-a.4026531836.7.tmp"
+    others = tmp_path / ".other.h5.pod-a.4026531836.7.tmp"
+    left.touch()
+    others.touch()
+    make_h5(tmp_path / "exp.h5", some_arrays(3))
+    assert others.exists()
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_has_outputs_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    plain = h5py.File
+
+    def without_locks(name: object, *mode: str, locking: bool = True) -> h5py.File:
+        if locking and mode:
+            raise OSError(number, "unable to lock file")
+        return plain(name, *mode, locking=locking) if mode else plain(name)
+
+    monkeypatch.setattr(h5py, "File", without_locks)
+    arrays, path = some_arrays(3), tmp_path / "exp.h5"
+    make_h5(path, arrays)
+    index_path(path).unlink()  # it saves opening the h5
+    reader = CodebookReader(path)
+    assert all(np.array_equal(reader[key], arrays[key]) for key in arrays)
 
 
 def test_a_damaged_part_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
