@@ -19,6 +19,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 from k2distil.bin.launch import launch, tell_launcher
 from k2distil.bin.show import show
 from k2distil.config.load import load_config, option_types
+from k2distil.config.options import TeacherOptions
 from k2distil.errors import K2DistilError, nearest
 
 EXIT_OK, EXIT_SOME_FAILED, EXIT_USER_ERROR = 0, 1, 2
@@ -127,7 +128,8 @@ def parse(kind: Any, argv: Sequence[str] | None = None) -> Any:
         allow_abbrev=False,
         formatter_class=_wide,
     )
-    parser.add_argument("--config", type=Path, help="yaml of these options; or WeNet's train.yaml")
+    wenets = "; or WeNet's train.yaml" if issubclass(kind, TeacherOptions) else ""
+    parser.add_argument("--config", type=Path, help=f"yaml of these options{wenets}")
     parser.add_argument(
         "--override_config",
         action="append",

@@ -95,7 +95,8 @@ def _show_only(indexes: Sequence[int], gpu: str | None) -> None:
         return
     if max(indexes) >= number:
         raise ConfigError(
-            f"--gpu {gpu}: this machine has {number} CUDA devices; use indexes below that"
+            f"--gpu {gpu}: this machine has {number} CUDA devices; use --gpu cpu or indexes below "
+            "that"
         )
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(index) for index in range(number)]

@@ -74,6 +74,12 @@ class SaveCodebookConfig(TeacherOptions, AudioOptions, ExtractOptions, LaunchOpt
     quantizer_out_dim: int | None = option("must be the quantizer's, if given", None)
     quantizer_codebook_size: int | None = option("must be the quantizer's, if given", None)
 
+    force: bool = option(
+        "start over an output made with other settings; accept a quantizer made for another layer, "
+        "padding or dtype",
+        False,
+    )
+
     required = ("encoder_type", "checkpoint", "train_data", "save_path")
 
 
@@ -186,5 +192,9 @@ class EvaluateConfig(ListOptions, DeviceOptions):
         "seconds of audio per batch, padding included", 120.0, minimum=0.1
     )
     num_worst: int = option("utterances whose alignment is shown", 5, minimum=0)
+
+    gpu: str | None = option(
+        "a CUDA device index, or cpu; not given: 0, or the CPU without one", None
+    )
 
     required = ("student_checkpoint", "train_data")

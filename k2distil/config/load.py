@@ -19,6 +19,9 @@ from k2distil.errors import ConfigError, nearest
 logger = logging.getLogger(__name__)
 
 WENET_KEY = "wenet_yaml"  # of a resolved config: the WeNet yaml it was made with
+YAML_HINT = (
+    "lines are `key: value`, with a blank behind the colon, and indented by blanks, not tabs"
+)
 
 T = TypeVar("T")
 
@@ -112,9 +115,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
         tree = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; see conf/ for examples") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: not UTF-8 ({error.reason}); save it in UTF-8, as `iconv -t UTF-8 -f GB18030` "
+            'does (-f UTF-16 of Windows\' "Unicode")'
+        ) from None
+    except yaml.YAMLError as error:
         what = " ".join(str(error).replace('"<unicode string>"', "it").split())
-        raise ConfigError(f"{path}: not a yaml of plain values: {what}") from None
+        raise ConfigError(f"{path}: not a yaml of plain values: {what}; {YAML_HINT}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):

@@ -162,11 +162,7 @@ class RunOptions(DeviceOptions):
     """How to run."""
 
     seed: int = option("random seed", 0, minimum=0, maximum=MAX_SEED)
-    force: bool = option(
-        "start over an output made with other settings; "
-        "accept a quantizer made for another layer, padding or dtype",
-        False,
-    )
+    force: bool = option("start over an output made with other settings", False)
     given: frozenset[str] = frozenset()  # no option: `load_config` sets it to the flags there are
 
 

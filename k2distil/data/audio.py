@@ -124,7 +124,11 @@ def _prepare(samples: np.ndarray, rate: int, utterance: Utterance, channel: int)
     wanted = 1 if end is None else (end - start - MAX_OVERSHOOT) * rate
     if len(samples) < max(1, wanted):
         if start or end is not None:
-            raise DataError(f"the segment {start}..{end} s is empty or ends beyond the audio")
+            raise DataError(
+                f"the segment {start:g} to {'the end' if end is None else f'{end:g} s'} begins or "
+                f"ends beyond the audio, which has {len(samples) / rate:.2f} s of it; correct its "
+                "times in the list"
+            )
         raise DataError("the audio has no samples; remove it from the list")
     if not 0 <= channel < samples.shape[1]:
         raise DataError(f"no channel {channel}: it has {samples.shape[1]}, counted from 0")
@@ -228,7 +232,9 @@ def _open_source(utterance: Utterance, timeout: float) -> str | io.BytesIO:
         raise DataError(
             f"cannot be read ({error.strerror}); correct the path in the list"
         ) from error
-    if not data or len(data) != utterance.tar_size:
+    if utterance.tar_size == 0:
+        raise DataError("the file is empty; remove it from the tar")
+    if len(data) != utterance.tar_size:
         raise DataError(
             f"{len(data)} of {utterance.tar_size} bytes at {utterance.tar_offset} in the tar; "
             "copy the tar again"

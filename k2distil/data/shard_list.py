@@ -78,6 +78,12 @@ def _utterances(
         if not audio and not text:
             continue
         num_utterances += 1
+        if "/" in name.removeprefix("./"):
+            yield (
+                f"{path}: {name}: its folder would be a part of the key, which can have no /; make "
+                "the tar in that folder (tar --sort=name -C FOLDER -cf FILE.tar .)"
+            )
+            continue
         if len(audio) != 1 or len(text) > 1 or not _is_plain(audio[0]):
             found = ", ".join(member.name for member in audio + text)
             yield (

@@ -60,7 +60,10 @@ class TextNotes:
 def fault_of_text(text: str, seconds: float, num_frames: int, student: Student) -> str | None:
     """Why a student cannot learn a text from so much audio; None: it can."""
     if not normalize(text):
-        return 'its "txt" is empty; write the text, or remove "txt" to train it by codes alone'
+        return (
+            'its text is empty; write it, or remove it (the field "txt", the line of Kaldi\'s '
+            "text, the .txt in the tar) to train the utterance by codes alone"
+        )
     ids = student.encode_text(text)
     boundary = getattr(student.tokenizer, "word_delimiter_token", None)
     if boundary and boundary in text:

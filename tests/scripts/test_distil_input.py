@@ -32,7 +32,7 @@ CODES = np.zeros((50, 2), np.uint8)
 @pytest.mark.parametrize(
     ("spoil", "more", "words"),
     [
-        (lambda c, p: change(c, 3, txt=" "), [], ["utt03", '"txt" is empty', "remove"]),
+        (lambda c, p: change(c, 3, txt=" "), [], ["utt03", "its text is empty", "remove"]),
         (
             lambda c, p: (p / "units.txt").write_text("<blank> 0\n<unk> 1\n▁ 2\no 3\nn 4\ne 5\n"),
             ["--vocabulary", "TMP/units.txt"],
