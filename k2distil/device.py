@@ -98,6 +98,15 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return getattr(torch, dtype)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """A CPU's torch raises a plain RuntimeError, of its allocator's or of C++'s words."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(words in str(error) for words in ("DefaultCPUAllocator", "bad_alloc"))
+
+
 @contextmanager
 def no_tf32(device: torch.device) -> Iterator[None]:
     """Keep float32 on CUDA from rounding to 10 bits (TF32).

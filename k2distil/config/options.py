@@ -217,6 +217,9 @@ class OptimizerOptions:
     batch_seconds: float = option(
         "seconds of audio per batch and device, padding included", 120.0, minimum=0.1
     )
+    max_seconds: float | None = option(
+        "longer audio is left out of the training and listed; not given: none is", None, minimum=0.1
+    )
     accumulate_batches: int = option("batches per optimizer step", 1, minimum=1)
     labelled_share: float | None = option(
         "of a batch's seconds, for utterances with text, where some have none; not given: half, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from unicodedata import east_asian_width
+from unicodedata import east_asian_width, normalize
 
 import torch
 from torch import Tensor
@@ -26,7 +26,8 @@ class Transcript:
 def error_rates(transcripts: Sequence[Transcript]) -> dict[str, float]:
     """wer and cer, by jiwer: errors per word or character of the references, 0.1 is 10 %.
 
-    A blank counts as a character of cer, but not beside a Chinese or Japanese one.
+    A blank counts as a character of cer, but not beside a Chinese or Japanese one. Letters and
+    their accents count the same composed and apart.
 
     Raises:
         DataError: nothing was transcribed.
@@ -35,8 +36,8 @@ def error_rates(transcripts: Sequence[Transcript]) -> dict[str, float]:
 
     if not transcripts:
         raise DataError("no audio of the test list could be decoded; see the warnings above")
-    references = [each.reference for each in transcripts]
-    hypotheses = [each.hypothesis for each in transcripts]
+    references = [normalize("NFC", each.reference) for each in transcripts]
+    hypotheses = [normalize("NFC", each.hypothesis) for each in transcripts]
     written, heard = (list(map(without_chinese_blanks, each)) for each in (references, hypotheses))
     return {
         "wer": float(jiwer.wer(references, hypotheses)),
@@ -45,10 +46,15 @@ def error_rates(transcripts: Sequence[Transcript]) -> dict[str, float]:
 
 
 def has_words(texts: Sequence[str]) -> bool:
-    """Whether blanks part words: in most of the texts, of characters that most are not CJK."""
+    """Whether blanks part words: in most of the texts, with more such words than CJK characters.
+
+    >>> has_words(["play 周杰伦 的 歌"]), has_words(["we met in 北京 on monday"])
+    (False, True)
+    """
     wide = sum(_is_wide(each) for text in texts for each in text)
+    words = sum(not any(map(_is_wide, word)) for text in texts for word in text.split())
     blanks = sum(" " in text for text in texts)
-    return 2 * blanks > len(texts) and 2 * wide < sum(map(len, texts))
+    return 2 * blanks > len(texts) and wide < words
 
 
 def worst(transcripts: Sequence[Transcript], num: int) -> str:

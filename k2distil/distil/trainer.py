@@ -107,6 +107,8 @@ class DistilTrainer(Trainer):
             parts = self.accelerator.reduce(self._parts, "sum") / self._num_steps
             logs = {**logs, **dict(zip(PARTS.values(), parts.tolist(), strict=True))}
             self._parts, self._num_steps = torch.zeros_like(parts), 0
+            weight = self.accelerator.unwrap_model(self.model).weight
+            logs = {**logs, "codebook_weight": weight}  # of the last step: `loss` falls with it
         super().log(logs, start_time)
 
     def evaluate(

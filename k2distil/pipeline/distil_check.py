@@ -26,6 +26,7 @@ from k2distil.pipeline.summary import rejection
 logger = logging.getLogger(__name__)
 
 UNFIT_SHOWN = 10  # utterances
+LONG = 60.0  # seconds; 120 s take 7 GB of the default student, 600 s more than any GPU has
 LEAST_INPUTS = 2  # frames of features, or samples
 
 
@@ -33,8 +34,9 @@ def check_utterances(
     utterances: PackedUtterances,
     student: Student,
     codes: Codes | None,
-    text_fits: bool = True,
+    for_training: bool = True,
     decode_timeout: float = math.inf,
+    max_seconds: float | None = None,
 ) -> Checked:
     """Look at every header, text and number of codes before any of it is used.
 
@@ -44,8 +46,10 @@ def check_utterances(
         utterances: of a list.
         student: what they are for.
         codes: of the teacher; None: none are used.
-        text_fits: text must be one that the student can learn; for a test any will do.
+        for_training: text must be one that the student can learn, and codes of the same audio; in
+            a test any text will do, and codes that are of other audio do not count.
         decode_timeout: seconds that a command of the list may take.
+        max_seconds: longer audio is not kept.
     """
 
     def has_codes(utterance: Utterance) -> bool:
@@ -55,27 +59,47 @@ def check_utterances(
         row for row, each in enumerate(utterances) if each.text is not None or has_codes(each)
     ]
     measured, unreadable = _measure(utterances, of_use, student, decode_timeout)
-    least_frames = student.least_frames if text_fits else 1
-    notes = TextNotes(student, text_fits)
+    least_frames = student.least_frames if for_training else 1
+    notes = TextNotes(student, for_training)
     unfit: list[dict[str, str]] = []
+    too_long: list[dict[str, str]] = []
+    num_of_other_audio = 0
     fits, labelled = np.ones(len(measured.rows), bool), np.zeros(len(measured.rows), bool)
     for place, (row, size) in enumerate(measured):
         each = utterances[row]
+        if max_seconds is not None and size.seconds > max_seconds:
+            too_long.append(rejection(each, f"{size.seconds:.2f} s, more than --max_seconds"))
+            fits[place] = False
+            continue
         fault = _fault_of_audio(size, least_frames)
-        if each.text is not None and text_fits and fault is None:
+        if each.text is not None and for_training and fault is None:
             fault = fault_of_text(each.text, size.seconds, size.num_frames, student)
         if each.text is not None:
             notes.note(each.text, fault is None)
         if fault is None and codes is not None and has_codes(each):
-            fault = _fault_of_codes(each.key, size.num_frames, codes)
+            misfit = _fault_of_codes(each.key, size.num_frames, codes)
+            fault = misfit if for_training else None
+            num_of_other_audio += misfit is not None
         fits[place], labelled[place] = fault is None, each.text is not None
         if fault is not None:
             unfit.append(rejection(each, fault))
     notes.tell(len(measured.rows))
+    if num_of_other_audio and not for_training:
+        logger.warning(
+            "%d utterances have codes of other audio: they are tested by their text alone",
+            num_of_other_audio,
+        )
     if num_idle := len(utterances) - len(of_use):
         logger.info("%d utterances have neither text nor codes and are not used", num_idle)
     rows, seconds = measured.rows[fits], measured.seconds[fits]
-    return Checked(rows, seconds, labelled[fits], unreadable, unfit)
+    if for_training and len(seconds) and seconds.max() > LONG:
+        longest = utterances[int(rows[seconds.argmax()])]
+        logger.warning(
+            "%s: %.0f s of audio in one piece; a student's memory grows with its square: "
+            "--max_seconds leaves longer audio out",
+            *(longest.key, seconds.max()),
+        )
+    return Checked(rows, seconds, labelled[fits], unreadable, unfit, too_long)
 
 
 class _Size(NamedTuple):

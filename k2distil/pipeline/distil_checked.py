@@ -17,7 +17,7 @@ class Checked:
     """Which utterances of a list can be used, and why the others cannot.
 
     rows: (U,) int64, their places in the list; seconds: (U,) float64; labelled: (U,) bool, whether
-    each has text. unreadable, unfit: rows of failed.tsv and dropped.tsv.
+    each has text. unreadable: rows of failed.tsv; unfit, too_long: of dropped.tsv.
     """
 
     rows: np.ndarray
@@ -25,6 +25,7 @@ class Checked:
     labelled: np.ndarray
     unreadable: list[dict[str, str]]
     unfit: list[dict[str, str]]
+    too_long: list[dict[str, str]]
 
     def save(self, path: Path) -> None:
         """Write a .npz, whole or not at all.
@@ -32,7 +33,7 @@ class Checked:
         Raises:
             DataError: the disk is full, or the folder cannot be written to.
         """
-        rejected = json.dumps([self.unreadable, self.unfit]).encode()
+        rejected = json.dumps([self.unreadable, self.unfit, self.too_long]).encode()
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(
                 file,
@@ -48,7 +49,7 @@ class Checked:
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in ("rows", "seconds", "labelled")}
-                unreadable, unfit = json.loads(file["rejected"].tobytes())
+                unreadable, unfit, too_long = json.loads(file["rejected"].tobytes())
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
-        return cls(**arrays, unreadable=unreadable, unfit=unfit)
+        return cls(**arrays, unreadable=unreadable, unfit=unfit, too_long=too_long)

@@ -120,9 +120,10 @@ class DistilDataset(Dataset):
         """(num_frames, N * ratio) int64."""
         if self.codes is None:
             return torch.full((num_frames, 1), IGNORE_INDEX)
+        width = self.codes.num_codebooks * self.codes.frames_ratio
+        none = torch.full((num_frames, width), IGNORE_INDEX)
         if utterance.key not in self.codes.reader:
-            width = self.codes.num_codebooks * self.codes.frames_ratio
-            return torch.full((num_frames, width), IGNORE_INDEX)
+            return none
         found = self.codes.reader[utterance.key]
         if found.shape[1:] != (self.codes.num_codebooks,):
             raise DataError(
@@ -139,13 +140,13 @@ class DistilDataset(Dataset):
                 f"{self._place(utterance)}: a code of {found.min()}; expected 0 and more, or "
                 f"{IGNORE_INDEX} where there is none; make the file anew"
             )
-        return align_codes(
-            found,
-            num_frames,
-            self.codes.frames_ratio,
-            self.codes.offset,
-            utterance.key,
-        )
+        alignment = (self.codes.frames_ratio, self.codes.offset, utterance.key)
+        try:
+            return align_codes(found, num_frames, *alignment)
+        except DataError:
+            if self.for_training:
+                raise
+            return none  # of other audio: `check_utterances` has told
 
     def _place(self, utterance: Utterance) -> str:
         """Of its codes, for messages."""

@@ -46,7 +46,8 @@ class Rejected:
         failed = {row["key"]: row for row in self._before + self.train.unreadable} | decoded
         rows = [*failed.values(), *([] if self.test is None else self.test.failed)]
         if self.processes.rank == 0:
-            dropped = self.train.unfit + ([] if self.test is None else self.test.unfit)
+            dropped = self.train.unfit + self.train.too_long
+            dropped += [] if self.test is None else self.test.unfit
             if self._written != (rows, dropped):  # else told already
                 write_rejections(self.stem, rows, dropped)
                 self._written = rows, dropped

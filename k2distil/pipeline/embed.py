@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from k2distil.batch import AudioBatch, EmbeddingBatch
+from k2distil.device import is_out_of_memory
 from k2distil.pipeline.ahead import ahead
 from k2distil.pipeline.summary import rejection
 from k2distil.pipeline.windows import (
@@ -138,7 +139,7 @@ def _compute(
         yield _values(teacher.embed(batch), values_of)
         return
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         reason = str(error).partition("\n")[0]
     if torch.cuda.is_initialized():  # the error is gone, and with it what held the memory
@@ -153,13 +154,6 @@ def _compute(
     )
     for half in batch.halves():
         yield from _compute(half, teacher, values_of)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """A CPU's torch raises a plain RuntimeError, of its allocator's or of C++'s words."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return any(words in str(error) for words in ("DefaultCPUAllocator", "bad_alloc"))
 
 
 def _values(batch: EmbeddingBatch, values_of: ValuesOf) -> _Computed:

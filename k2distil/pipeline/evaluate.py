@@ -6,11 +6,9 @@ import dataclasses
 import logging
 from pathlib import Path
 
-import torch
-
 from k2distil.config import EvaluateConfig
 from k2distil.data import PackedUtterances
-from k2distil.device import use_device
+from k2distil.device import is_out_of_memory, use_device
 from k2distil.distil.model import DistilModel
 from k2distil.distil.pretrained import load_student
 from k2distil.distil.scoring import error_rates, worst
@@ -58,8 +56,14 @@ def evaluate(config: EvaluateConfig) -> Summary:
                 num_workers(config),
                 device,
             )
-    except torch.OutOfMemoryError as error:
-        raise DataError("out of GPU memory: give a smaller --batch_seconds") from error
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        longest = tested[int(checked.seconds.argmax())]
+        raise DataError(
+            "out of memory: give a smaller --batch_seconds, or leave the longest audio out, such "
+            f"as {longest.key} of {checked.seconds.max():.0f} s"
+        ) from error
     rates = error_rates(scored.transcripts)
     failed = len(labelled) - len(scored.transcripts)
     for row in checked.unreadable + checked.unfit + scored.failed:

@@ -145,7 +145,7 @@ def _utterances_to_train_on(
     if checkpoint is not None and (before := Checked.load(folder.checked)) is not None:
         logger.info("the utterances are those that this training began with")
         return before
-    return _check(job, job.config.train_data, job.utterances, text_fits=True)
+    return _check(job, job.config.train_data, job.utterances, for_training=True)
 
 
 def _test(job: DistilJob) -> StudentTest | None:
@@ -157,20 +157,38 @@ def _test(job: DistilJob) -> StudentTest | None:
     tested = PackedUtterances(
         each for each in found if each.text is not None and normalize(each.text)
     )
-    checked = job.processes.on_first(lambda: _check(job, config.cv_data, tested, text_fits=False))
+    if job.processes.rank == 0:
+        _warn_of_shared(job, tested)
+    checked = job.processes.on_first(
+        lambda: _check(job, config.cv_data, tested, for_training=False)
+    )
     return StudentTest(job.student, tested, checked, job.codes, config, job.processes)
 
 
+def _warn_of_shared(job: DistilJob, tested: PackedUtterances) -> None:
+    places = {(each.key, each.wav) for each in tested}
+    shared = [each.key for each in job.utterances if (each.key, each.wav) in places]
+    if shared:
+        logger.warning(
+            "%d of %d utterances of --cv_data are in --train_data too, such as %s: their error "
+            "rates say nothing of other audio",
+            *(len(shared), len(places), shared[0]),
+        )
+
+
 def _check(
-    job: DistilJob, paths: Sequence[Path] | None, utterances: PackedUtterances, text_fits: bool
+    job: DistilJob, paths: Sequence[Path] | None, utterances: PackedUtterances, for_training: bool
 ) -> Checked:
     """The utterances of a list that can be used."""
-    timeout = job.config.decode_timeout
-    checked = check_utterances(utterances, job.student, job.codes, text_fits, timeout)
+    config = job.config
+    longest = config.max_seconds if for_training else None
+    checked = check_utterances(
+        utterances, job.student, job.codes, for_training, config.decode_timeout, longest
+    )
     if not len(checked.rows) and checked.unreadable:
         first = checked.unreadable[0]["reason"]
         raise DataError(f"{names_of(paths)}: none of its audio can be read: {first}")
-    if job.config.bad_utterances == "error":
+    if config.bad_utterances == "error":
         refuse_unfit(names_of(paths), checked.unfit)
     if not checked.labelled.any():
         raise DataError(f'{names_of(paths)}: no utterance that can be used has text ("txt")')

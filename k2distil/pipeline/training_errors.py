@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 from k2distil.atomic import reason_of_disk
+from k2distil.device import is_out_of_memory
 from k2distil.errors import DataError
 from k2distil.workers import unwrapped, worker_remedy
 
@@ -34,13 +33,14 @@ def explaining(path: Path) -> Iterator[None]:
 
 def _remedy(error: Exception, path: Path) -> str | None:
     """What the user can do about an error in the middle of training; None: it is a bug."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return (
-            "out of GPU memory: take a smaller --batch_seconds (and more --accumulate_batches) or "
-            "--chunk_frames 2000; that is another training: with --force or another --save_path"
-        )
     if isinstance(error, DataError):
         return unwrapped(error)
+    if is_out_of_memory(error):
+        return (
+            "out of memory: take a smaller --batch_seconds (and more --accumulate_batches) or "
+            "--chunk_frames 2000, or leave long audio out with --max_seconds; that is another "
+            "training: with --force or another --save_path"
+        )
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"{path}: {reason_of_disk(error)}"
     if isinstance(error, RuntimeError | OSError) and (remedy := worker_remedy(error)) is not None:

@@ -1,6 +1,7 @@
 """Rates against hand counts, code scores against plain sums."""
 
 import math
+import unicodedata
 
 import pytest
 import torch
@@ -52,6 +53,16 @@ def test_words_are_where_most_texts_have_blanks_and_letters():
     assert not has_words(["今天天气很好", "我 爱 北京", "你好"])
     assert not has_words(["我 爱 你", "今 天 好"])
     assert has_words(["привет мир", "как дела"])
+    assert not has_words(["我用 iPhone 打电话", "play 周杰伦 的 歌"])
+    assert has_words(["we met in 北京 on monday", "yes we did"])
+
+
+def test_accents_count_the_same_composed_and_apart():
+    texts = ("café déjà vu", "tiếng việt", "한국어 음성")
+    for text in texts:
+        apart = unicodedata.normalize("NFD", text)
+        assert apart != text
+        assert error_rates([Transcript("a", text, apart)]) == {"wer": 0.0, "cer": 0.0}
 
 
 def test_code_scores_equal_plain_sums():

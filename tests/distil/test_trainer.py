@@ -62,13 +62,17 @@ def test_a_loss_that_was_no_number_once_is_one_again_in_the_next_line(monkeypatc
     lines = []
     monkeypatch.setattr(trainer_module.Trainer, "log", lambda self, logs, start: lines.append(logs))
     trainer = DistilTrainer.__new__(DistilTrainer)
-    trainer.accelerator = SimpleNamespace(reduce=lambda tensor, how: tensor)
+    trainer.accelerator = SimpleNamespace(
+        reduce=lambda tensor, how: tensor, unwrap_model=lambda model: model
+    )
+    trainer.model = SimpleNamespace(weight=4.5)
     trainer._parts, trainer._num_steps = torch.zeros(3), 0
     for loss in (float("nan"), 6.0):
         trainer._parts += torch.tensor([loss, 1.0, 5.0])
         trainer._num_steps += 2
         trainer.log({"loss": float("nan"), "grad_norm": 1.0})
-    assert lines[1] == {"loss": 3.0, "grad_norm": 1.0, "ctc_loss": 0.5, "codebook_loss": 2.5}
+    parts = {"ctc_loss": 0.5, "codebook_loss": 2.5, "codebook_weight": 4.5}
+    assert lines[1] == {"loss": 3.0, "grad_norm": 1.0, **parts}
     assert lines[0]["loss"] != lines[0]["loss"]
 
 

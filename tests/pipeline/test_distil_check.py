@@ -8,8 +8,7 @@ import soundfile
 
 from k2distil.batch import Utterance
 from k2distil.config import TrainDistilConfig, load_config
-from k2distil.data import PackedUtterances
-from k2distil.data.command import run_command
+from k2distil.data import PackedUtterances, command
 from k2distil.distil.student import make_student, transformers_is_old
 from k2distil.distil.trainer import MissedTest
 from k2distil.distil.vocabulary import characters_of, make_tokenizer
@@ -40,7 +39,7 @@ def test_a_test_in_another_case_is_told(tmp_path, caplog):
     )
     student = make_student(STUDENT, make_tokenizer(characters_of(["one two three"])), 0)
     with caplog.at_level(logging.WARNING):
-        assert len(check_utterances(utterances, student, None, text_fits=False).rows) == 3
+        assert len(check_utterances(utterances, student, None, for_training=False).rows) == 3
     assert "2 of 3 texts have characters that the student does not know" in caplog.text
     assert "(E N O T W)" in caplog.text
     reason = check_utterances(utterances, student, None).unfit[1]["reason"]
@@ -62,7 +61,7 @@ def test_a_command_that_does_not_end_costs_its_own_utterance(tmp_path):
     student = make_student(STUDENT, make_tokenizer(characters_of(["one"])), 0)
     assert len(check_utterances(utterances, student, None, decode_timeout=60).rows) == 2
     dataset = DistilDataset(utterances, student, None, decode_timeout=0.5)
-    run_command.cache_clear()
+    command._outcome.cache_clear()
     (tmp_path / "b").touch()
     (part,) = dataset.__getitems__([[0, 1]])["parts"]
     assert part["keys"] == ["a"]
@@ -94,7 +93,7 @@ def test_blanks_between_chinese_characters_are_told(tmp_path, caplog):
     )
     student = make_student(STUDENT, make_tokenizer(characters_of(filter(None, texts))), 0)
     for is_training in (False, True):
-        check_utterances(utterances, student, None, text_fits=is_training)
+        check_utterances(utterances, student, None, for_training=is_training)
         assert ("2 texts have blanks between Chinese" in caplog.text) == is_training
 
 

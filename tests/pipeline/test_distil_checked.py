@@ -17,6 +17,7 @@ def checked() -> Checked:
         np.array([True, False, True]),
         [{"key": "甲", "wav": "b \udcff.wav", "reason": "no audio"}],
         [],
+        [{"key": "乙", "wav": "c.wav", "reason": "long"}],
     )
 
 
@@ -28,6 +29,7 @@ def test_it_comes_back_as_it_was(checked: Checked, tmp_path: Path) -> None:
         assert values.dtype == expected.dtype
         assert np.array_equal(values, expected)
     assert (found.unreadable, found.unfit) == (checked.unreadable, [])
+    assert found.too_long == checked.too_long
 
 
 def test_what_is_not_whole_is_not_taken(checked: Checked, tmp_path: Path) -> None:

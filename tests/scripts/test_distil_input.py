@@ -12,6 +12,7 @@ from tests.scripts.conftest import (
     Corpus,
     run,
     speech,
+    succeed,
 )
 from tests.scripts.student_material import WAV2VEC2, YAML, flags
 
@@ -190,6 +191,27 @@ def test_test_audio_that_cannot_be_used_is_listed_and_the_rest_is_tested(materia
     summary = json.loads((tmp_path / "student" / "train_distil.summary.json").read_text())
     assert summary["failed"] == 5
     assert summary["last"]["wer"] > 0
+    shared = "4 of 9 utterances of --cv_data are in --train_data too, such as utt00"
+    assert shared in done.stderr
+
+
+def test_long_audio_is_left_out_and_no_test_loses_an_utterance_by_its_codes(material, tmp_path):
+    cv = [{"key": f"cv{n}", "wav": f"data/utt0{n}.wav", "txt": "one"} for n in range(2)]
+    (tmp_path / "cv.list").write_text("\n".join(map(json.dumps, cv)))
+    with h5py.File(tmp_path / "codes.h5", "a") as file:
+        file["cv0"] = file["utt00"][:]
+        file["cv1"] = CODES[:10]  # of other audio
+    more = ["--max_seconds", 1.52]
+    log = succeed("train_distil.sh", *flags(material, *more))
+    assert "1 utterances have codes of other audio: they are tested by their text alone" in log
+    assert "are in --train_data too" not in log
+    assert "codebook_weight 4.583" in log  # of the second of 12 steps
+    table = (tmp_path / "student" / "train_distil.dropped.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in table[1:]] == [f"utt{n}" for n in range(13, 20)]
+    assert table[1].endswith("1.55 s, more than --max_seconds")
+    summary = json.loads((tmp_path / "student" / "train_distil.summary.json").read_text())
+    assert summary["utterances"] == 13
+    assert summary["last"]["wer"] in {0.5, 1.0, 1.5, 2.0, 2.5, 3.0}  # of two words
 
 
 def test_a_student_that_masks_itself_needs_audio_as_long_as_a_mask(material, tmp_path):
