@@ -59,32 +59,28 @@ def check_utterances(
         row for row, each in enumerate(utterances) if each.text is not None or has_codes(each)
     ]
     measured, unreadable = _measure(utterances, of_use, student, decode_timeout)
+    measured, too_long = _without_long(measured, utterances, max_seconds)
     least_frames = student.least_frames if for_training else 1
     notes = TextNotes(student, for_training)
     unfit: list[dict[str, str]] = []
-    too_long: list[dict[str, str]] = []
-    num_of_other_audio = 0
+    num_of_other_audio = 0  # codes in a test
     fits, labelled = np.ones(len(measured.rows), bool), np.zeros(len(measured.rows), bool)
     for place, (row, size) in enumerate(measured):
         each = utterances[row]
-        if max_seconds is not None and size.seconds > max_seconds:
-            too_long.append(rejection(each, f"{size.seconds:.2f} s, more than --max_seconds"))
-            fits[place] = False
-            continue
         fault = _fault_of_audio(size, least_frames)
         if each.text is not None and for_training and fault is None:
             fault = fault_of_text(each.text, size.seconds, size.num_frames, student)
         if each.text is not None:
             notes.note(each.text, fault is None)
         if fault is None and codes is not None and has_codes(each):
-            misfit = _fault_of_codes(each.key, size.num_frames, codes)
-            fault = misfit if for_training else None
-            num_of_other_audio += misfit is not None
+            fault = _fault_of_codes(each.key, size.num_frames, codes)
+            if fault is not None and not for_training:
+                num_of_other_audio, fault = num_of_other_audio + 1, None
         fits[place], labelled[place] = fault is None, each.text is not None
         if fault is not None:
             unfit.append(rejection(each, fault))
     notes.tell(len(measured.rows))
-    if num_of_other_audio and not for_training:
+    if num_of_other_audio:
         logger.warning(
             "%d utterances have codes of other audio: they are tested by their text alone",
             num_of_other_audio,
@@ -93,11 +89,10 @@ def check_utterances(
         logger.info("%d utterances have neither text nor codes and are not used", num_idle)
     rows, seconds = measured.rows[fits], measured.seconds[fits]
     if for_training and len(seconds) and seconds.max() > LONG:
-        longest = utterances[int(rows[seconds.argmax()])]
         logger.warning(
             "%s: %.0f s of audio in one piece; a student's memory grows with its square: "
             "--max_seconds leaves longer audio out",
-            *(longest.key, seconds.max()),
+            *(utterances[int(rows[seconds.argmax()])].key, seconds.max()),
         )
     return Checked(rows, seconds, labelled[fits], unreadable, unfit, too_long)
 
@@ -143,6 +138,20 @@ def _measure(
     frames = student.num_frames(inputs)
     columns = (np.array(read, np.int64), np.array(seconds, np.float64))
     return _Measured(*columns, inputs.numpy(), frames.numpy()), unreadable
+
+
+def _without_long(
+    measured: _Measured, utterances: PackedUtterances, max_seconds: float | None
+) -> tuple[_Measured, list[dict[str, str]]]:
+    """-> (those of at most max_seconds, rows of dropped.tsv of the others)."""
+    if max_seconds is None:
+        return measured, []
+    is_long = measured.seconds > max_seconds
+    too_long = [
+        rejection(utterances[int(row)], f"{seconds:.2f} s, more than --max_seconds")
+        for row, seconds in zip(measured.rows[is_long], measured.seconds[is_long], strict=True)
+    ]
+    return _Measured(*(column[~is_long] for column in vars(measured).values())), too_long
 
 
 def _fault_of_audio(size: _Size, least_frames: int) -> str | None:
