@@ -175,7 +175,7 @@ class TrainDistilConfig(StudentOptions, OptimizerOptions, ListOptions, LaunchOpt
     )
     bad_utterances: Literal["error", "skip"] = option(
         "empty text, unknown characters, text or codes that do not fit the audio: an error, or "
-        "left out and listed",
+        "listed, and left out but for what fits of them",
         "error",
     )
 

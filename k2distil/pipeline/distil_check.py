@@ -40,7 +40,9 @@ def check_utterances(
 ) -> Checked:
     """Look at every header, text and number of codes before any of it is used.
 
-    Utterances that have neither text nor codes are not kept: they are of no use.
+    Utterances that have neither text nor codes are not kept: they are of no use. Those of which one
+    fits and the other does not are kept, and among the unfit; without a text that fits they are not
+    labelled.
 
     Args:
         utterances: of a list.
@@ -68,17 +70,23 @@ def check_utterances(
     for place, (row, size) in enumerate(measured):
         each = utterances[row]
         fault = _fault_of_audio(size, least_frames)
-        if each.text is not None and for_training and fault is None:
-            fault = fault_of_text(each.text, size.seconds, size.num_frames, student)
+        faults: dict[str, str | None] = {}  # of what it has to learn from; None: it fits
         if each.text is not None:
-            notes.note(each.text, fault is None)
-        if fault is None and codes is not None and has_codes(each):
-            fault = _fault_of_codes(each.key, size.num_frames, codes)
-            if fault is not None and not for_training:
-                num_of_other_audio, fault = num_of_other_audio + 1, None
-        fits[place], labelled[place] = fault is None, each.text is not None
-        if fault is not None:
-            unfit.append(rejection(each, fault))
+            is_to_fit = for_training and fault is None
+            sizes = (size.seconds, size.num_frames)
+            faults["text"] = fault_of_text(each.text, *sizes, student) if is_to_fit else None
+            notes.note(each.text, fault is None and faults["text"] is None)
+        if codes is not None and has_codes(each) and fault is None:
+            misfit = _fault_of_codes(each.key, size.num_frames, codes)
+            if for_training:
+                faults["codes"] = misfit
+            elif misfit is not None:
+                num_of_other_audio += 1
+        fitting = [name for name, found in faults.items() if found is None and fault is None]
+        fits[place], labelled[place] = bool(fitting), "text" in fitting
+        if reasons := [found for found in (fault, *faults.values()) if found is not None]:
+            reasons += [f"its {name} can be used" for name in fitting]
+            unfit.append(rejection(each, "; ".join(reasons)))
     notes.tell(len(measured.rows))
     if num_of_other_audio:
         logger.warning(
@@ -187,5 +195,5 @@ def refuse_unfit(names: str, unfit: Sequence[Mapping[str, str]]) -> None:
             lines.append(f"  and {len(unfit) - UNFIT_SHOWN} more")
         raise DataError(
             f"{names}: {len(unfit)} utterances whose text or codes do not fit; correct them, or "
-            "leave them out with --bad_utterances skip:\n" + "\n".join(lines)
+            "go on with what fits of them by --bad_utterances skip:\n" + "\n".join(lines)
         )

@@ -50,6 +50,7 @@ class DistilDataset(Dataset):
         channel: of the audio, where the list names none.
         decode_timeout: seconds that a command may take.
         for_training: some utterances in a row without audio are an error. A test goes on.
+        strict: codes of other audio are an error; else they are left out.
     """
 
     def __init__(
@@ -60,10 +61,11 @@ class DistilDataset(Dataset):
         channel: int = 0,
         decode_timeout: float = math.inf,
         for_training: bool = True,
+        strict: bool = True,
     ) -> None:
         self.utterances, self.student = utterances, student
         self.codes, self.channel, self.decode_timeout = codes, channel, decode_timeout
-        self.for_training = for_training
+        self.for_training, self.strict = for_training, strict
         self._failed_in_a_row: set[str] = set()  # keys, of this process
 
     def __len__(self) -> int:
@@ -144,9 +146,9 @@ class DistilDataset(Dataset):
         try:
             return align_codes(found, num_frames, *alignment)
         except DataError:
-            if self.for_training:
+            if self.strict:
                 raise
-            return none  # of other audio: `check_utterances` has told
+            return none
 
     def _place(self, utterance: Utterance) -> str:
         """Of its codes, for messages."""

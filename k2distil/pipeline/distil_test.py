@@ -40,7 +40,9 @@ class StudentTest:
     ) -> None:
         tested = utterances.at(checked.rows)
         self.dataset = DistilDataset(
-            tested, student, codes, config.channel, config.decode_timeout, for_training=False
+            *(tested, student, codes, config.channel, config.decode_timeout),
+            for_training=False,
+            strict=False,
         )
         batches = batches_to_test(student, checked.seconds.tolist(), config.batch_seconds)
         self.batches = batches[processes.rank :: processes.size]

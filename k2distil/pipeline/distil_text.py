@@ -18,26 +18,26 @@ MISSING_SHOWN = 1000  # of what a student shall learn: they are to be added to i
 class TextNotes:
     """What one utterance would not say: noted text by text, told once for the whole list.
 
-    text_fits: as in `check_utterances`.
+    for_training: as in `check_utterances`.
     """
 
-    def __init__(self, student: Student, text_fits: bool) -> None:
-        self._student, self._text_fits = student, text_fits
+    def __init__(self, student: Student, for_training: bool) -> None:
+        self._student, self._for_training = student, for_training
         self._unknown: list[str] = []  # characters, of one text each
         self._num_parted = 0  # texts
 
     def note(self, text: str, is_kept: bool) -> None:
         """Look at one text; is_kept: its utterance can be used."""
-        if not (is_kept and self._text_fits):
+        if not (is_kept and self._for_training):
             ids = self._student.encode_text(text)
             self._unknown += filter(None, [unknown_characters(text, ids, self._student)])
-        self._num_parted += is_kept and self._text_fits and parts_chinese(text)
+        self._num_parted += is_kept and self._for_training and parts_chinese(text)
 
     def tell(self, num_texts: int) -> None:
         """Warn of what was noted in so many texts."""
         num_unknown = len(self._unknown)
         characters = "".join(sorted(set("".join(self._unknown))))
-        if num_unknown and self._text_fits:
+        if num_unknown and self._for_training:
             logger.warning(
                 "%d texts have characters that are not in the vocabulary, %d different ones: %s",
                 *(num_unknown, len(characters), characters[:MISSING_SHOWN]),

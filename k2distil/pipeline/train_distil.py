@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -222,11 +223,24 @@ def _trainer(
     return trainer
 
 
+def _trained_on(job: DistilJob, train: Checked) -> PackedUtterances:
+    """Without texts that do not fit."""
+    utterances = job.utterances.at(train.rows)
+    if not train.unfit:
+        return utterances
+    pairs = zip(utterances, train.labelled, strict=True)
+    return PackedUtterances(each if fits else replace(each, text=None) for each, fits in pairs)
+
+
 def _batches(job: DistilJob, train: Checked) -> Loader:
     """All batches of this process; one pass over them is the whole training."""
-    config, utterances = job.config, job.utterances.at(train.rows)
+    config = job.config
     return Loader(
-        DistilDataset(utterances, job.student, job.codes, config.channel, config.decode_timeout),
+        DistilDataset(
+            *(_trained_on(job, train), job.student, job.codes),
+            *(config.channel, config.decode_timeout),
+            strict=config.bad_utterances == "error",
+        ),
         batch_sampler=BatchesBySeconds(
             train.seconds.tolist(),
             train.labelled.tolist(),

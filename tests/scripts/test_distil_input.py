@@ -1,5 +1,6 @@
 """What train_distil.sh cannot use is named, before the training where that can be."""
 
+import csv
 import json
 import tarfile
 
@@ -165,12 +166,26 @@ def test_bad_input_is_named(spoil, more, words, material, tmp_path, capfd):
 
 def test_bad_utterances_can_be_left_out_and_are_listed(material, tmp_path):
     change(material, 3, txt="")
+    change(material, 5, txt="one two three " * 4)
+    with h5py.File(tmp_path / "codes.h5", "a") as file:
+        del file["utt03"]
+    rewrite(tmp_path / "codes.h5", "utt06", CODES[:10])  # of other audio
+    rewrite(tmp_path / "codes.h5", "utt19", CODES[:10])  # which has no text
     (material.folder / "utt04.wav").write_bytes(b"RIFF no wav")
-    done = run("train_distil.sh", *flags(material, "--bad_utterances", "skip"))
+    more = ["--bad_utterances", "skip", "--missing_codes", "ignore"]
+    done = run("train_distil.sh", *flags(material, *more))
     assert done.returncode == 1, done.stderr
+    assert "17 utterances, " in done.stderr
     table = (tmp_path / "student" / "train_distil.failed.tsv").read_text()
     assert "utt04" in table
-    assert "utt03" in (tmp_path / "student" / "train_distil.dropped.tsv").read_text()
+    with (tmp_path / "student" / "train_distil.dropped.tsv").open() as file:
+        dropped = {row["key"]: row["reason"] for row in csv.DictReader(file, dialect="excel-tab")}
+    ends = {"utt03": "codes alone", "utt05": "its codes can be used", "utt06": "its text can be us"}
+    assert dropped.keys() == ends.keys() | {"utt19"}
+    assert all(words in dropped[key] for key, words in ends.items())
+    assert "can be used" not in dropped["utt03"] + dropped["utt19"]
+    summary = json.loads((tmp_path / "student" / "train_distil.summary.json").read_text())
+    assert (summary["utterances"], summary["labelled"]) == (17, 9)  # not 03, 04, 19; 05 by codes
     assert (tmp_path / "student" / "last" / "model.safetensors").exists()
 
 
@@ -257,5 +272,6 @@ def test_codes_of_other_audio_are_found_in_a_tar_too(material, tmp_path):
     for word in ("utt05", "30 teacher frames", "--bad_utterances skip"):
         assert word in done.stderr, done.stderr
     log = run("train_distil.sh", *in_tar, "--bad_utterances", "skip").stderr
-    assert "11 utterances" in log
+    assert "12 utterances" in log  # that one by its text
     assert "step 12 of 12" in log
+    assert "its text can be used" in (tmp_path / "student" / "train_distil.dropped.tsv").read_text()
