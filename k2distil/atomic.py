@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from k2distil.process_start import namespace, start_of
 
 logger = logging.getLogger(__name__)
 
+ABANDONED = 2 * 86_400  # seconds
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF}
 _ERRNO_OF_HDF5 = re.compile(r"errno = (\d+), error message = '([^']*)'")
@@ -27,8 +29,8 @@ def replacing(path: Path, *, tidy: bool = True) -> Iterator[Path]:
     """Write a file through a temporary one in the same folder, renamed to `path` at the end.
 
     Other processes see the old file, or none, until the new one is whole and on disk. An error in
-    the block removes the temporary file; what a killed process of this host left of an earlier
-    attempt is removed at the next one.
+    the block removes the temporary file; what a killed process left of an earlier attempt goes at
+    the next one, see `remove_leftovers`.
 
     Args:
         path: of the file.
@@ -47,7 +49,7 @@ def replacing(path: Path, *, tidy: bool = True) -> Iterator[Path]:
         yield temporary
         flush(temporary)
         os.replace(temporary, path)
-        _flush_names(path.parent)
+        flush(path.parent)
     except BaseException as error:
         with suppress(OSError):
             os.truncate(temporary, 0)  # HDF5 may still hold it open, and with it the room
@@ -112,17 +114,11 @@ def flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if not (error.errno in _NO_FLUSH and path.is_dir()):  # some network disks flush no folder
+            raise
     finally:
         os.close(descriptor)
-
-
-def _flush_names(folder: Path) -> None:
-    """Some network disks know no flush of a folder."""
-    try:
-        flush(folder)
-    except OSError as error:
-        if error.errno not in _NO_FLUSH:
-            raise
 
 
 def reason_of_disk(error: BaseException) -> str | None:
@@ -141,30 +137,39 @@ def reason_of_disk(error: BaseException) -> str | None:
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes of this host left of a file that they wrote; None: of any."""
-    written = ".+" if name is None else re.escape(name)
-    own = re.compile(rf"\.{written}\.{re.escape(_machine())}\.(\d+)\.tmp", re.DOTALL)
-    for each in os.listdir(folder) if folder.is_dir() else ():
-        found = own.fullmatch(each)
-        if found is not None and not _is_alive(int(found[1])):
-            with suppress(OSError):
-                (folder / each).unlink()
+    """Remove what killed processes left of a file that they wrote; None: of any.
 
-
-def remove_all_leftovers(path: Path) -> None:
-    """Remove what any process left of a file that it wrote: nobody else may be writing it."""
-    left = re.compile(rf"\.{re.escape(path.name)}\..+\.\d+\.tmp", re.DOTALL)
-    for each in filter(left.fullmatch, os.listdir(path.parent)):
+    Of this machine at once; what others wrote when nobody has written to it for `ABANDONED`.
+    """
+    for path, machine, pid in _temporaries(folder, name):
         with suppress(OSError):
-            (path.parent / each).unlink()
+            is_own = machine == _machine()
+            age = time.time() - path.stat().st_mtime
+            if (is_own and not _is_alive(pid)) or (not is_own and age > ABANDONED):
+                path.unlink()
+
+
+def in_work_elsewhere(path: Path) -> list[Path]:
+    """What processes of other machines write, or left, of a file."""
+    found = _temporaries(path.parent, path.name)
+    return [each for each, machine, _ in found if machine != _machine()]
+
+
+def _temporaries(folder: Path, name: str | None) -> Iterator[tuple[Path, str, int]]:
+    """Files in work, their machines and processes."""
+    written = ".+" if name is None else re.escape(name)
+    pattern = re.compile(rf"\.{written}\.tmp\.(.+)\.(\d+)", re.DOTALL)
+    for each in os.listdir(folder) if folder.is_dir() else ():
+        if found := pattern.fullmatch(each):
+            yield folder / each, found[1], int(found[2])
 
 
 def _temporary_name(path: Path, pid: int) -> str:
-    return f".{path.name}.{_machine()}.{pid}.tmp"
+    return f".{path.name}.tmp.{_machine()}.{pid}"
 
 
 def _machine() -> str:
-    """Where process numbers mean the same."""
+    """Where process numbers mean the same: a host, or a container on it."""
     return f"{socket.gethostname()}.{namespace()}"
 
 

@@ -94,8 +94,8 @@ def test_what_a_killed_process_left_is_removed_but_not_what_a_live_one_writes(
     subprocess.run([sys.executable, "-c", program, str(path)], check=False)
     [left] = tmp_path.iterdir()
     assert left != path
-    pid = left.name.split(".")[-2]
-    living = left.with_name(left.name.replace(f".{pid}.", ".1."))
+    pid = left.name.split(".")[-1]
+    living = left.with_name(left.name.removesuffix(pid) + "1")
     living.write_text("of process 1")
     with replacing(path) as temporary:
         temporary.write_text("whole")
@@ -106,9 +106,9 @@ def test_what_a_killed_process_left_is_removed_though_its_parent_has_not_noticed
     tmp_path: Path,
 ) -> None:
     process = subprocess.Popen(["sleep", "60"])
-    other = tmp_path / f".a.txt.{socket.gethostname()}.1234567.{process.pid}.tmp"
+    other = tmp_path / f".a.txt.tmp.{socket.gethostname()}.1234567.{process.pid}"
     other.touch()  # of another container of this host, in which that process may live
-    left = tmp_path / f".a.txt.{socket.gethostname()}.{namespace()}.{process.pid}.tmp"
+    left = tmp_path / f".a.txt.tmp.{socket.gethostname()}.{namespace()}.{process.pid}"
     left.touch()
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie from now on
@@ -116,6 +116,13 @@ def test_what_a_killed_process_left_is_removed_though_its_parent_has_not_noticed
         temporary.touch()
     assert sorted(os.listdir(tmp_path)) == sorted([other.name, "a.txt"])
     process.wait()
+    others_in_work = tmp_path / ".a.txt.b.tmp.elsewhere.1.7"  # of "a.txt.b"
+    for each in (other, others_in_work):
+        each.touch()
+        os.utime(each, (0, 0))
+    with replacing(tmp_path / "a.txt") as temporary:
+        temporary.touch()
+    assert sorted(os.listdir(tmp_path)) == sorted([others_in_work.name, "a.txt"])
 
 
 def test_a_disk_that_knows_no_flush_of_folders_takes_files(

@@ -125,9 +125,9 @@ def _prepare(samples: np.ndarray, rate: int, utterance: Utterance, channel: int)
     if len(samples) < max(1, wanted):
         if start or end is not None:
             raise DataError(
-                f"the segment {start:g} to {'the end' if end is None else f'{end:g} s'} begins or "
-                f"ends beyond the audio, which has {len(samples) / rate:.2f} s of it; correct its "
-                "times in the list"
+                f"the segment {start} to {'the end' if end is None else end} s is empty, or not "
+                f"within the audio, which has {len(samples) / rate:.2f} s of it; correct its times "
+                "in the list"
             )
         raise DataError("the audio has no samples; remove it from the list")
     if not 0 <= channel < samples.shape[1]:

@@ -60,18 +60,18 @@ def run_command(text: str, timeout: float = math.inf) -> bytes:
             written. The message ends with the last line of standard error.
     """
     found = _outcome(text, timeout)
-    if isinstance(found, DataError):
-        raise DataError(str(found))
+    if isinstance(found, str):
+        raise DataError(found)
     return found
 
 
 @functools.lru_cache(maxsize=1)  # segments of one recording mostly follow each other
-def _outcome(text: str, timeout: float) -> bytes | DataError:
+def _outcome(text: str, timeout: float) -> bytes | str:
     """What a command writes, or why there is nothing."""
     try:
         return _written_by(text, timeout)
     except DataError as error:
-        return error
+        return str(error)
 
 
 def _written_by(text: str, timeout: float) -> bytes:

@@ -26,7 +26,7 @@ from k2distil.pipeline.summary import rejection
 logger = logging.getLogger(__name__)
 
 UNFIT_SHOWN = 10  # utterances
-LONG = 60.0  # seconds; 120 s take 7 GB of the default student, 600 s more than any GPU has
+LONG = 60.0  # seconds; 120 s take 7 GB of the default student, 300 s 31 GB
 LEAST_INPUTS = 2  # frames of features, or samples
 
 
@@ -96,7 +96,7 @@ def check_utterances(
     if num_idle := len(utterances) - len(of_use):
         logger.info("%d utterances have neither text nor codes and are not used", num_idle)
     rows, seconds = measured.rows[fits], measured.seconds[fits]
-    if for_training and len(seconds) and seconds.max() > LONG:
+    if for_training and max_seconds is None and len(seconds) and seconds.max() > LONG:
         logger.warning(
             "%s: %.0f s of audio in one piece; a student's memory grows with its square: "
             "--max_seconds leaves longer audio out",

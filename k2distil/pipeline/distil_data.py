@@ -76,7 +76,8 @@ class DistilDataset(Dataset):
         """One batch. What cannot be decoded is left out; where that is all of it, silence is left.
 
         Raises:
-            DataError: codes of other audio, or `MAX_FAILED` utterances in a row without audio.
+            DataError: codes of other audio where `strict`, or `MAX_FAILED` utterances in a row
+                without audio.
         """
         return {"parts": [self._part(indexes) for indexes in parts]}
 

@@ -65,7 +65,8 @@ def open_job(config: TrainDistilConfig) -> DistilJob:
     if config.codebook_weight > 0 and config.codebook_path is not None:
         codes = open_codes(config.codebook_path, config, student)
         names = names_of(config.train_data)
-        check_coverage(names, utterances, codes, config.missing_codes == "ignore")
+        may_miss = config.missing_codes == "ignore" or config.max_seconds is not None
+        check_coverage(names, utterances, codes, may_miss)  # lengths are not known yet
     return DistilJob(config, utterances, student, layer, codes, args, processes)
 
 

@@ -38,6 +38,7 @@ from k2distil.distil.vocabulary import normalize
 from k2distil.errors import DataError
 from k2distil.pipeline.distil_check import check_utterances, refuse_unfit
 from k2distil.pipeline.distil_checked import Checked
+from k2distil.pipeline.distil_codes import check_coverage
 from k2distil.pipeline.distil_data import DistilDataset
 from k2distil.pipeline.distil_fingerprint import fingerprint_of
 from k2distil.pipeline.distil_job import MASKS, DistilJob, open_job
@@ -146,7 +147,12 @@ def _utterances_to_train_on(
     if checkpoint is not None and (before := Checked.load(folder.checked)) is not None:
         logger.info("the utterances are those that this training began with")
         return before
-    return _check(job, job.config.train_data, job.utterances, for_training=True)
+    config = job.config
+    checked = _check(job, config.train_data, job.utterances, for_training=True)
+    if job.codes is not None and config.max_seconds is not None and config.missing_codes == "error":
+        used = job.utterances.at(checked.rows)  # what is too long needs no codes
+        check_coverage(names_of(config.train_data), used, job.codes, ignore_missing=False)
+    return checked
 
 
 def _test(job: DistilJob) -> StudentTest | None:
@@ -186,6 +192,11 @@ def _check(
     checked = check_utterances(
         utterances, job.student, job.codes, for_training, config.decode_timeout, longest
     )
+    if not len(checked.rows) and checked.too_long:
+        raise DataError(
+            f"{names_of(paths)}: all of its audio is longer than --max_seconds {longest}, or "
+            "cannot be used; raise it"
+        )
     if not len(checked.rows) and checked.unreadable:
         first = checked.unreadable[0]["reason"]
         raise DataError(f"{names_of(paths)}: none of its audio can be read: {first}")

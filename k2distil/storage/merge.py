@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from k2distil.atomic import reason_of_disk, remove_all_leftovers, replacing
+from k2distil.atomic import in_work_elsewhere, reason_of_disk, replacing
 from k2distil.errors import DataError
 from k2distil.storage.offsets import Offsets, find_offsets, index_path, write_offsets
 from k2distil.storage.utterance_h5 import (
@@ -24,6 +25,8 @@ from k2distil.storage.utterance_h5 import (
     write_attributes,
 )
 from k2distil.storage.written import Written
+
+logger = logging.getLogger(__name__)
 
 
 class DamagedPartError(DataError):
@@ -42,7 +45,7 @@ def merge_parts(
     """Copy the arrays of all parts into one h5 and write its index.
 
     Nothing is at `path` before every array has been read back and has the checksum it had when it
-    was computed. Streams: the memory does not grow with the arrays. One process at a time does it.
+    was computed. Streams: the memory does not grow with the arrays.
 
     Args:
         path: of the h5 to make.
@@ -57,8 +60,11 @@ def merge_parts(
     keys = [key for key in keys if key in written]
     refuse_without_room(path, {written[key].part for key in keys})
     digest = content_digest(keys, written)
-    remove_all_leftovers(path)  # of merges that were killed on other hosts: as large as the output
-    with replacing(path, tidy=False) as temporary:
+    for each in in_work_elsewhere(path):
+        logger.warning(
+            "%s: left by a merge of another machine; remove it, if that is not at work", each
+        )
+    with replacing(path) as temporary:
         with create_h5(temporary) as target:
             write_attributes(target, {**attributes, "content_digest": digest})
             for part, part_keys in groupby(keys, key=lambda key: written[key].part):

@@ -107,9 +107,7 @@ def test_a_segment_may_end_a_rounding_past_the_audio_but_not_more(tmp_path: Path
     soundfile.write(tmp_path / "a.wav", tone(16000), 16000)
     assert len(load(tmp_path / "a.wav", start=0.5, end=1.05)) == 8000
     for start, end in ((0.5, 1.2), (1.0, 1.05), (7.0, 8.0)):
-        with pytest.raises(
-            DataError, match=rf"segment {start:g} to {end:g} s begins or ends beyond"
-        ):
+        with pytest.raises(DataError, match=rf"segment {start} to {end} s is empty, or not"):
             load(tmp_path / "a.wav", start=start, end=end)
     with pytest.raises(DataError, match="segment"):
         load(tmp_path / "a.wav", start=0.5, end=0.500001)
@@ -228,7 +226,7 @@ def test_a_flac_from_a_pipe_whose_length_was_never_written_is_read_whole(tmp_pat
     assert np.array_equal(load(path, start=1.0, end=2.0), expected[16000:32000])
     assert np.array_equal(load(path, start=2.0), expected[32000:])
     assert audio_seconds(Utterance("utt1", str(path), 2.0)) == 1.0
-    with pytest.raises(DataError, match="ends beyond the audio"):
+    with pytest.raises(DataError, match="not within the audio"):
         load(path, start=2.0, end=4.0)
     with pytest.raises(DataError, match=r"or it ends before 3\.5 s"):
         load(path, start=3.5)

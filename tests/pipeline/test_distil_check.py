@@ -2,6 +2,7 @@
 
 import logging
 
+import h5py
 import numpy as np
 import pytest
 import soundfile
@@ -12,7 +13,9 @@ from k2distil.data import PackedUtterances, command
 from k2distil.distil.student import make_student, transformers_is_old
 from k2distil.distil.trainer import MissedTest
 from k2distil.distil.vocabulary import characters_of, make_tokenizer
+from k2distil.errors import DataError
 from k2distil.pipeline.distil_check import check_utterances
+from k2distil.pipeline.distil_codes import open_codes
 from k2distil.pipeline.distil_data import DistilDataset
 from k2distil.pipeline.distil_job import check_options
 
@@ -124,3 +127,27 @@ def test_a_test_that_a_signal_prevented_is_made_up_for():
         trainer = AtStep(step, logs)
         MissedTest(trainer).on_train_begin(trainer, trainer, None)
         assert trainer.num_tests == expected
+
+
+def test_codes_of_other_audio_cost_a_test_no_utterance(tmp_path, caplog):
+    with h5py.File(tmp_path / "codes.h5", "w") as file:
+        file.attrs.update(num_codebooks=1, codebook_size=16, frame_shift=0.02)
+        for key, length in (("a", 50), ("b", 10)):
+            soundfile.write(tmp_path / f"{key}.wav", 0.1 * np.ones(16000), 16000)
+            file[key] = np.zeros((length, 1), np.uint8)
+    utterances = PackedUtterances(
+        Utterance(key, str(tmp_path / f"{key}.wav"), text="one") for key in "ab"
+    )
+    student = make_student(STUDENT, make_tokenizer(characters_of(["one"])), 0)
+    given = {"train_data": [tmp_path], "save_path": tmp_path / "student"}
+    config = load_config(TrainDistilConfig, None, [], given)
+    codes = open_codes([tmp_path / "codes.h5"], config, student)
+    assert len(check_utterances(utterances, student, codes, for_training=False).rows) == 2
+    assert "1 utterances have codes of other audio" in caplog.text
+    dataset = DistilDataset(utterances, student, codes, for_training=False, strict=False)
+    (part,) = dataset.__getitems__([[0, 1]])["parts"]
+    assert (part["codes"] >= 0).any(1).any(1).tolist() == [True, False]
+    trained = check_utterances(utterances, student, codes)
+    assert trained.unfit[0]["reason"].endswith("; its text can be used")
+    with pytest.raises(DataError, match="b: 10 teacher frames"):
+        DistilDataset(utterances, student, codes).__getitems__([[0, 1]])

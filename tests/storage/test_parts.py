@@ -19,6 +19,7 @@ from k2distil.storage import (
     remove_parts,
 )
 from k2distil.storage.offsets import index_path
+from k2distil.storage.utterance_h5 import create_h5
 from tests.storage.arrays import (
     ATTRIBUTES,
     FINGERPRINT,
@@ -182,14 +183,18 @@ def test_what_is_damaged_in_an_output_is_not_taken_over_by_a_retry(tmp_path: Pat
     assert parts.done() == {0}
 
 
-def test_files_in_work_of_a_killed_merge_on_another_host_are_removed(tmp_path: Path) -> None:
-    left = tmp_path / ".exp.h5.pod-a.4026531836.7.tmp"
-    others = tmp_path / ".other.h5.pod-a.4026531836.7.tmp"
-    left.touch()
-    others.touch()
+def test_what_a_merge_left_on_another_machine_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    left = tmp_path / ".exp.h5.tmp.pod-a.4026531836.7"
+    for each in (left, tmp_path / ".exp.h5.idx.npz.tmp.pod-a.4026531836.7"):
+        each.touch()
     make_h5(tmp_path / "exp.h5", some_arrays(3))
-    assert others.exists()
-    assert not left.exists()
+    assert left.exists()
+    told = [each.getMessage() for each in caplog.records if "another machine" in each.getMessage()]
+    assert told == [
+        f"{left}: left by a merge of another machine; remove it, if that is not at work"
+    ]
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
@@ -203,6 +208,8 @@ def test_a_disk_without_locks_has_outputs_too(
             raise OSError(number, "unable to lock file")
         return plain(name, *mode, locking=locking) if mode else plain(name)
 
+    with create_h5(tmp_path / "new.h5") as file:
+        assert not file.id.get_access_plist().get_file_locking()[0]
     monkeypatch.setattr(h5py, "File", without_locks)
     arrays, path = some_arrays(3), tmp_path / "exp.h5"
     make_h5(path, arrays)
