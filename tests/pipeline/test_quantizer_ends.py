@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from k2distil.config import TrainQuantizerConfig
-from k2distil.errors import CheckpointError, DataError
+from k2distil.errors import DataError
 from k2distil.pipeline import train_quantizer as pipeline
 from k2distil.pipeline.train_quantizer import train_quantizer
 from k2distil.quantizer import load_quantizer
@@ -84,7 +84,7 @@ def test_another_kind_of_device_does_not_go_on(config, tmp_path, monkeypatch, ca
     state = torch.load(path, weights_only=True)
     state["state"]["config"]["device"] = "cuda"
     torch.save(state, path)
-    with pytest.raises(CheckpointError, match='device: "cuda" there, "cpu" now'):
+    with pytest.raises(DataError, match='device: "cuda" there, "cpu" now'):
         train_quantizer(config())
     caplog.set_level("INFO")
     train_quantizer(config(force=True))

@@ -97,5 +97,5 @@ def flags(corpus: Corpus, *more: object) -> list[object]:
 
 def losses(log: str) -> list[tuple[float, float]]:
     """(ctc, codebook) of each step."""
-    found = re.findall(r"ctc_loss (\S+), codebook_loss (\S+)", log)
+    found = re.findall(r"ctc_loss (\S+), codebook_loss ([^,\s]+)", log)
     return [(float(ctc), float(codebook)) for ctc, codebook in found]

@@ -95,11 +95,13 @@ def test_text_alone_is_one_flag_away(material):
 def test_the_weight_of_the_codes_changes_in_a_straight_line(begin, end, material):
     more = ["--codebook_weight", begin, "--codebook_weight_end", end]
     log = succeed("train_distil.sh", *flags(material, *more))
-    lines = re.findall(r"step (\d+) of 12: loss (\S+),.*ctc_loss (\S+), codebook_loss (\S+)", log)
+    figure = r"([^,\s]+)"
+    names = rf"loss {figure},.*ctc_loss {figure}, codebook_loss {figure}, codebook_weight {figure}"
+    lines = re.findall(rf"step (\d+) of 12: {names}", log)
     assert len(lines) == 12
     for step, *figures in lines:
-        loss, ctc, codebook = map(float, figures)  # 4 digits each
-        weight = begin + (end - begin) * (int(step) - 1) / 12
+        loss, ctc, codebook, weight = map(float, figures)  # 4 digits each
+        assert weight == pytest.approx(begin + (end - begin) * (int(step) - 1) / 12, rel=1e-3)
         assert loss == pytest.approx(ctc + weight * codebook, rel=2e-3)
 
 
