@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -50,6 +50,7 @@ class DistilDataset(Dataset):
         channel: of the audio, where the list names none.
         decode_timeout: seconds that a command may take.
         for_training: some utterances in a row without audio are an error. A test goes on.
+        labelled: (U,) bool, whether the text of each is used; None: of all that have any.
         strict: codes of other audio are an error; else they are left out.
     """
 
@@ -61,11 +62,12 @@ class DistilDataset(Dataset):
         channel: int = 0,
         decode_timeout: float = math.inf,
         for_training: bool = True,
+        labelled: np.ndarray | None = None,
         strict: bool = True,
     ) -> None:
         self.utterances, self.student = utterances, student
         self.codes, self.channel, self.decode_timeout = codes, channel, decode_timeout
-        self.for_training, self.strict = for_training, strict
+        self.for_training, self.labelled, self.strict = for_training, labelled, strict
         self._failed_in_a_row: set[str] = set()  # keys, of this process
 
     def __len__(self) -> int:
@@ -83,7 +85,7 @@ class DistilDataset(Dataset):
 
     def _part(self, indexes: list[int]) -> Part:
         audio, kept, failed = [], [], []
-        for each in (self.utterances[index] for index in indexes):
+        for each in map(self._utterance, indexes):
             try:
                 audio.append(load_audio(each, self.channel, self.decode_timeout))
                 kept.append(each)
@@ -112,6 +114,12 @@ class DistilDataset(Dataset):
             "labels": _pad(labels),
             "codes": _pad(codes).int(),
         }
+
+    def _utterance(self, index: int) -> Utterance:
+        """Without a text that is not used."""
+        found = self.utterances[index]
+        is_used = self.labelled is None or self.labelled[index]
+        return found if is_used else replace(found, text=None)
 
     def _labels(self, utterance: Utterance) -> list[int]:
         """Of a training; the texts of a test may have what the student has no token for."""

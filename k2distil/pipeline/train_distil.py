@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -234,22 +233,14 @@ def _trainer(
     return trainer
 
 
-def _trained_on(job: DistilJob, train: Checked) -> PackedUtterances:
-    """Without texts that do not fit."""
-    utterances = job.utterances.at(train.rows)
-    if not train.unfit:
-        return utterances
-    pairs = zip(utterances, train.labelled, strict=True)
-    return PackedUtterances(each if fits else replace(each, text=None) for each, fits in pairs)
-
-
 def _batches(job: DistilJob, train: Checked) -> Loader:
     """All batches of this process; one pass over them is the whole training."""
     config = job.config
     return Loader(
         DistilDataset(
-            *(_trained_on(job, train), job.student, job.codes),
+            *(job.utterances.at(train.rows), job.student, job.codes),
             *(config.channel, config.decode_timeout),
+            labelled=train.labelled,
             strict=config.bad_utterances == "error",
         ),
         batch_sampler=BatchesBySeconds(
