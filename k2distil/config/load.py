@@ -14,7 +14,7 @@ import yaml
 from k2distil.config import commands
 from k2distil.config.wenet_yaml import is_wenet_yaml
 from k2distil.config.yaml_text import parse_yaml
-from k2distil.errors import ConfigError, nearest
+from k2distil.errors import NOT_UTF8, ConfigError, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -115,11 +115,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         tree = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; see conf/ for examples") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path}: not UTF-8 ({error.reason}); save it in UTF-8, as `iconv -t UTF-8 -f GB18030` "
-            'does (-f UTF-16 of Windows\' "Unicode")'
-        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: {NOT_UTF8}") from None
     except yaml.YAMLError as error:
         what = " ".join(str(error).replace('"<unicode string>"', "it").split())
         raise ConfigError(f"{path}: not a yaml of plain values: {what}; {YAML_HINT}") from None

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from k2distil.errors import DataError
+from k2distil.errors import NOT_UTF8, DataError
 
 Lines = Iterator[tuple[int, str]]  # line number from 1, text without blanks at its ends
 
@@ -38,10 +38,7 @@ def lines_of(path: Path) -> Lines:
                             f"{path}: an audio file; expected a list of them: a JSON object per "
                             'line with "key" and "wav", or another --data_type'
                         )
-                    raise DataError(
-                        f"{path}: line {number}: not UTF-8 text; convert it with iconv -f GB18030 "
-                        "-t UTF-8, or -f with the encoding it has (GB18030 has GBK in it)"
-                    )
+                    raise DataError(f"{path}: line {number}: {NOT_UTF8}")
                 if stripped := line.strip():
                     yield number, stripped
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from k2distil.errors import DataError
+from k2distil.errors import NOT_UTF8, DataError
 from k2distil.torchaudio_guard import hide_broken_torchaudio
 
 BLANK, UNKNOWN, WORD_BOUNDARY = "<pad>", "<unk>", "|"  # as in transformers' CTC models
@@ -123,10 +123,7 @@ def _read_units(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8-sig")  # a byte order mark is no part of a token
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not UTF-8 text; convert it with iconv -f GB18030 -t UTF-8, or -f with the "
-            "encoding it has (GB18030 has GBK in it)"
-        ) from error
+        raise DataError(f"{path}: {NOT_UTF8}") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error}); check --vocabulary") from error
     for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):

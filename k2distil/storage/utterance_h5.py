@@ -54,9 +54,8 @@ def read_h5(path: Path) -> h5py.File:
     There is nothing to lock: a file has its name when it is whole, and is never written to again.
     """
     try:
-        return h5py.File(
-            path, "r"
-        )  # with a lock: HDF5 refuses a file that is open with and without
+        # With a lock where there are any: HDF5 refuses a file that is open with one and without.
+        return h5py.File(path, "r")
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
