@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
-import logging
 import os
 import re
 import socket
@@ -15,8 +13,6 @@ from pathlib import Path
 
 from k2distil.errors import DataError
 from k2distil.process_start import namespace, start_of
-
-logger = logging.getLogger(__name__)
 
 ABANDONED = 2 * 86_400  # seconds
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -57,35 +53,6 @@ def replacing(path: Path, *, tidy: bool = True) -> Iterator[Path]:
         if not isinstance(error, DataError) and (reason := reason_of_disk(error)) is not None:
             raise DataError(f"{path}: {reason}") from error
         raise
-
-
-@contextmanager
-def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold an existing folder for this process alone; the lock ends with the process at the latest.
-
-    Args:
-        folder: to hold.
-        wait: until no other process holds it.
-
-    Raises:
-        DataError: another process holds it.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not wait:
-                raise DataError(
-                    f"{folder}: another run is writing this output; wait for it to end"
-                ) from None
-            logger.info("%s: waiting for another process", folder)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError:
-            logger.debug("%s: this file system has no locks", folder)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def make_folder(folder: Path, flag: str = "--save_path") -> None:

@@ -7,13 +7,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOOR = {
-    *("errors", "atomic", "batch", "device", "process_start", "stages", "torchaudio_guard"),
-    "workers",
+    *("errors", "atomic", "batch", "device", "leases", "process_start", "stages"),
+    *("torchaudio_guard", "workers"),
 }
 PARTS = {"data", "teachers", "quantizer", "storage", "distil", "report"}
 ALLOWED = {
     **{name: {"errors"} for name in FLOOR},
     "atomic": {"errors", "process_start"},
+    "leases": {"errors", "process_start", "atomic"},
     **{name: FLOOR | {name} for name in PARTS},  # a part never imports another part
     "config": {"errors", "config"},
     "interop": FLOOR | PARTS | {"interop"},  # joins parts for the toolkits of others

@@ -13,8 +13,9 @@ import urllib.request
 from pathlib import Path
 from typing import BinaryIO
 
-from k2distil.atomic import locked, make_folder, replacing
+from k2distil.atomic import make_folder, replacing
 from k2distil.errors import DataError
+from k2distil.leases import LEASE_SECONDS, Leases
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ URL_SCHEMES = ("http://", "https://")
 MAX_ATTEMPTS = 6  # in a row that bring nothing new
 FIRST_WAIT = 1.0  # seconds before the second attempt; doubled before each further one
 TIMEOUT = 60.0  # seconds without a byte
-LOCK = ".lock"  # a folder in the cache
+LEASE = ".lease"  # in the cache
 CHUNK = 1 << 20  # bytes in memory at a time
 RANGE_REFUSED = 416
 PASSING = {408, 425, 429, 500, 502, 503, 504, RANGE_REFUSED}  # statuses worth another attempt
@@ -49,9 +50,8 @@ def fetch(url: str, cache_dir: Path) -> Path:
     path = cache_dir / f"{digest}-{name[0] if name else 'file'}"
     if path.exists():
         return path
-    lock = cache_dir / LOCK
-    make_folder(lock, "--cache_dir")
-    with locked(lock, wait=True):  # the processes of a run want the same files in turn
+    make_folder(cache_dir, "--cache_dir")
+    with Leases(LEASE_SECONDS) as leases, leases.held(cache_dir / LEASE):  # all want the same files
         if path.exists():
             return path
         started = time.monotonic()

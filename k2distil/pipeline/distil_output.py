@@ -8,12 +8,14 @@ import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from k2distil.atomic import locked, make_folder
+from k2distil.atomic import make_folder
 from k2distil.distil.student import Student, restore_replaced
 from k2distil.distil.trainer import last_checkpoint
 from k2distil.errors import ConfigError
+from k2distil.leases import held_alone
 from k2distil.pipeline.summary import (
     Summary,
     read_json,
@@ -27,16 +29,31 @@ logger = logging.getLogger(__name__)
 
 NAME = "train_distil"  # of summary, config and lists in the folder
 METRICS_FILE = "metrics.json"  # in the folder of the best student
+LEASE = ".lease"
 
 
 class StudentFolder:
-    """`best/` and `last/` load in transformers; `checkpoint-<step>/` are the Trainer's own."""
+    """`best/` and `last/` load in transformers; `checkpoint-<step>/` are the Trainer's own.
+
+    A context manager: from `begin` to the end of the block no other process has the folder.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self.stem = path, path / NAME
         self._marker = path / f"{NAME}.json"  # of what training the folder is
-        self._lock = ExitStack()  # held from `begin` to the end of the process
+        self._held = ExitStack()
         self._replaces: Mapping[str, Any] | None = None  # by what `start` replaces what is there
+
+    def __enter__(self) -> StudentFolder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._held.close()
 
     def begin(
         self, fingerprint: Mapping[str, Any], force: bool, by_device: Iterable[str] = ()
@@ -56,29 +73,27 @@ class StudentFolder:
             DataError: results of other settings and not `force`, or another run is at it.
         """
         make_folder(self.path)
-        with ExitStack() as lock:
-            lock.enter_context(locked(self.path))
-            figures: dict[str, Any] = {}
-            if (found := read_json(self._marker)) is not None:
-                restore_replaced(self.path / "best")
-                restore_replaced(self.path / "last")
-                if (self.path / "last").is_dir() and (figures := read_summary(self.stem)):
-                    found |= {name: fingerprint[name] for name in by_device}
-            elif any(self.path.iterdir()):
-                raise ConfigError(
-                    f"--save_path {self.path}: not empty, and not made by train_distil.sh; give "
-                    "another folder"
-                )
-            else:
-                found = {}
-            is_other = bool(describe_differences(found, fingerprint))
-            if figures and not is_other:
-                logger.info("%s: complete already", self.path)
-                return Summary(int(figures.get("failed", 0)), figures)
-            if self._has_results() and not force:
-                refuse_other_settings(self.path, found, fingerprint)
-            self._replaces = fingerprint if is_other else None
-            self._lock = lock.pop_all()
+        self._held.enter_context(held_alone(self.path / LEASE, self.path))
+        figures: dict[str, Any] = {}
+        if (found := read_json(self._marker)) is not None:
+            restore_replaced(self.path / "best")
+            restore_replaced(self.path / "last")
+            if (self.path / "last").is_dir() and (figures := read_summary(self.stem)):
+                found |= {name: fingerprint[name] for name in by_device}
+        elif any(each.name != LEASE for each in self.path.iterdir()):
+            raise ConfigError(
+                f"--save_path {self.path}: not empty, and not made by train_distil.sh; give "
+                "another folder"
+            )
+        else:
+            found = {}
+        is_other = bool(describe_differences(found, fingerprint))
+        if figures and not is_other:
+            logger.info("%s: complete already", self.path)
+            return Summary(int(figures.get("failed", 0)), figures)
+        if self._has_results() and not force:
+            refuse_other_settings(self.path, found, fingerprint)
+        self._replaces = fingerprint if is_other else None
         return None
 
     def start(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from k2distil.batch import Utterance
 from k2distil.config import SaveCodebookConfig, SaveEmbeddingConfig
 from k2distil.errors import DataError
+from k2distil.leases import Leases
 from k2distil.pipeline.earlier import Earlier, find_earlier
 from k2distil.pipeline.embed import Embedding, ValuesOf, embed
 from k2distil.pipeline.make_parts import EmbedAll, make_parts
@@ -32,7 +33,6 @@ from k2distil.stages import stage
 from k2distil.storage import (
     SHARD_HOURS,
     DamagedPartError,
-    Leases,
     PartFolder,
     merged_already,
     note_for_merge,

@@ -10,13 +10,14 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 from k2distil.errors import DataError
+from k2distil.leases import Leases
 from k2distil.pipeline.ahead import behind
 from k2distil.pipeline.digests import digest_of_entries
 from k2distil.pipeline.embed import Embedded, Embedding
 from k2distil.pipeline.progress import Progress
 from k2distil.pipeline.windows import Chunk
 from k2distil.stages import stage
-from k2distil.storage import Leases, PartFolder
+from k2distil.storage import PartFolder
 
 logger = logging.getLogger(__name__)
 

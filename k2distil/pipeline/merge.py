@@ -6,11 +6,11 @@ from pathlib import Path
 
 from k2distil.config import MergeConfig
 from k2distil.errors import DataError
+from k2distil.leases import Leases
 from k2distil.pipeline.earlier import Earlier
 from k2distil.pipeline.outcome import entries_of, outcome_of, summarise
 from k2distil.pipeline.summary import Summary
 from k2distil.storage import (
-    Leases,
     check_output,
     find_unmerged,
     output_lease,

@@ -57,7 +57,12 @@ def train_distil(config: TrainDistilConfig) -> Summary:
     """Train the student that a config asks for, or go on where an earlier run stopped."""
     started = time.monotonic()
     job = open_job(config)
-    folder, on_first = StudentFolder(config.save_path), job.processes.on_first
+    with StudentFolder(config.save_path) as folder:
+        return _train_distil(job, folder, started)
+
+
+def _train_distil(job: DistilJob, folder: StudentFolder, started: float) -> Summary:
+    on_first = job.processes.on_first
     if (done := on_first(lambda: _begin(job, folder))) is not None:
         return done
     checkpoint = on_first(folder.checkpoint)

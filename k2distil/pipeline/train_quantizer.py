@@ -14,6 +14,7 @@ import torch
 
 from k2distil.config import TrainQuantizerConfig
 from k2distil.errors import CheckpointError, ConfigError, DataError
+from k2distil.leases import held_alone
 from k2distil.pipeline.frame_source import FrameSource, fill, open_source
 from k2distil.pipeline.processes import Processes, joined
 from k2distil.pipeline.progress import Progress
@@ -41,7 +42,6 @@ from k2distil.quantizer import (
 )
 from k2distil.storage import (
     describe_differences,
-    held_alone,
     output_lease,
     refuse_other_settings,
 )

@@ -5,7 +5,6 @@ from k2distil.storage.file_list import SHARD_HOURS
 from k2distil.storage.fingerprint import describe_differences, refuse_other_settings
 from k2distil.storage.join_codes import join_codes
 from k2distil.storage.joined_reader import JoinedReader
-from k2distil.storage.leases import Leases, held_alone
 from k2distil.storage.merge import DamagedPartError
 from k2distil.storage.output import check_output
 from k2distil.storage.parts import (
@@ -27,7 +26,6 @@ __all__ = [
     "DamagedPartError",
     "EmbeddingReader",
     "JoinedReader",
-    "Leases",
     "PartFolder",
     "Problems",
     "UtteranceReader",
@@ -37,7 +35,6 @@ __all__ = [
     "describe_differences",
     "find_unmerged",
     "finished",
-    "held_alone",
     "join_codes",
     "merged_already",
     "note_for_merge",

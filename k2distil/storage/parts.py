@@ -26,8 +26,8 @@ import numpy as np
 
 from k2distil.atomic import make_folder, remove_leftovers, replacing
 from k2distil.errors import DataError
+from k2distil.leases import Leases
 from k2distil.storage.fingerprint import as_json, refuse_other_settings
-from k2distil.storage.leases import Leases
 from k2distil.storage.merge import DamagedPartError, checksum
 from k2distil.storage.output import check_output, write_output
 from k2distil.storage.reader import FORMAT_VERSION

@@ -1,10 +1,13 @@
 """The folder of a student: what is the best in it, and what may be replaced."""
 
+import functools
 import json
+import os
 
 import pytest
 
 from k2distil.errors import DataError
+from k2distil.leases import held_alone
 from k2distil.pipeline.distil_output import StudentFolder
 
 
@@ -21,11 +24,15 @@ class Saved:
             (folder / name).write_bytes(content)
 
 
+def begin(path, *arguments, **options):
+    with StudentFolder(path) as folder:
+        return folder.begin(*arguments, **options)
+
+
 def begun(path, fingerprint, force=False) -> StudentFolder:
-    folder = StudentFolder(path)
-    assert folder.begin(fingerprint, force) is None
-    folder.start()
-    folder._lock.close()
+    with StudentFolder(path) as folder:
+        assert folder.begin(fingerprint, force) is None
+        folder.start()
     return folder
 
 
@@ -52,7 +59,7 @@ def test_a_run_that_ended_before_its_first_step_holds_no_folder(tmp_path):
     folder = begun(tmp_path, {"learning_rate": 2})
     folder.offer(Saved("one"), {}, "test", "wer", 1, {"wer": 0.5, "cer": 0.5})
     with pytest.raises(DataError, match="learning_rate: 2 there, 3 now"):
-        StudentFolder(tmp_path).begin({"learning_rate": 3}, force=False)
+        begin(tmp_path, {"learning_rate": 3}, force=False)
 
 
 def test_a_student_that_was_being_replaced_counts_as_one(tmp_path):
@@ -60,7 +67,7 @@ def test_a_student_that_was_being_replaced_counts_as_one(tmp_path):
     folder.offer(Saved("only"), {}, "test", "wer", 1, {"wer": 0.5, "cer": 0.5})
     (tmp_path / "best").rename(tmp_path / ".best.old")  # killed while it was replaced
     with pytest.raises(DataError, match="learning_rate: 1 there, 2 now"):
-        StudentFolder(tmp_path).begin({"learning_rate": 2}, force=False)
+        begin(tmp_path, {"learning_rate": 2}, force=False)
     assert (tmp_path / "best" / "mark").read_text() == "only"
 
 
@@ -90,24 +97,27 @@ def test_until_it_starts_nothing_is_removed_and_nothing_old_is_gone_on_with(tmp_
     (tmp_path / "checkpoint-8").mkdir()
     (tmp_path / "checkpoint-8" / "trainer_state.json").write_text('{"global_step": 8}')
     before = sorted(each.name for each in tmp_path.iterdir())
-    folder = StudentFolder(tmp_path)
-    assert folder.begin({"learning_rate": 2}, force=True) is None
-    assert folder.checkpoint() is None
+    with StudentFolder(tmp_path) as folder:  # which ends before it starts: of a list that is bad
+        assert folder.begin({"learning_rate": 2}, force=True) is None
+        assert folder.checkpoint() is None
     assert sorted(each.name for each in tmp_path.iterdir()) == before
-    folder._lock.close()  # it ended here: a list could not be read
-    again = StudentFolder(tmp_path)
-    assert again.begin({"learning_rate": 1}, force=False) is None
-    assert again.checkpoint() == tmp_path / "checkpoint-8"
+    with StudentFolder(tmp_path) as again:
+        assert again.begin({"learning_rate": 1}, force=False) is None
+        assert again.checkpoint() == tmp_path / "checkpoint-8"
 
 
-def test_two_that_begin_at_the_same_time_do_not_both_succeed(tmp_path):
-    first, second = StudentFolder(tmp_path), StudentFolder(tmp_path)
-    assert first.begin({"learning_rate": 1}, force=False) is None
-    with pytest.raises(DataError, match=f"{tmp_path}: another run is writing this output"):
-        second.begin({"learning_rate": 1}, force=False)
-    first.start()
-    with pytest.raises(DataError, match="another run is writing this output"):
-        second.begin({"learning_rate": 1}, force=False)
+def test_two_that_begin_at_the_same_time_do_not_both_succeed(tmp_path, monkeypatch):
+    soon = functools.partial(held_alone, seconds=1.0)
+    monkeypatch.setattr("k2distil.pipeline.distil_output.held_alone", soon)
+    words = rf"{tmp_path}: process {os.getpid()} on .* is writing this output; wait for it to end"
+    with StudentFolder(tmp_path) as first, StudentFolder(tmp_path) as second:
+        assert first.begin({"learning_rate": 1}, force=False) is None
+        with pytest.raises(DataError, match=words):
+            second.begin({"learning_rate": 1}, force=False)
+        first.start()
+        with pytest.raises(DataError, match=words):
+            second.begin({"learning_rate": 1}, force=False)
+    assert not (tmp_path / ".lease").exists()
 
 
 def test_what_the_device_decides_does_not_count_when_all_is_done(tmp_path):
@@ -115,8 +125,8 @@ def test_what_the_device_decides_does_not_count_when_all_is_done(tmp_path):
     here = {"learning_rate": 1, "dtype": "float32"}
     folder.offer(Saved("best"), {}, "test", "wer", 1, {"wer": 0.5, "cer": 0.5})
     with pytest.raises(DataError, match='dtype: "bfloat16" there, "float32" now'):
-        StudentFolder(tmp_path).begin(here, False, ("dtype",))
+        begin(tmp_path, here, False, ("dtype",))
     folder.finish(Saved("last"), {}, {"steps": 3}, 0)
-    assert StudentFolder(tmp_path).begin(here, False, ("dtype",)).figures["steps"] == 3
+    assert begin(tmp_path, here, False, ("dtype",)).figures["steps"] == 3
     with pytest.raises(DataError, match='dtype: "bfloat16" there, "float32" now'):  # asked for
-        StudentFolder(tmp_path).begin(here, False)
+        begin(tmp_path, here, False)

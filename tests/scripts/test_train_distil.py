@@ -319,7 +319,7 @@ def test_two_runs_never_write_one_folder(material, tmp_path):
             time.sleep(0.05)
         done = run("train_distil.sh", *flags(material, "--max_steps", 4000))
         assert done.returncode == 2, done.stderr
-        assert "another run is writing this output" in done.stderr
+        assert "is writing this output; wait for it to end" in done.stderr
     finally:
         process.kill()
         process.wait()

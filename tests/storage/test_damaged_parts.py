@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from k2distil.errors import DataError
-from k2distil.storage import DamagedPartError, Leases, PartFolder, remove_parts
+from k2distil.leases import Leases
+from k2distil.storage import DamagedPartError, PartFolder, remove_parts
 from tests.storage.arrays import ATTRIBUTES, FINGERPRINT, in_chunks, make_h5, some_arrays, write_all
 
 ARRAYS = some_arrays(10)

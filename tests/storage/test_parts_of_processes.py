@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from k2distil.errors import DataError
+from k2distil.leases import Leases
 from k2distil.storage import (
-    Leases,
     PartFolder,
     finished,
     refuse_others,

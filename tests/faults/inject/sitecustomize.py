@@ -62,7 +62,7 @@ def signal_at(place, signum, path):
 
 
 def move_to(host):
-    from k2distil.storage import leases
+    from k2distil import leases
 
     socket.gethostname = lambda: host
     leases._machine = lambda: host

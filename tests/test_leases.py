@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from k2distil.errors import DataError
-from k2distil.storage import Leases, held_alone
+from k2distil.leases import Leases, held_alone
 
 HOLD = """\
 import sys, time
 from pathlib import Path
-from k2distil.storage import Leases
+from k2distil.leases import Leases
 with Leases(float(sys.argv[2])) as leases:
     assert leases.claim(Path(sys.argv[1]))
     print("held", flush=True)

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 LEASE_SECONDS = 60.0
 POLL_SECONDS = 0.2
+TELL_SECONDS = 5.0  # of waiting, before a word of it
 TOUCHES = 6  # of a lease, in the time after which it is taken for abandoned
 _GONE = {errno.ENOENT, errno.ESTALE}  # the latter of NFS, removed by another host while it is read
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}  # of FAT and some network disks
@@ -80,8 +81,12 @@ class Leases:
     @contextmanager
     def held(self, path: Path) -> Iterator[None]:
         """Wait for a lease, and hold it."""
+        started, is_told = time.monotonic(), False
         while not self.claim(path):
             time.sleep(POLL_SECONDS)
+            if not is_told and time.monotonic() - started > TELL_SECONDS:
+                is_told, found = True, _read(path)
+                logger.info("%s: waiting for %s", path, _describe(found[0] if found else ""))
         try:
             yield
         finally:
