@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from k2distil.errors import DataError
 from k2distil.process_start import namespace, start_of
@@ -53,6 +55,29 @@ def replacing(path: Path, *, tidy: bool = True) -> Iterator[Path]:
         if not isinstance(error, DataError) and (reason := reason_of_disk(error)) is not None:
             raise DataError(f"{path}: {reason}") from error
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    r"""Write a small file so that it is whole or not there.
+
+    What is not UTF-8 in a name, such as "\udcd6", becomes its escape, as in JSON.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def write_json(path: Path, tree: Mapping[str, Any]) -> None:
+    """Write a small file so that it is whole or not there."""
+    write_text(path, json.dumps(tree, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What `write_json` wrote; None where there is no such file, or something else in it."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def make_folder(folder: Path, flag: str = "--save_path") -> None:

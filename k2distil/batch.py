@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +32,19 @@ class Utterance:
         return f"{self.wav}: utterance {self.key}: {reason}"
 
 
+class Rejection(TypedDict):
+    """An utterance without values; a row of failed.tsv or dropped.tsv."""
+
+    key: str
+    wav: str
+    reason: str
+
+
+def rejection(utterance: Utterance, reason: str) -> Rejection:
+    """The utterance, and why it has no values."""
+    return {"key": utterance.key, "wav": utterance.wav, "reason": reason}
+
+
 @dataclass(frozen=True)
 class AudioBatch:
     """Audio of several utterances.
@@ -45,7 +58,7 @@ class AudioBatch:
 
     @property
     def seconds(self) -> float:
-        """Of the longest."""
+        """Seconds of the longest utterance."""
         return self.samples.shape[1] / SAMPLE_RATE
 
     def halves(self) -> tuple[AudioBatch, AudioBatch]:

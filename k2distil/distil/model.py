@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from k2distil.batch import Rejection
 from k2distil.distil.loss import CodebookLoss
 from k2distil.distil.spec_augment import SpecAugment
 
@@ -23,7 +24,7 @@ class Part(TypedDict):
     """
 
     keys: list[str]
-    failed: list[dict[str, str]]  # key, wav, reason of what could not be decoded
+    failed: list[Rejection]  # what could not be decoded
     inputs: dict[str, Tensor]
     num_inputs: Tensor
     num_frames: Tensor

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from k2distil.batch import SAMPLE_RATE, Utterance
+from k2distil.batch import SAMPLE_RATE, Rejection, Utterance, rejection
 from k2distil.data import PackedUtterances, audio_seconds
 from k2distil.distil import check_lengths
 from k2distil.distil.student import Student
@@ -21,7 +21,6 @@ from k2distil.pipeline.distil_checked import Checked
 from k2distil.pipeline.distil_data import Codes
 from k2distil.pipeline.distil_text import TextNotes, fault_of_text
 from k2distil.pipeline.durations import durations
-from k2distil.pipeline.summary import rejection
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +63,7 @@ def check_utterances(
     measured, too_long = _without_long(measured, utterances, max_seconds)
     least_frames = student.least_frames if for_training else 1
     notes = TextNotes(student, for_training)
-    unfit: list[dict[str, str]] = []
+    unfit: list[Rejection] = []
     num_of_other_audio = 0  # codes in a test
     fits, labelled = np.ones(len(measured.rows), bool), np.zeros(len(measured.rows), bool)
     for place, (row, size) in enumerate(measured):
@@ -130,10 +129,10 @@ class _Measured:
 
 def _measure(
     utterances: PackedUtterances, rows: Sequence[int], student: Student, decode_timeout: float
-) -> tuple[_Measured, list[dict[str, str]]]:
+) -> tuple[_Measured, list[Rejection]]:
     """-> the readable ones of these rows, and rows of failed.tsv of the others."""
     read, seconds = [], []
-    unreadable: list[dict[str, str]] = []
+    unreadable: list[Rejection] = []
     seconds_of = functools.partial(audio_seconds, timeout=decode_timeout)
     found = durations(utterances.at(rows), seconds_of, "check")
     for row, (each, length) in zip(rows, found, strict=True):
@@ -150,7 +149,7 @@ def _measure(
 
 def _without_long(
     measured: _Measured, utterances: PackedUtterances, max_seconds: float | None
-) -> tuple[_Measured, list[dict[str, str]]]:
+) -> tuple[_Measured, list[Rejection]]:
     """-> (those of at most max_seconds, rows of dropped.tsv of the others)."""
     if max_seconds is None:
         return measured, []
@@ -183,7 +182,7 @@ def _fault_of_codes(key: str, num_frames: int, codes: Codes) -> str | None:
     return None
 
 
-def refuse_unfit(names: str, unfit: Sequence[Mapping[str, str]]) -> None:
+def refuse_unfit(names: str, unfit: Sequence[Rejection]) -> None:
     """Say what does not fit, all at once.
 
     Raises:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from k2distil.atomic import replacing
+from k2distil.batch import Rejection
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class Checked:
     rows: np.ndarray
     seconds: np.ndarray
     labelled: np.ndarray
-    unreadable: list[dict[str, str]]
-    unfit: list[dict[str, str]]
-    too_long: list[dict[str, str]]
+    unreadable: list[Rejection]
+    unfit: list[Rejection]
+    too_long: list[Rejection]
 
     def save(self, path: Path) -> None:
         """Write a .npz, whole or not at all.

@@ -12,13 +12,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from k2distil.batch import SAMPLE_RATE, Utterance
+from k2distil.batch import SAMPLE_RATE, Utterance, rejection
 from k2distil.data import load_audio
 from k2distil.distil import IGNORE_INDEX, align_codes
 from k2distil.distil.model import Batch, Part
 from k2distil.distil.student import Student
 from k2distil.errors import DataError
-from k2distil.pipeline.summary import rejection
 from k2distil.storage import JoinedReader
 
 SILENCE = Utterance("", "")  # no list has an empty key

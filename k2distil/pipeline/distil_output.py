@@ -11,18 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from k2distil.atomic import make_folder
+from k2distil.atomic import make_folder, read_json, write_json
+from k2distil.distil.codebook_head import CodebookHead
 from k2distil.distil.student import Student, restore_replaced
 from k2distil.distil.trainer import last_checkpoint
 from k2distil.errors import ConfigError
 from k2distil.leases import held_alone
-from k2distil.pipeline.summary import (
-    Summary,
-    read_json,
-    read_summary,
-    write_json,
-    write_summary,
-)
+from k2distil.pipeline.summary import Summary, read_summary, write_summary
 from k2distil.storage import describe_differences, refuse_other_settings
 
 logger = logging.getLogger(__name__)
@@ -119,7 +114,7 @@ class StudentFolder:
     def offer(
         self,
         student: Student,
-        extra: Mapping[str, bytes],
+        head: CodebookHead | None,
         test: str,
         metric: str,
         step: int,
@@ -129,7 +124,7 @@ class StudentFolder:
 
         Args:
             student: as it is now.
-            extra: contents of more files beside it, by name.
+            head: that learns the codes, to go beside it.
             test: digest of what it was tested on; the best on anything else does not count.
             metric: of figures.
             step: of the training.
@@ -141,17 +136,17 @@ class StudentFolder:
         if is_comparable and [figures[r] for r in rank] > [best[r] for r in rank]:
             return
         text = json.dumps({"step": step, "test": test, **figures}, indent=2) + "\n"
-        student.save(self.path / "best", {**extra, METRICS_FILE: text.encode()})
+        student.save(self.path / "best", {**_files_of(head), METRICS_FILE: text.encode()})
 
     def finish(
         self,
         student: Student,
-        extra: Mapping[str, bytes],
+        head: CodebookHead | None,
         figures: Mapping[str, Any],
         num_failed: int,
     ) -> Summary:
-        """Write the last student, `extra` beside it, and the summary."""
-        student.save(self.path / "last", extra)
+        """Write the last student, its head beside it, and the summary."""
+        student.save(self.path / "last", _files_of(head))
         return write_summary(self.stem, {**figures, "failed": num_failed}, num_failed)
 
     def _has_results(self) -> bool:
@@ -166,3 +161,7 @@ class StudentFolder:
                 shutil.rmtree(each)
             elif each.name.startswith(NAME):
                 each.unlink()
+
+
+def _files_of(head: CodebookHead | None) -> dict[str, bytes]:
+    return {} if head is None else head.files()

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from k2distil.batch import Utterance
+from k2distil.batch import Rejection, Utterance
 from k2distil.distil.trainer import DistilTrainer
 from k2distil.pipeline.distil_checked import Checked
 from k2distil.pipeline.distil_test import StudentTest
 from k2distil.pipeline.processes import Processes
-from k2distil.pipeline.summary import read_rejections, write_rejections
+from k2distil.pipeline.rejections import read_rejections, write_rejections
 
 
-class Rejected:
+class RejectedLists:
     """What cannot be used, and what could not be decoded.
 
     Args:
@@ -26,7 +26,7 @@ class Rejected:
         self, stem: Path, train: Checked, test: StudentTest | None, processes: Processes
     ) -> None:
         self.stem, self.train, self.test, self.processes = stem, train, test, processes
-        self._before: list[dict[str, str]] = []
+        self._before: list[Rejection] = []
         self._written: object = None
 
     def remember(self, utterances: Iterable[Utterance]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from k2distil.batch import Rejection
 from k2distil.config import TrainDistilConfig
 from k2distil.data import PackedUtterances
 from k2distil.distil.model import DistilModel
@@ -68,7 +69,7 @@ class StudentTest:
             self.figures |= scores.figures()
         return self.figures
 
-    def _keep_failed(self, rows: Sequence[dict[str, str]]) -> None:
+    def _keep_failed(self, rows: Sequence[Rejection]) -> None:
         """Every test meets the same; each is told once."""
         known = {row["key"] for row in self.failed}
         for row in rows:

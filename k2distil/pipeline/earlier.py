@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from k2distil.batch import Utterance
+from k2distil.batch import Rejection, Utterance
 from k2distil.errors import DataError
 from k2distil.pipeline.digests import digest_of_entries
-from k2distil.pipeline.summary import read_rejections, read_summary
+from k2distil.pipeline.rejections import read_rejections
+from k2distil.pipeline.summary import read_summary
 from k2distil.storage import (
     DamagedPartError,
     UtteranceReader,
@@ -39,7 +40,7 @@ class Earlier:
     written: set[str]  # keys
     entries: int | None  # their `digest_of_entries`; None: made by an older k2distil
     num_frames: int
-    dropped: list[dict[str, str]]  # rows of dropped.tsv that hold
+    dropped: list[Rejection]  # those that hold
     figures: dict[str, Any]  # of its summary
 
     @classmethod

@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from k2distil.batch import AudioBatch, EmbeddingBatch
+from k2distil.batch import AudioBatch, EmbeddingBatch, Rejection, rejection
 from k2distil.device import is_out_of_memory
 from k2distil.pipeline.ahead import ahead
-from k2distil.pipeline.summary import rejection
 from k2distil.pipeline.windows import (
     Chunk,
     EmbedOptions,
@@ -44,8 +43,8 @@ class Embedded:
     """What became of some utterances; every one is in exactly one of the three."""
 
     values: dict[str, np.ndarray] = field(default_factory=dict)  # by key, in list order
-    failed: list[dict[str, str]] = field(default_factory=list)
-    dropped: list[dict[str, str]] = field(default_factory=list)  # on purpose, by a setting
+    failed: list[Rejection] = field(default_factory=list)
+    dropped: list[Rejection] = field(default_factory=list)  # on purpose, by a setting
     audio_seconds: float = 0.0  # of those that have values
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from pathlib import Path
 
+from k2distil.atomic import read_json, write_json
 from k2distil.config import EvaluateConfig
 from k2distil.data import PackedUtterances
 from k2distil.device import is_out_of_memory, use_device
@@ -16,7 +17,7 @@ from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.distil_check import check_utterances
 from k2distil.pipeline.distil_data import DistilDataset
 from k2distil.pipeline.lists import names_of, num_workers, read_lists
-from k2distil.pipeline.summary import Summary, prepare_output, read_json, write_json
+from k2distil.pipeline.summary import Summary, prepare_output
 from k2distil.pipeline.transcribe import batches_to_test, transcribe
 from k2distil.workers import mending
 

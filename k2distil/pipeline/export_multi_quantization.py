@@ -10,10 +10,10 @@ from torch import Tensor
 
 from k2distil.atomic import replacing
 from k2distil.config import ExportConfig
-from k2distil.errors import CheckpointError
-from k2distil.pipeline.exported import digest_at, digests, is_ours
+from k2distil.pipeline.exported import digest_at, digests, refuse_foreign
 from k2distil.pipeline.summary import Summary, prepare_output, read_summary, write_summary
 from k2distil.quantizer import load_quantizer, package_state, quantizer_file, write_tensors
+from k2distil.storage import refuse_other_settings
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,11 @@ def export_multi_quantization(config: ExportConfig) -> Summary:
         if _holds(save_path, state):
             logger.info("%s: complete already", save_path)
             return Summary(0, read_summary(save_path))
-        _check_replaceable(save_path, there, quantizer.id, config.force)
+        found = read_summary(save_path)
+        refuse_foreign(save_path, there, found)
+        if not config.force:
+            before = {"quantizer_id": found["quantizer_id"]}
+            refuse_other_settings(save_path, before, {"quantizer_id": quantizer.id})
     if quantizer.codebook_size < MIN_REFINED_ENTRIES:
         logger.warning(
             "%d entries a codebook: multi_quantization encodes with refine_indexes_iters=0 only",
@@ -71,21 +75,3 @@ def _holds(path: Path, state: dict[str, Tensor]) -> bool:
         )
     except Exception:  # torch raises many kinds for what is no file of its own
         return False
-
-
-def _check_replaceable(save_path: Path, there: str, quantizer_id: str, force: bool) -> None:
-    """Refuse to replace a file, unless an export made it and --force is given.
-
-    Raises:
-        CheckpointError: both ids, or that the file is another's.
-    """
-    found = read_summary(save_path)
-    if not is_ours(there, found):
-        raise CheckpointError(
-            f"{save_path}: not made by k2distil export, never replaced; give another --save_path"
-        )
-    if not force:
-        raise CheckpointError(
-            f"{save_path}: exported from quantizer {found['quantizer_id']}, this one is "
-            f"{quantizer_id}; give another --save_path, or --force to replace it"
-        )

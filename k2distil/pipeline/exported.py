@@ -6,14 +6,16 @@ whenever a process is killed or the disk is full, what is there is known.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from k2distil.errors import DataError
 from k2distil.pipeline.digests import digest_of_file
 
 
 def digest_at(save_path: Path) -> str | None:
-    """Of the file that is there; None: there is none."""
+    """The digest of the file that is there; None: there is none."""
     return digest_of_file(save_path) if save_path.exists() else None
 
 
@@ -22,6 +24,18 @@ def digests(temporary: Path, replaced: str | None) -> dict[str, str | None]:
     return {"sha256": digest_of_file(temporary), "replaces": replaced}
 
 
-def is_ours(there: str | None, summary: dict[str, Any]) -> bool:
-    """Whether an export made the file that is there, by its digest."""
-    return there in (summary.get("sha256"), summary.get("replaces"))
+def refuse_foreign(save_path: Path, there: str, summary: Mapping[str, Any]) -> None:
+    """Refuse to replace a file that no export made.
+
+    Args:
+        save_path: of the file.
+        there: its digest.
+        summary: that lies beside it.
+
+    Raises:
+        DataError: the summary does not know the file.
+    """
+    if there not in (summary.get("sha256"), summary.get("replaces")):
+        raise DataError(
+            f"{save_path}: not made by k2distil export, never replaced; give another --save_path"
+        )

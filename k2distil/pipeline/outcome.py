@@ -6,16 +6,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from k2distil.batch import Rejection
 from k2distil.errors import DataError
 from k2distil.pipeline.digests import ENTRIES_MODULUS
 from k2distil.pipeline.earlier import ENTRIES, Earlier
-from k2distil.pipeline.summary import (
-    Summary,
-    beside,
-    read_summary,
-    write_rejections,
-    write_summary,
-)
+from k2distil.pipeline.rejections import write_rejections
+from k2distil.pipeline.summary import Summary, beside, read_summary, write_summary
 from k2distil.storage import PartFolder
 
 logger = logging.getLogger(__name__)
@@ -32,8 +28,8 @@ def summarise(parts: PartFolder, earlier: Earlier | None) -> Summary:
         DataError: some are missing; another process may have merged and removed them.
     """
     save_path, fingerprint = parts.save_path, parts.fingerprint
-    failed: list[dict[str, str]] = []
-    dropped: list[dict[str, str]] = []
+    failed: list[Rejection] = []
+    dropped: list[Rejection] = []
     audio_seconds = wall_seconds = 0.0
     num_written = num_frames = 0
     entries: list[int | None] = []  # None: made by an older k2distil, which did not say

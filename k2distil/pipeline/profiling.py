@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from k2distil.atomic import replacing
-from k2distil.pipeline.summary import beside, write_json
+from k2distil.atomic import replacing, write_json
+from k2distil.pipeline.summary import beside
 from k2distil.stages import Profile
 
 logger = logging.getLogger(__name__)

@@ -7,18 +7,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from k2distil.atomic import write_text
 from k2distil.config import ReportConfig
 from k2distil.errors import ConfigError
 from k2distil.pipeline.contents import Contents, perplexity, plain
 from k2distil.pipeline.distil_output import NAME as STUDENT
 from k2distil.pipeline.open_output import open_output
-from k2distil.pipeline.summary import (
-    Summary,
-    prepare_output,
-    read_rejections,
-    read_summary,
-    write_text,
-)
+from k2distil.pipeline.rejections import read_rejections
+from k2distil.pipeline.summary import Summary, prepare_output, read_summary
 from k2distil.pipeline.training_curves import training_curves
 from k2distil.quantizer import Quantizer
 from k2distil.report import Page, bars, curves, histogram, image

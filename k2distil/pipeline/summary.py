@@ -1,28 +1,19 @@
-"""What a run leaves beside its output: summary, resolved config, lists of what has no values."""
+"""What a run leaves beside its output: its summary and its resolved config."""
 
 from __future__ import annotations
 
-import csv
 import importlib.metadata
-import io
-import json
-import logging
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from k2distil import __version__
-from k2distil.atomic import make_folder, replacing
-from k2distil.batch import Utterance
+from k2distil.atomic import make_folder, read_json, write_json, write_text
 from k2distil.config.yaml_text import dump_yaml
 from k2distil.errors import ConfigError, DataError
-
-logger = logging.getLogger(__name__)
-
-Rows = Sequence[Mapping[str, str]]
 
 PACKAGES = ("torch", "transformers", "h5py", "numpy", "soundfile", "soxr")
 
@@ -61,7 +52,7 @@ def beside(save_path: Path, suffix: str) -> Path:
 
 
 def versions() -> dict[str, str]:
-    """Of everything that can change a result."""
+    """Versions of everything that can change a result."""
     found = {"k2distil": __version__, "python": platform.python_version()}
     return found | {name: importlib.metadata.version(name) for name in PACKAGES}
 
@@ -93,63 +84,3 @@ def _as_plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_as_plain(each) for each in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def rejection(utterance: Utterance, reason: str) -> dict[str, str]:
-    """A row of failed.tsv or dropped.tsv."""
-    return {"key": utterance.key, "wav": utterance.wav, "reason": reason}
-
-
-def write_rejections(save_path: Path, failed: Rows, dropped: Rows) -> None:
-    """Write <save_path>.failed.tsv and .dropped.tsv; without rows, remove that of an earlier run.
-
-    Args:
-        save_path: the output.
-        failed: key, wav and reason of utterances that could not be done.
-        dropped: of those that a setting left out.
-    """
-    for name, rows in [("failed", failed), ("dropped", dropped)]:
-        path = beside(save_path, f"{name}.tsv")
-        if not rows:
-            path.unlink(missing_ok=True)
-            continue
-        text = io.StringIO()
-        writer = csv.DictWriter(
-            text, ["key", "wav", "reason"], dialect="excel-tab", lineterminator="\n"
-        )
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(path, text.getvalue())
-        logger.warning("%d utterances %s: %s", len(rows), name, path)
-
-
-def read_rejections(save_path: Path, name: str) -> list[dict[str, str]]:
-    """The rows of <save_path>.<name>.tsv; none where there is no such file."""
-    try:
-        text = beside(save_path, f"{name}.tsv").read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return []
-    return list(csv.DictReader(io.StringIO(text), dialect="excel-tab"))
-
-
-def write_json(path: Path, tree: Mapping[str, Any]) -> None:
-    """Write a small file so that it is whole or not there."""
-    write_text(path, json.dumps(tree, indent=2, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """What `write_json` wrote; None where there is no such file, or something else in it."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def write_text(path: Path, text: str) -> None:
-    r"""Write a small file so that it is whole or not there.
-
-    What is not UTF-8 in a name, such as "\udcd6", becomes its escape, as in JSON.
-    """
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")

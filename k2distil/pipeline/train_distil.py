@@ -3,52 +3,33 @@
 from __future__ import annotations
 
 import logging
-import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from k2distil.config import TrainDistilConfig
-from k2distil.config.options import MAX_SEED
 from k2distil.data import PackedUtterances
 from k2distil.distil import CodebookLoss
-from k2distil.distil.batches import BatchesBySeconds
 from k2distil.distil.codebook_head import CodebookHead
-from k2distil.distil.model import DistilModel
-from k2distil.distil.spec_augment import SpecAugment
 from k2distil.distil.student import Student
-from k2distil.distil.trainer import (
-    STATE_FILE,
-    AtCheckpoints,
-    Bar,
-    DistilTrainer,
-    FiniteLoss,
-    LogLines,
-    MissedTest,
-    Pace,
-    StopOnSignal,
-    WeightOverSteps,
-)
 from k2distil.distil.vocabulary import normalize
 from k2distil.errors import DataError
 from k2distil.pipeline.distil_check import check_utterances, refuse_unfit
 from k2distil.pipeline.distil_checked import Checked
 from k2distil.pipeline.distil_codes import check_coverage
-from k2distil.pipeline.distil_data import DistilDataset
 from k2distil.pipeline.distil_fingerprint import fingerprint_of
-from k2distil.pipeline.distil_job import MASKS, DistilJob, open_job
+from k2distil.pipeline.distil_job import DistilJob, open_job
 from k2distil.pipeline.distil_output import StudentFolder
-from k2distil.pipeline.distil_rejected import Rejected
+from k2distil.pipeline.distil_rejected import RejectedLists
 from k2distil.pipeline.distil_test import StudentTest
-from k2distil.pipeline.lists import names_of, num_workers, read_lists
+from k2distil.pipeline.distil_training import make_trainer, train
+from k2distil.pipeline.lists import names_of, read_lists
 from k2distil.pipeline.summary import Summary, write_config
 from k2distil.pipeline.training_arguments import dtype_of
 from k2distil.pipeline.training_errors import explaining
-from k2distil.workers import Loader
 
 logger = logging.getLogger(__name__)
 
@@ -67,21 +48,20 @@ def _train_distil(job: DistilJob, folder: StudentFolder, started: float) -> Summ
         return done
     checkpoint = on_first(folder.checkpoint)
     head = _codebook_head(job, checkpoint)
-    train = on_first(lambda: _utterances_to_train_on(job, folder, checkpoint))
+    train_on = on_first(lambda: _utterances_to_train_on(job, folder, checkpoint))
     test = _test(job)
-    rejected = Rejected(folder.stem, train, test, job.processes)
+    rejected = RejectedLists(folder.stem, train_on, test, job.processes)
     if checkpoint is not None:
         rejected.remember(job.utterances)
     if job.processes.rank == 0:
         folder.start()
-        train.save(folder.checked)
+        train_on.save(folder.checked)
         write_config(folder.stem, job.config)
-    _describe(job.student, train)
-    trainer = _trainer(job, folder, head, train, test)
+    _describe(job.student, train_on)
+    trainer = make_trainer(job, folder, head, train_on, test)
     rejected.write(trainer)
-    trainer.add_callback(AtCheckpoints(lambda: rejected.write(trainer)))
     with explaining(folder.path):
-        _train(trainer, checkpoint)
+        train(trainer, checkpoint, lambda: rejected.write(trainer))
         if test is not None and trainer.tested_step != trainer.state.global_step:
             trainer.evaluate()
     num_failed = rejected.write(trainer)
@@ -91,12 +71,12 @@ def _train_distil(job: DistilJob, folder: StudentFolder, started: float) -> Summ
     figures = {
         "wall_seconds": time.monotonic() - started,  # of this run; less than all after a resume
         "steps": step,
-        **_sizes(job.student, train),
+        **_sizes(job.student, train_on),
         "last": test and test.figures,
         "best": best,
     }
     with explaining(folder.path):
-        summary = folder.finish(job.student, _beside(head), figures, num_failed)
+        summary = folder.finish(job.student, head, figures, num_failed)
     metric = "wer" if test is None else test.metric
     logger.info(
         "%s: last at step %d%s; k2distil evaluate --student_checkpoint %s --train_data LIST",
@@ -137,11 +117,6 @@ def _codebook_head(job: DistilJob, checkpoint: Path | None) -> CodebookHead | No
     if config.student_checkpoint is not None and checkpoint is None:
         head.go_on_from(config.student_checkpoint)
     return head
-
-
-def _beside(head: CodebookHead | None) -> dict[str, bytes]:
-    """Files for the folder of a saved student."""
-    return {} if head is None else head.files()
 
 
 def _utterances_to_train_on(
@@ -211,59 +186,6 @@ def _check(
     return checked
 
 
-def _trainer(
-    job: DistilJob,
-    folder: StudentFolder,
-    head: CodebookHead | None,
-    train: Checked,
-    test: StudentTest | None,
-) -> DistilTrainer:
-    """The student with its losses and batches; the best one of the tests is kept."""
-    config, student = job.config, job.student
-    spec_augment = SpecAugment(**{name: getattr(config, name) for name in MASKS})
-    model = DistilModel(
-        student.model,
-        None if head is None else head.loss,
-        job.layer,
-        config.codebook_weight,
-        None if student.masks_itself else spec_augment,
-    )
-
-    def keep_best(step: int, figures: dict[str, float]) -> None:
-        assert test is not None
-        folder.offer(student, _beside(head), test.digest, test.metric, step, figures)
-
-    trainer = DistilTrainer(model, job.args, _batches(job, train), test, keep_best)
-    trainer.add_callback(WeightOverSteps(model, config.codebook_weight_end))
-    return trainer
-
-
-def _batches(job: DistilJob, train: Checked) -> Loader:
-    """All batches of this process; one pass over them is the whole training."""
-    config = job.config
-    return Loader(
-        DistilDataset(
-            *(job.utterances.at(train.rows), job.student, job.codes),
-            *(config.channel, config.decode_timeout),
-            labelled=train.labelled,
-            strict=config.bad_utterances == "error",
-        ),
-        batch_sampler=BatchesBySeconds(
-            train.seconds.tolist(),
-            train.labelled.tolist(),
-            config.batch_seconds,
-            config.labelled_share,
-            config.max_steps * config.accumulate_batches,
-            config.seed,
-            job.processes.rank,
-            job.processes.size,
-        ),
-        num_workers=num_workers(config),
-        pin_memory=job.processes.device.type == "cuda",
-        generator=torch.Generator(),  # of the workers' seeds: torch's own stays as resumed
-    )
-
-
 def _describe(student: Student, train: Checked) -> None:
     logger.info(
         "student %s: %d layers, %.1f M parameters, %d tokens, a frame every %.4g ms",
@@ -286,49 +208,3 @@ def _sizes(student: Student, train: Checked) -> dict[str, Any]:
         "hours": float(train.seconds.sum()) / 3600,
         "parameters": sum(each.numel() for each in student.model.parameters()),
     }
-
-
-def _train(trainer: DistilTrainer, checkpoint: Path | None) -> None:
-    """Train to the end, or to a signal: then a checkpoint is written before the process ends.
-
-    checkpoint: what to go on from.
-    """
-    from transformers import PrinterCallback, ProgressCallback, set_seed
-
-    trainer.remove_callback(PrinterCallback)
-    if trainer.pop_callback(ProgressCallback):
-        trainer.add_callback(Bar())
-    trainer.add_callback(Pace())
-    trainer.add_callback(LogLines())
-    trainer.add_callback(FiniteLoss(trainer))
-    trainer.add_callback(MissedTest(trainer))
-    if checkpoint is not None:
-        if not (checkpoint / STATE_FILE).is_file():  # each process makes the folder for its own
-            raise DataError(
-                f"{checkpoint}: the first process sees it, this one does not; run again if the "
-                "disk is late to show it, or give a --save_path on a disk that all nodes share"
-            )
-        logger.info("going on from %s", checkpoint)
-    # Each process its own dropout and masks; what a checkpoint knows of them comes after this.
-    set_seed((trainer.args.seed + trainer.args.process_index) % (MAX_SEED + 1))
-    with _stopping(trainer):
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    trainer.check_weights()
-
-
-@contextmanager
-def _stopping(trainer: DistilTrainer) -> Iterator[None]:
-    """The first signal is kept for the end of the step; what it meant before happens then."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    stop = StopOnSignal(before)
-    trainer.add_callback(stop)
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if stop.received and trainer.state.global_step < trainer.state.max_steps:
-        logger.info("saved at step %d", trainer.state.global_step)
-        signal.raise_signal(stop.received)

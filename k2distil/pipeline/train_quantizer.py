@@ -18,13 +18,13 @@ from k2distil.leases import held_alone
 from k2distil.pipeline.frame_source import FrameSource, fill, open_source
 from k2distil.pipeline.processes import Processes, joined
 from k2distil.pipeline.progress import Progress
+from k2distil.pipeline.rejections import write_rejections
 from k2distil.pipeline.summary import (
     Summary,
     beside,
     prepare_output,
     read_summary,
     write_config,
-    write_rejections,
     write_summary,
 )
 from k2distil.quantizer import (

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from k2distil.batch import Rejection
 from k2distil.distil.batches import by_length
 from k2distil.distil.model import DistilModel
 from k2distil.distil.scoring import CodeScores, Transcript
@@ -23,11 +24,11 @@ logger = logging.getLogger(__name__)
 class Scored:
     """What a student made of utterances.
 
-    failed: rows of failed.tsv, of what could not be decoded; codes: None where it learns none.
+    failed: what could not be decoded; codes: None where it learns none.
     """
 
     transcripts: list[Transcript]
-    failed: list[dict[str, str]]
+    failed: list[Rejection]
     codes: CodeScores | None
 
 
@@ -62,7 +63,7 @@ def transcribe(
     )
     texts = {each.key: each.text for each in dataset.utterances}
     transcripts: list[Transcript] = []
-    failed: list[dict[str, str]] = []
+    failed: list[Rejection] = []
     scores = None
     if model.codebook_loss is not None and dataset.codes is not None:
         codes = dataset.codes

@@ -13,7 +13,8 @@ from k2distil.data import audio_seconds, sample_utterances
 from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.durations import durations
 from k2distil.pipeline.lists import read_lists
-from k2distil.pipeline.summary import Summary, beside, read_rejections
+from k2distil.pipeline.rejections import read_rejections
+from k2distil.pipeline.summary import Summary, beside
 from k2distil.storage import Problems, check_h5
 
 logger = logging.getLogger(__name__)

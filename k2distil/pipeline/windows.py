@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from k2distil.batch import SAMPLE_RATE, AudioBatch, Utterance
+from k2distil.batch import SAMPLE_RATE, AudioBatch, Rejection, Utterance, rejection
 from k2distil.config.wenet_yaml import DurationLimits
 from k2distil.data import batch_by_seconds, decode_ahead
 from k2distil.errors import DataError
-from k2distil.pipeline.summary import rejection
 from k2distil.stages import stage
 from k2distil.teachers import Teacher
 
@@ -51,13 +50,12 @@ class Window:
     """Some utterances of a chunk, in order, and the batches of those that the teacher takes.
 
     A batch's keys are pieces: "{position in `taken`} {number of the piece}".
-    failed, dropped: rows as in failed.tsv.
     """
 
     taken: list[tuple[Utterance, float, int]] = field(default_factory=list)  # seconds, pieces
     batches: list[AudioBatch] = field(default_factory=list)
-    failed: list[dict[str, str]] = field(default_factory=list)
-    dropped: list[dict[str, str]] = field(default_factory=list)  # on purpose, by a setting
+    failed: list[Rejection] = field(default_factory=list)
+    dropped: list[Rejection] = field(default_factory=list)  # on purpose, by a setting
     ends: Chunk | None = None  # the chunk, in its last window
 
 

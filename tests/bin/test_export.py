@@ -12,7 +12,7 @@ import soundfile
 import torch
 
 from k2distil.config import ExportConfig
-from k2distil.errors import CheckpointError, ConfigError
+from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.export import export as run_export
 from k2distil.quantizer import (
     AdditiveQuantizer,
@@ -111,7 +111,7 @@ def test_nothing_is_replaced_silently(tmp_path):
     first, age = save_path.read_bytes(), save_path.stat().st_mtime_ns
     run_export(config(tmp_path / "a.pt", save_path))
     assert save_path.stat().st_mtime_ns == age
-    with pytest.raises(CheckpointError, match=r"icefall.pt: exported from quantizer .*--force"):
+    with pytest.raises(DataError, match=r"icefall.pt: made with other settings .*--force"):
         run_export(config(tmp_path / "b.pt", save_path))
     assert save_path.read_bytes() == first
     run_export(config(tmp_path / "b.pt", save_path, force=True))
@@ -125,7 +125,7 @@ def test_an_export_without_its_summary_is_complete_but_not_replaced(tmp_path):
     run_export(config(tmp_path / "a.pt", save_path))
     (tmp_path / "icefall.pt.summary.json").unlink()
     assert run_export(config(tmp_path / "a.pt", save_path)).num_failed == 0
-    with pytest.raises(CheckpointError, match="not made by k2distil export, never replaced"):
+    with pytest.raises(DataError, match="not made by k2distil export, never replaced"):
         run_export(config(tmp_path / "b.pt", save_path, force=True))
 
 
@@ -133,7 +133,7 @@ def test_an_export_without_its_summary_is_complete_but_not_replaced(tmp_path):
 def test_a_file_of_another_program_is_never_replaced(tmp_path, force):
     quantizer_file(tmp_path / "a.pt", seed=0)
     (tmp_path / "other.pt").write_text("precious")
-    with pytest.raises(CheckpointError, match=r"other.pt: not made by k2distil export"):
+    with pytest.raises(DataError, match=r"other.pt: not made by k2distil export"):
         run_export(config(tmp_path / "a.pt", tmp_path / "other.pt", force))
     assert (tmp_path / "other.pt").read_text() == "precious"
 

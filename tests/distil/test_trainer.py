@@ -7,8 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from k2distil.distil import callbacks
 from k2distil.distil import trainer as trainer_module
-from k2distil.distil.trainer import DistilTrainer, FiniteLoss, Pace, StopOnSignal
+from k2distil.distil.callbacks import FiniteLoss, Pace, StopOnSignal
+from k2distil.distil.trainer import DistilTrainer
 from k2distil.errors import DataError
 
 
@@ -41,11 +43,11 @@ def test_a_checkpoint_goes_before_the_test_of_its_step_and_knows_of_it(monkeypat
     trainer.model = trainer.model_wrapped = torch.nn.Linear(1, 1)
     trainer.args = SimpleNamespace(world_size=1, output_dir=str(tmp_path))
     (tmp_path / "checkpoint-3").mkdir()
-    trainer.state = trainer_module.TrainerState(global_step=3)
+    trainer.state = callbacks.TrainerState(global_step=3)
     trainer.on_test = lambda step, figures: None
     trainer.accelerator = SimpleNamespace(unwrap_model=lambda model: model)
     trainer.callback_handler = CallbackHandler([], trainer.model, None, None, None)
-    trainer.control = trainer_module.TrainerControl(should_save=True)
+    trainer.control = callbacks.TrainerControl(should_save=True)
     trainer.test = lambda model: done.append("tested") or {"wer": 0.5}
     monkeypatch.setattr(trainer, "is_world_process_zero", lambda: True)
     monkeypatch.setattr(trainer, "log", lambda logs: done.append(logs) or history.append(logs))
@@ -87,7 +89,7 @@ def test_a_signal_that_comes_while_processes_agree_counts_at_the_next_step(monke
     monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
     stops = []
     for _ in range(2):
-        control = trainer_module.TrainerControl()
+        control = callbacks.TrainerControl()
         stop.on_step_end(args, None, control)
         stops.append((control.should_training_stop, control.should_save))
     assert stops == [(False, False), (True, True)]
@@ -100,7 +102,7 @@ def test_a_signal_that_others_had_first_is_the_same_one(monkeypatch):
         torch.distributed, "all_reduce", lambda tensor, op: tensor.fill_(signal.SIGTERM)
     )
     args = SimpleNamespace(world_size=2, device=torch.device("cpu"))
-    stop.on_step_end(args, None, trainer_module.TrainerControl())
+    stop.on_step_end(args, None, callbacks.TrainerControl())
     before = signal.signal(signal.SIGTERM, stop)
     try:
         signal.raise_signal(signal.SIGTERM)  # while the checkpoint is written
@@ -139,7 +141,7 @@ def test_a_later_signal_ends_a_step_that_does_not(monkeypatch):
         for _ in range(2):  # of torchrun and of the group, at the same time
             signal.raise_signal(signal.SIGTERM)
         assert (stop.received, ended) == (signal.SIGTERM, [])
-        monkeypatch.setattr(trainer_module, "SIGNALS_TOGETHER", 0.0)
+        monkeypatch.setattr(callbacks, "SIGNALS_TOGETHER", 0.0)
         signal.raise_signal(signal.SIGTERM)
         assert ended == [signal.SIGTERM]
     finally:

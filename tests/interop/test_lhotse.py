@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from k2distil.batch import Utterance
-from k2distil.interop.lhotse import Rejected, attach_codes, make_cuts
+from k2distil.interop.lhotse import attach_codes, make_cuts
 from k2distil.storage import CodebookReader
 from tests.storage.arrays import make_h5
 
@@ -50,14 +50,15 @@ def test_cuts_of_several_channels_have_codes_too(reader, wav):
 def test_three_frames_more_or_less_than_the_cut_are_of_the_same_audio(reader, wav, seconds, fits):
     (cut,) = make_cuts([Utterance("utt0", str(wav), 0.0, seconds)])
     (found,) = attach_codes([cut], reader, reader.path.parent)
-    assert isinstance(found, Rejected) is not fits
+    assert isinstance(found, dict) is not fits
 
 
 def test_cuts_without_recordings_can_have_codes(reader):
     cut = lhotse.MonoCut("utt2", start=0.0, duration=1.0, channel=0)
-    found, passed = attach_codes([cut, Rejected("a", "b", "c")], reader, reader.path.parent)
+    unread = {"key": "a", "wav": "b", "reason": "c"}
+    found, passed = attach_codes([cut, unread], reader, reader.path.parent)
     assert np.array_equal(found.load_codebook_indexes(), reader["utt2"])
-    assert passed == Rejected("a", "b", "c")
+    assert passed == unread
 
 
 def test_cuts_are_of_the_channel_that_the_codes_are_of(reader, tmp_path, monkeypatch):
@@ -75,8 +76,8 @@ def test_cuts_are_of_the_channel_that_the_codes_are_of(reader, tmp_path, monkeyp
     assert (one.channel, one.supervisions, one.duration) == (1, [], 1.0)
     assert one.load_audio().min() == 0.5
     assert one.recording.sources[0].source == str(tmp_path / "stereo.wav")
-    assert "to 1.2 s, but the audio ends at 1.0 s" in late.reason
+    assert "to 1.2 s, but the audio ends at 1.0 s" in late["reason"]
     assert first.load_audio().max() == 0
-    assert "no channel 2: it has 2" in none.reason
+    assert "no channel 2: it has 2" in none["reason"]
     (given,) = make_cuts([Utterance("utt2", "stereo.wav", text="a")], channel=1)
     assert (given.channel, given.supervisions[0].channel) == (1, 1)

@@ -10,8 +10,8 @@ import soundfile
 from k2distil.batch import Utterance
 from k2distil.config import TrainDistilConfig, load_config
 from k2distil.data import PackedUtterances, command
+from k2distil.distil.callbacks import MissedTest
 from k2distil.distil.student import make_student, transformers_is_old
-from k2distil.distil.trainer import MissedTest
 from k2distil.distil.vocabulary import characters_of, make_tokenizer
 from k2distil.errors import DataError
 from k2distil.pipeline.distil_check import check_utterances

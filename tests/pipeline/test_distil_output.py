@@ -45,26 +45,26 @@ def test_the_best_is_the_best_on_the_same_test(tmp_path):
         ("other", "hard", 3, 0.9),
         ("tie", "hard", 4, 0.9),  # as good, and trained longer
     ]:
-        folder.offer(Saved(mark), {}, test, "wer", step, {"wer": rate, "cer": 0.2})
+        folder.offer(Saved(mark), None, test, "wer", step, {"wer": rate, "cer": 0.2})
         best = json.loads((tmp_path / "best" / "metrics.json").read_text())
         assert (tmp_path / "best" / "mark").read_text() == ("first" if mark == "worse" else mark)
         assert best["test"] == test
     assert folder.best()["step"] == 4
-    folder.offer(Saved("letters"), {}, "hard", "wer", 5, {"wer": 0.9, "cer": 0.1})
+    folder.offer(Saved("letters"), None, "hard", "wer", 5, {"wer": 0.9, "cer": 0.1})
     assert folder.best()["step"] == 5
 
 
 def test_a_run_that_ended_before_its_first_step_holds_no_folder(tmp_path):
     begun(tmp_path, {"learning_rate": 1})
     folder = begun(tmp_path, {"learning_rate": 2})
-    folder.offer(Saved("one"), {}, "test", "wer", 1, {"wer": 0.5, "cer": 0.5})
+    folder.offer(Saved("one"), None, "test", "wer", 1, {"wer": 0.5, "cer": 0.5})
     with pytest.raises(DataError, match="learning_rate: 2 there, 3 now"):
         begin(tmp_path, {"learning_rate": 3}, force=False)
 
 
 def test_a_student_that_was_being_replaced_counts_as_one(tmp_path):
     folder = begun(tmp_path, {"learning_rate": 1})
-    folder.offer(Saved("only"), {}, "test", "wer", 1, {"wer": 0.5, "cer": 0.5})
+    folder.offer(Saved("only"), None, "test", "wer", 1, {"wer": 0.5, "cer": 0.5})
     (tmp_path / "best").rename(tmp_path / ".best.old")  # killed while it was replaced
     with pytest.raises(DataError, match="learning_rate: 1 there, 2 now"):
         begin(tmp_path, {"learning_rate": 2}, force=False)
@@ -73,7 +73,7 @@ def test_a_student_that_was_being_replaced_counts_as_one(tmp_path):
 
 def test_force_leaves_nothing_of_the_old_student(tmp_path):
     folder = begun(tmp_path, {"learning_rate": 1})
-    folder.offer(Saved("old"), {}, "test", "wer", 1, {"wer": 0.5, "cer": 0.5})
+    folder.offer(Saved("old"), None, "test", "wer", 1, {"wer": 0.5, "cer": 0.5})
     (tmp_path / "best").rename(tmp_path / ".best.old")  # killed while it was replaced
     (tmp_path / "last").mkdir()
     begun(tmp_path, {"learning_rate": 2}, force=True)
@@ -93,7 +93,7 @@ def test_it_goes_on_from_the_last_checkpoint_that_is_whole(tmp_path):
 
 def test_until_it_starts_nothing_is_removed_and_nothing_old_is_gone_on_with(tmp_path):
     old = begun(tmp_path, {"learning_rate": 1})
-    old.offer(Saved("old"), {}, "test", "wer", 1, {"wer": 0.5, "cer": 0.5})
+    old.offer(Saved("old"), None, "test", "wer", 1, {"wer": 0.5, "cer": 0.5})
     (tmp_path / "checkpoint-8").mkdir()
     (tmp_path / "checkpoint-8" / "trainer_state.json").write_text('{"global_step": 8}')
     before = sorted(each.name for each in tmp_path.iterdir())
@@ -123,10 +123,10 @@ def test_two_that_begin_at_the_same_time_do_not_both_succeed(tmp_path, monkeypat
 def test_what_the_device_decides_does_not_count_when_all_is_done(tmp_path):
     folder = begun(tmp_path, {"learning_rate": 1, "dtype": "bfloat16"})
     here = {"learning_rate": 1, "dtype": "float32"}
-    folder.offer(Saved("best"), {}, "test", "wer", 1, {"wer": 0.5, "cer": 0.5})
+    folder.offer(Saved("best"), None, "test", "wer", 1, {"wer": 0.5, "cer": 0.5})
     with pytest.raises(DataError, match='dtype: "bfloat16" there, "float32" now'):
         begin(tmp_path, here, False, ("dtype",))
-    folder.finish(Saved("last"), {}, {"steps": 3}, 0)
+    folder.finish(Saved("last"), None, {"steps": 3}, 0)
     assert begin(tmp_path, here, False, ("dtype",)).figures["steps"] == 3
     with pytest.raises(DataError, match='dtype: "bfloat16" there, "float32" now'):  # asked for
         begin(tmp_path, here, False)

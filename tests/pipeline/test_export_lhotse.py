@@ -291,7 +291,7 @@ def test_a_copy_of_the_codes_is_made_once_for_the_same_codes(corpus, arrays):
     other = {key: values[::-1].copy() for key, values in arrays.items()}
     (corpus / "codes.h5").unlink()
     make_h5(corpus / "codes.h5", other)
-    with pytest.raises(DataError, match="exported with other settings"):
+    with pytest.raises(DataError, match="made with other settings"):
         exported(corpus, dtype="int16")
     cuts, _ = exported(corpus, dtype="int16", force=True)
     assert np.array_equal(cuts["utt1"].load_codebook_indexes(), other["utt1"])

@@ -156,7 +156,7 @@ def test_codes_of_others_that_change_are_not_complete_already(cuts, tmp_path):
     with h5py.File(tmp_path / "codes.h5", "r+") as file:
         del file["b"]
         file["b"] = codes["b"][:-1]
-    with pytest.raises(DataError, match=r"exported with other settings \(codes: "):
+    with pytest.raises(DataError, match=r"made with other settings \(codes: "):
         export(ExportConfig(**cuts, dtype="int16"))
     export(ExportConfig(**cuts, dtype="int16", force=True))
     assert '"shape": [34, 4]' in cuts["save_path"].read_text()

@@ -5,13 +5,16 @@ Nothing is copied: lhotse's storage type numpy_hdf5 is one dataset per key too.
 
 from __future__ import annotations
 
+import gzip
+import io
+import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from k2distil.batch import Utterance
+from k2distil.batch import Rejection, Utterance, rejection
 from k2distil.data import MAX_OVERSHOOT
 from k2distil.errors import ConfigError, DataError
 from k2distil.storage import CodebookReader
@@ -21,15 +24,6 @@ FIELD = "codebook_indexes"  # what icefall's MVQ recipe reads
 STORAGE_TYPE = "numpy_hdf5"
 PERTURBATIONS = ("Speed", "Tempo")  # lhotse's transforms that change how long audio is
 TOLERANCE = 3  # frames that the codes and the cut's duration may differ by
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A cut that got no codes."""
-
-    key: str
-    wav: str
-    reason: str
 
 
 def require_lhotse() -> None:
@@ -89,7 +83,7 @@ def read_cuts(path: Path) -> Iterator[Any]:
 
 
 def make_cuts(utterances: Iterable[Utterance], channel: int = 0) -> Iterator[Any]:
-    """A MonoCut for each utterance, with its text; what cannot be read is `Rejected`.
+    """A MonoCut for each utterance, with its text; a `Rejection` of what cannot be read.
 
     Args:
         utterances: their audio is named by its whole path.
@@ -110,19 +104,19 @@ def make_cuts(utterances: Iterable[Utterance], channel: int = 0) -> Iterator[Any
         try:
             recording = Recording.from_file(os.path.abspath(each.wav), recording_id=each.key)
         except Exception as error:  # each of lhotse's audio backends has its own
-            yield Rejected(each.key, each.wav, f"cannot be read: {' '.join(str(error).split())}")
+            yield rejection(each, f"cannot be read: {' '.join(str(error).split())}")
             continue
         start = each.start or 0.0
         end = recording.duration if each.end is None else each.end
         if end > recording.duration + MAX_OVERSHOOT or start >= recording.duration:
             reason = f"from {start} to {end} s, but the audio ends at {recording.duration} s"
-            yield Rejected(each.key, each.wav, reason)
+            yield rejection(each, reason)
             continue
         channels = recording.channel_ids
         index = channel if each.channel is None else each.channel
         if index >= len(channels):
             reason = f"no channel {index}: it has {len(channels)}, counted from 0"
-            yield Rejected(each.key, each.wav, reason)
+            yield rejection(each, reason)
             continue
         duration = round(min(end, recording.duration) - start, 8)
         text = SupervisionSegment(
@@ -152,13 +146,13 @@ def attach_codes(
     own part.
 
     Args:
-        cuts: MonoCuts or MultiCuts; what is `Rejected` already is passed on.
+        cuts: MonoCuts or MultiCuts; a `Rejection` is passed on.
         reader: of the codes; it is asked for lengths only.
         folder: of the h5, or of several, as the cuts shall name it.
         field: of the cut.
 
     Yields:
-        A new cut with the field, or `Rejected`: no codes, of another length, or a mixed cut.
+        A new cut with the field, or a `Rejection`: no codes, of another length, or a mixed cut.
 
     Raises:
         DataError: a cut of perturbed speed or tempo, or an h5 without frame_shift.
@@ -173,20 +167,51 @@ def attach_codes(
         )
     frame_shift, num_codebooks = reader.meta["frame_shift"], reader.meta["num_codebooks"]
     for cut in cuts:
-        if isinstance(cut, Rejected):
+        if isinstance(cut, dict):
             yield cut
         elif not isinstance(cut, MonoCut | MultiCut):
-            yield Rejected(cut.id, "", "a mixed or padded cut; attach codes before mixing")
+            yield Rejection(
+                key=cut.id, wav="", reason="a mixed or padded cut; attach codes before mixing"
+            )
         else:
             _refuse_perturbed(cut)
             if (fault := _fault(cut, reader, frame_shift)) is not None:
-                yield Rejected(cut.id, _wav_of(cut), fault)
+                yield Rejection(key=cut.id, wav=_wav_of(cut), reason=fault)
                 continue
             shape = [reader.num_frames(cut.id), num_codebooks]
             storage_path = folder / reader.file_of(cut.id).path.name
             array = Array(STORAGE_TYPE, str(storage_path), cut.id, shape)
             codes = TemporalArray(array, temporal_dim=0, frame_shift=frame_shift, start=cut.start)
             yield cut.with_custom(field, codes)
+
+
+def write_cuts(temporary: Path, path: Path, cuts: Iterable[Any]) -> tuple[int, list[Rejection]]:
+    """Write cuts as lhotse does, the same bytes for the same cuts; how many, and which not.
+
+    Args:
+        temporary: where to write.
+        path: what it will be called.
+        cuts: all of them, and a `Rejection` for each that cannot be.
+
+    Raises:
+        DataError: there are none.
+    """
+    written = 0
+    rejected: list[Rejection] = []
+    with temporary.open("wb") as raw:
+        packed = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else raw
+        # Of names that are not UTF-8, such as "\udcd6", JSON has the same escape.
+        with io.TextIOWrapper(packed, "utf-8", "backslashreplace") as file:
+            for cut in cuts:
+                if isinstance(cut, dict):  # a Rejection
+                    rejected.append(cast(Rejection, cut))
+                else:
+                    file.write(json.dumps(cut.to_dict(), ensure_ascii=False) + "\n")
+                    written += 1
+        if not written:
+            example = f", e.g. {rejected[0]['key']}: {rejected[0]['reason']}" if rejected else ""
+            raise DataError(f"{path}: none of {len(rejected)} cuts can be exported{example}")
+    return written, rejected
 
 
 def _fault(cut: Any, reader: CodebookReader, frame_shift: float) -> str | None:

@@ -1,0 +1,76 @@
+"""Shards of lhotse's, with audio, features and codes in them."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from k2distil.atomic import make_folder
+from k2distil.errors import DataError
+from k2distil.storage import CodebookReader
+
+SHARD_CUTS = 1000  # lhotse's default
+
+
+def write_shar(cuts_path: Path, folder: Path, field: str, reader: CodebookReader) -> None:
+    """Shards of everything that the cuts have, in one folder that is whole or not there."""
+    from lhotse import CutSet
+
+    cuts = CutSet.from_file(cuts_path)
+    fields: dict[str, str] = {}
+    for cut in cuts:
+        fields |= _fields_of(cut)
+    folder = folder.resolve()  # of "." there is no name
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    make_folder(temporary, "--shar")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of custom fields that stay as they are
+            here = CutSet.from_cuts(_here(cuts, field, reader))
+            here.to_shar(temporary, fields, shard_size=SHARD_CUTS)
+    except Exception as error:  # each of lhotse's audio backends has its own
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise DataError(
+            f"--shar {folder}: lhotse cannot write the shards ({_short(error)}); see to the audio "
+            "and run the same command again, or leave --shar out"
+        ) from error
+    if folder.exists():
+        folder.rmdir()
+    temporary.rename(folder)
+
+
+def _short(error: Exception) -> str:
+    """Of lhotse's errors, which hold whole cuts, what fits a line or two."""
+    return textwrap.shorten(str(error) or type(error).__name__, 300)
+
+
+def _fields_of(cut: Any) -> dict[str, str]:
+    """What to pack, and how: all, since the cuts of a Shar start at 0 and fit nothing outside."""
+    from lhotse import Recording
+    from lhotse.array import Array, TemporalArray
+
+    fields = {"recording": "flac"} if cut.has_recording else {}
+    if cut.has_features:
+        fields["features"] = "lilcom"
+    for name, value in cut.custom.items():
+        if isinstance(value, Array | TemporalArray):
+            fields[name] = "numpy"
+        elif isinstance(value, Recording):
+            fields[name] = "flac"
+    return fields
+
+
+def _here(cuts: Iterable[Any], field: str, reader: CodebookReader) -> Iterator[Any]:
+    """Cuts whose codes are looked for where they are now, not where --path_prefix says."""
+    from lhotse.utils import fastcopy
+
+    for cut in cuts:
+        codes = cut.custom[field]
+        path = reader.file_of(codes.array.storage_key).path
+        array = fastcopy(codes.array, storage_path=str(path))
+        yield cut.with_custom(field, fastcopy(codes, array=array))

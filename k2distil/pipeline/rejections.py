@@ -1,0 +1,50 @@
+"""Utterances that have no values: <save_path>.failed.tsv and .dropped.tsv."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from k2distil.atomic import write_text
+from k2distil.batch import Rejection
+from k2distil.pipeline.summary import beside
+
+logger = logging.getLogger(__name__)
+
+
+def write_rejections(
+    save_path: Path, failed: Sequence[Rejection], dropped: Sequence[Rejection]
+) -> None:
+    """Write <save_path>.failed.tsv and .dropped.tsv; without rows, remove that of an earlier run.
+
+    Args:
+        save_path: the output.
+        failed: what could not be done.
+        dropped: what a setting left out.
+    """
+    for name, rows in [("failed", failed), ("dropped", dropped)]:
+        path = beside(save_path, f"{name}.tsv")
+        if not rows:
+            path.unlink(missing_ok=True)
+            continue
+        text = io.StringIO()
+        writer = csv.DictWriter(
+            text, list(Rejection.__annotations__), dialect="excel-tab", lineterminator="\n"
+        )
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(path, text.getvalue())
+        logger.warning("%d utterances %s: %s", len(rows), name, path)
+
+
+def read_rejections(save_path: Path, name: str) -> list[Rejection]:
+    """The rows of <save_path>.<name>.tsv; none where there is no such file."""
+    try:
+        text = beside(save_path, f"{name}.tsv").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    rows = csv.DictReader(io.StringIO(text), dialect="excel-tab")
+    return [Rejection(key=row["key"], wav=row["wav"], reason=row["reason"]) for row in rows]
