@@ -14,11 +14,10 @@ import torch
 
 from k2distil.batch import SAMPLE_RATE, Rejection, Utterance, rejection
 from k2distil.data import PackedUtterances, audio_seconds
-from k2distil.distil import check_lengths
 from k2distil.distil.student import Student
 from k2distil.errors import DataError
 from k2distil.pipeline.distil_checked import Checked
-from k2distil.pipeline.distil_data import Codes
+from k2distil.pipeline.distil_codes import Codes
 from k2distil.pipeline.distil_text import TextNotes, fault_of_text
 from k2distil.pipeline.durations import durations
 
@@ -69,20 +68,13 @@ def check_utterances(
     for place, (row, size) in enumerate(measured):
         each = utterances[row]
         fault = _fault_of_audio(size, least_frames)
-        faults: dict[str, str | None] = {}  # of what it has to learn from; None: it fits
-        if each.text is not None:
-            is_to_fit = for_training and fault is None
-            sizes = (size.seconds, size.num_frames)
-            faults["text"] = fault_of_text(each.text, *sizes, student) if is_to_fit else None
-            notes.note(each.text, fault is None and faults["text"] is None)
-        if codes is not None and has_codes(each) and fault is None:
-            misfit = _fault_of_codes(each.key, size.num_frames, codes)
-            if for_training:
-                faults["codes"] = misfit
-            elif misfit is not None:
-                num_of_other_audio += 1
-        fitting = [name for name, found in faults.items() if found is None and fault is None]
+        faults = {} if fault else _faults(each, size, student, codes, for_training)
+        if not for_training and faults.pop("codes", None) is not None:
+            num_of_other_audio += 1
+        fitting = [name for name, found in faults.items() if found is None]
         fits[place], labelled[place] = bool(fitting), "text" in fitting
+        if each.text is not None:
+            notes.note(each.text, "text" in fitting)
         if reasons := [found for found in (fault, *faults.values()) if found is not None]:
             reasons += [f"its {name} can be used" for name in fitting]
             unfit.append(rejection(each, "; ".join(reasons)))
@@ -173,13 +165,17 @@ def _fault_of_audio(size: _Size, least_frames: int) -> str | None:
     )
 
 
-def _fault_of_codes(key: str, num_frames: int, codes: Codes) -> str | None:
-    lengths = (codes.reader.num_frames(key), num_frames)
-    try:
-        check_lengths(*lengths, codes.frames_ratio, codes.offset, key)
-    except DataError as error:
-        return str(error).removeprefix(f"{key}: ")
-    return None
+def _faults(
+    utterance: Utterance, size: _Size, student: Student, codes: Codes | None, for_training: bool
+) -> dict[str, str | None]:
+    """What is wrong with each thing that there is to learn from, or to test by; None: nothing."""
+    faults: dict[str, str | None] = {}
+    if utterance.text is not None:
+        sizes = (size.seconds, size.num_frames)
+        faults["text"] = fault_of_text(utterance.text, *sizes, student) if for_training else None
+    if codes is not None and utterance.key in codes.reader:
+        faults["codes"] = codes.fault(utterance.key, size.num_frames)
+    return faults
 
 
 def refuse_unfit(names: str, unfit: Sequence[Rejection]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,29 +14,14 @@ from torch.utils.data import Dataset
 
 from k2distil.batch import SAMPLE_RATE, Utterance, rejection
 from k2distil.data import load_audio
-from k2distil.distil import IGNORE_INDEX, align_codes
+from k2distil.distil import IGNORE_INDEX
 from k2distil.distil.model import Batch, Part
 from k2distil.distil.student import Student
 from k2distil.errors import DataError
-from k2distil.storage import JoinedReader
+from k2distil.pipeline.distil_codes import Codes
 
 SILENCE = Utterance("", "")  # no list has an empty key
 MAX_FAILED = 10  # utterances in a row
-
-
-@dataclass(frozen=True)
-class Codes:
-    """A teacher's codes and how they lie beside the student's frames.
-
-    reader: key -> (T, N) integers; frames_ratio: teacher frames per student frame.
-    """
-
-    reader: JoinedReader
-    num_codebooks: int
-    codebook_size: int
-    frame_shift: float  # seconds
-    frames_ratio: int
-    offset: int = 0
 
 
 class DistilDataset(Dataset):
@@ -128,40 +113,11 @@ class DistilDataset(Dataset):
 
     def _codes(self, utterance: Utterance, num_frames: int) -> Tensor:
         """(num_frames, N * ratio) int64."""
-        if self.codes is None:
+        codes, key = self.codes, utterance.key
+        if codes is None:
             return torch.full((num_frames, 1), IGNORE_INDEX)
-        width = self.codes.num_codebooks * self.codes.frames_ratio
-        none = torch.full((num_frames, width), IGNORE_INDEX)
-        if utterance.key not in self.codes.reader:
-            return none
-        found = self.codes.reader[utterance.key]
-        if found.shape[1:] != (self.codes.num_codebooks,):
-            raise DataError(
-                f"{self._place(utterance)}: {found.shape}, expected (num_frames, "
-                f"{self.codes.num_codebooks}); make its codes anew"
-            )
-        if len(found) and found.max() >= self.codes.codebook_size:
-            raise DataError(
-                f"{self._place(utterance)}: a code of {found.max()}, but codebooks of "
-                f"{self.codes.codebook_size}; give the right --codebook_size or make the file anew"
-            )
-        if found.dtype.kind == "i" and ((found < 0) & (found != IGNORE_INDEX)).any():
-            raise DataError(
-                f"{self._place(utterance)}: a code of {found.min()}; expected 0 and more, or "
-                f"{IGNORE_INDEX} where there is none; make the file anew"
-            )
-        alignment = (self.codes.frames_ratio, self.codes.offset, utterance.key)
-        try:
-            return align_codes(found, num_frames, *alignment)
-        except DataError:
-            if self.strict:
-                raise
-            return none
-
-    def _place(self, utterance: Utterance) -> str:
-        """Of its codes, for messages."""
-        assert self.codes is not None
-        return f"{self.codes.reader.file_of(utterance.key).path}[{utterance.key}]"
+        is_used = key in codes.reader and (self.strict or codes.fault(key, num_frames) is None)
+        return codes.aligned(key, num_frames) if is_used else codes.none(num_frames)
 
 
 def _pad(rows: list[Tensor]) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 from k2distil.batch import Utterance
 from k2distil.config import TrainDistilConfig
 from k2distil.pipeline.digests import content_of, digest_of, digest_of_path
-from k2distil.pipeline.distil_data import Codes
+from k2distil.pipeline.distil_codes import Codes
 
 NOT_DECISIVE = {  # options that may change between two runs of the same training
     *("save_path", "gpu", "num_workers", "force", "given", "cache_dir", "allow_pipes"),

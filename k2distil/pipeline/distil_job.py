@@ -15,8 +15,7 @@ from k2distil.distil.student import Student, check_layer, make_student, switch_o
 from k2distil.distil.student_config import whole_tree
 from k2distil.distil.vocabulary import characters_of, make_tokenizer, normalize, read_tokenizer
 from k2distil.errors import ConfigError, DataError
-from k2distil.pipeline.distil_codes import check_coverage, open_codes
-from k2distil.pipeline.distil_data import Codes
+from k2distil.pipeline.distil_codes import Codes, check_coverage, open_codes
 from k2distil.pipeline.lists import names_of, read_lists
 from k2distil.pipeline.processes import Processes
 from k2distil.pipeline.training_arguments import training_arguments

@@ -16,7 +16,8 @@ from k2distil.distil.student import Student
 from k2distil.distil.vocabulary import normalize
 from k2distil.pipeline.digests import digest_of
 from k2distil.pipeline.distil_checked import Checked
-from k2distil.pipeline.distil_data import Codes, DistilDataset
+from k2distil.pipeline.distil_codes import Codes
+from k2distil.pipeline.distil_data import DistilDataset
 from k2distil.pipeline.lists import num_workers
 from k2distil.pipeline.processes import Processes
 from k2distil.pipeline.transcribe import batches_to_test, transcribe

@@ -7,7 +7,7 @@ import numpy as np
 
 from k2distil.batch import Utterance
 from k2distil.config import TrainDistilConfig, load_config
-from k2distil.pipeline.distil_data import Codes
+from k2distil.pipeline.distil_codes import Codes
 from k2distil.pipeline.distil_fingerprint import fingerprint_of
 from k2distil.storage import CodebookReader, JoinedReader
 
@@ -47,7 +47,7 @@ def test_codes_of_others_that_change_in_place_are_other_codes(tmp_path):
         with h5py.File(path, "w") as file:
             file["a"] = np.full((5, 2), value, np.uint8)
         os.utime(path, (age, age))
-        codes = Codes(JoinedReader([CodebookReader(path)]), 2, 16, 0.02, 1)
+        codes = Codes(JoinedReader([CodebookReader(path)]), 2, 16, 1)
         found.append(
             fingerprint_of(config, [Utterance("a", "a.wav", text="x")], codes, 1, "float32")
         )
