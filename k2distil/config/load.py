@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 from k2distil.config import commands
-from k2distil.config.wenet_yaml import is_wenet_yaml
+from k2distil.config.wenet_yaml import TEACHERS_KEYS, is_wenet_yaml
 from k2distil.config.yaml_text import parse_yaml
 from k2distil.errors import NOT_UTF8, ConfigError, nearest
 
@@ -95,7 +95,11 @@ def load_config(
     if wenet is not None:
         checked[WENET_KEY] = wenet
         if is_wenets_own:
-            logger.info("%s: a WeNet yaml; it describes the teacher, the rest is ignored", path)
+            logger.info(
+                "%s: a WeNet yaml; it describes the teacher, and its filter_conf what audio is "
+                "dropped; the rest is ignored",
+                path,
+            )
         if ours := [key for key in wenet if key in known and key != "dtype"]:
             logger.warning("%s: not read from a WeNet yaml: %s; give flags", path, ", ".join(ours))
     if hasattr(kind, "given"):
@@ -226,7 +230,7 @@ def _set_nested(tree: dict[str, Any], dotted: str, value: Any, known: Iterable[s
         if not isinstance(tree.get(section), dict):
             raise ValueError(_unknown(section, [*tree, *known]))
         tree = tree[section]
-    slip = difflib.get_close_matches(last, tree, 1, cutoff=0.8)
-    if last not in tree and (slip or not sections):
+    slip = difflib.get_close_matches(last, [*tree, *TEACHERS_KEYS], 1, cutoff=0.8)
+    if last not in {*tree, *TEACHERS_KEYS} and (slip or not sections):
         raise ValueError(_unknown(last, slip or [*tree, *known]))
     tree[last] = value

@@ -5,6 +5,10 @@ from typing import Any
 
 from k2distil.errors import ConfigError
 
+TEACHERS_KEYS = (  # that a train.yaml need not have, in sections of dataset_conf
+    *("pad_or_trim", "padding", "max_duration", "n_fft", "hop_length", "num_mel_bins"),
+    *("min_length", "max_length", "resample_rate"),
+)
 FRAME = 0.01  # seconds; filter_conf counts in 10 ms frames
 
 

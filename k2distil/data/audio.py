@@ -15,18 +15,20 @@ from k2distil.batch import SAMPLE_RATE, Utterance
 from k2distil.data.command import run_command
 from k2distil.data.other_formats import decode_other_format, segment_of
 from k2distil.data.sound_file import (
+    TOLERANCE,
     UNKNOWN_FRAMES,
     SoundFile,
     Window,
+    fault_of_length,
     ogg_links,
     open_audio,
-    sign_of_truncation,
 )
 from k2distil.errors import DataError
 
 MAX_OVERSHOOT = 0.1  # seconds a segment may end past the audio: lists round their times
 TRUSTED = {"WAV", "WAVEX", "FLAC"}  # formats whose header tells the length
-LOUDEST = 1e6  # a sample; full scale is 1, floats that hold 16-bit integers have 32,768
+LOUDEST = 100.0  # a sample; full scale is 1, floats that hold 16-bit integers have 32,768
+LEAST_RATE = 1000  # Hz; a damaged header may say 1, and resampling would fill the memory
 BLOCK = 1 << 22  # frames read at a time: a damaged header may announce more than memory holds
 
 
@@ -87,6 +89,8 @@ def _length(utterance: Utterance, timeout: float) -> tuple[int, int]:
     source = _open_source(utterance, timeout)
     try:
         with open_audio(source) as file:
+            if fault := fault_of_length(file, source):
+                raise DataError(fault)
             is_chain = ogg_links(file, source, utterance.end)
             return UNKNOWN_FRAMES if is_chain else file.frames, file.samplerate
     except (soundfile.LibsndfileError, TypeError):  # TypeError: a name ending in .raw
@@ -132,11 +136,16 @@ def _prepare(samples: np.ndarray, rate: int, utterance: Utterance, channel: int)
         raise DataError("the audio has no samples; remove it from the list")
     if not 0 <= channel < samples.shape[1]:
         raise DataError(f"no channel {channel}: it has {samples.shape[1]}, counted from 0")
+    if rate < LEAST_RATE:
+        raise DataError(f"a sample rate of {rate} Hz by its header; make the file anew")
     mono = np.ascontiguousarray(samples[:, channel])
     if not np.isfinite(mono).all():
         raise DataError("NaN or infinite samples; make the file anew or remove it from the list")
     if len(mono) and (loudest := float(np.abs(mono).max())) > LOUDEST:
-        raise DataError(f"samples up to {loudest:.3g}, not within 1; make the file anew")
+        raise DataError(
+            f"samples up to {loudest:.3g}, not within 1; make the file anew (16-bit integers "
+            "written as floats are to be divided by 32768)"
+        )
     if rate != SAMPLE_RATE:
         mono = soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
     if not len(mono):
@@ -173,8 +182,8 @@ def _segment(
     file: SoundFile, source: str | io.BytesIO, start: float | None = None, end: float | None = None
 ) -> np.ndarray:
     """(num_frames, num_channels) float32 of the seconds start..end, or of all."""
-    if cut := sign_of_truncation(file, source):
-        raise DataError(f"truncated: {cut}; copy the file again or remove it from the list")
+    if fault := fault_of_length(file, source):
+        raise DataError(fault)
     first = round((start or 0.0) * file.samplerate)
     last = file.frames
     is_known = last < UNKNOWN_FRAMES
@@ -182,14 +191,15 @@ def _segment(
         last = min(last, round(end * file.samplerate))
     if first >= last:
         return np.zeros((0, file.channels), np.float32)
+    begin = first if file.can_seek else 0
     try:
-        if first:
-            file.seek(first)
-        samples = _read(file, last - first)
+        if begin:
+            file.seek(begin)
+        samples = _read(file, last - begin)[first - begin :]
     except soundfile.LibsndfileError as error:
         shorter = "" if is_known or not first else f", or it ends before {start} s"
         raise DataError(f"damaged or truncated{shorter} ({error}); make the file anew") from error
-    if is_known and len(samples) < last - first:
+    if is_known and last - first - len(samples) > TOLERANCE * file.samplerate:
         raise DataError(
             f"damaged or truncated: {last - first} frames announced, {len(samples)} found; "
             "make the file anew"

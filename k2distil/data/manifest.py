@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from k2distil.batch import Utterance
 from k2distil.data.fetch import URL_SCHEMES
 from k2distil.data.kaldi_folder import read_kaldi_folder, utterance_file
 from k2distil.data.lhotse_cuts import fault_of_manifest, is_cut, read_cuts
-from k2distil.data.list_file import describe_problems, lines_of
+from k2distil.data.list_file import Lines, describe_problems, lines_of
 from k2distil.data.raw_list import read_raw_lines
 from k2distil.data.shard_list import read_shard_lines
 from k2distil.errors import ConfigError, DataError
@@ -63,13 +64,13 @@ def read_list(
     num_lines = 0
     complaints = []
     for path in [paths] if isinstance(paths, Path) else paths:
-        kind = _guess_type(path) if data_type == "auto" else data_type
+        kind, lines_there = _opened(path, data_type)
         named = utterance_file(path) if kind == "kaldi" else path
         if named in before:
             raise DataError(f"{named}: given twice; give every list once")
         first = before[named] = num_lines
         num_others, problems = len(utterances), []
-        for number, found in _entries(path, kind, access):
+        for number, found in _entries(path, kind, lines_there, access):
             fault = found if isinstance(found, str) else _fault(found.key, named, lines, before)
             if fault is not None:
                 problems.append(f"line {number}: {fault}")
@@ -85,15 +86,34 @@ def read_list(
     return utterances
 
 
-def _entries(path: Path, kind: str, access: ListAccess) -> Iterator[tuple[int, Utterance | str]]:
+def _opened(path: Path, data_type: str) -> tuple[str, Lines]:
+    """The type of a list, and its lines: a pipe can be read but once."""
+    if data_type != "auto":
+        return data_type, lines_of(path)
+    if path.is_dir():
+        if (path / "wav.scp").exists():
+            return "kaldi", iter(())
+        raise DataError(f"{path}: a folder without wav.scp; give the path of a list")
+    if path.name == "wav.scp":
+        return "kaldi", iter(())
+    lines = lines_of(path)
+    first = next(lines, None)
+    if first is None:
+        return "raw", lines  # fails later, as empty
+    return _guess_type(path, first[1]), itertools.chain([first], lines)
+
+
+def _entries(
+    path: Path, kind: str, lines: Lines, access: ListAccess
+) -> Iterator[tuple[int, Utterance | str]]:
     """(line number, utterance), or (line number, what is wrong and what helps)."""
     if kind == "kaldi":
         return read_kaldi_folder(path, access.allow_pipes, access.with_text)
     if kind == "lhotse":
-        return read_cuts(lines_of(path), path)
+        return read_cuts(lines, path)
     if kind == "shard":
-        return read_shard_lines(lines_of(path), path, access.cache_dir, access.with_text)
-    return read_raw_lines(lines_of(path), path)
+        return read_shard_lines(lines, path, access.cache_dir, access.with_text)
+    return read_raw_lines(lines, path)
 
 
 def _fault(key: str, path: Path, lines: dict[str, int], before: dict[Path, int]) -> str | None:
@@ -145,14 +165,8 @@ def sample_utterances(
     return [utterances[index] for index in sorted(chosen)]
 
 
-def _guess_type(path: Path) -> str:
-    if path.is_dir():
-        if (path / "wav.scp").exists():
-            return "kaldi"
-        raise DataError(f"{path}: a folder without wav.scp; give the path of a list")
-    if path.name == "wav.scp":
-        return "kaldi"
-    _, line = next(lines_of(path), (0, "{"))  # an empty list fails later, as empty
+def _guess_type(path: Path, line: str) -> str:
+    """By the first line."""
     if line.startswith("{"):
         fields = _as_json(line)
         if (fault := fault_of_manifest(fields)) is not None:

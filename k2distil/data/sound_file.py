@@ -15,12 +15,18 @@ UNKNOWN_WAV_SIZE = 0x7FFF_0000  # bytes
 UNKNOWN_FRAMES = 1 << 50  # `frames` are this or more where the header does not tell them
 FAR = 1 << 54  # bytes, where an MP3 of unknown length seems to end
 MAX_OGG_PAGE = 65_307  # bytes (RFC 3533, section 6)
+TOLERANCE = 0.1  # seconds that a header may be off by: some writers count themselves in
 
 # What libsndfile calls the samples of a format in its log.
 _SAMPLES = {
     **dict.fromkeys(["WAV", "WAVEX"], "data"),
     **{"AIFF": "SSND", "AU": "Data Size", "SVX": "BODY", "W64": "riff"},
 }
+_BYTES_BEHIND = re.compile(
+    r"^Length : (\d+).*^  Bytes/sec +: (\d+).*^data : (\d+)\n"
+    r"\*\*\* Unknown chunk marker \(\w+\) at position (\d+)",
+    re.MULTILINE | re.DOTALL,
+)
 _RF64_FRAMES_LOG = re.compile(r"frame count (\d+) does not match value from 'ds64' chunk of (\d+)")
 _NIST_FRAMES = re.compile(rb"^sample_count -i (\d+)", re.MULTILINE)
 _NIST_HEADER = 1024  # bytes
@@ -44,8 +50,13 @@ class SoundFile(soundfile.SoundFile):
     endless: _Endless | None = None  # what is read in the place of an MP3 of unknown length
 
     def seekable(self) -> bool:
-        """For `read` only: `seek` works."""
+        """For `read` only: see `can_seek`."""
         return False
+
+    @property
+    def can_seek(self) -> bool:
+        """Whether `seek` works: in GSM 6.10, say, it does not."""
+        return super().seekable()
 
 
 def open_audio(source: str | io.BytesIO) -> SoundFile:
@@ -72,13 +83,27 @@ def open_audio(source: str | io.BytesIO) -> SoundFile:
     return file
 
 
-def sign_of_truncation(file: SoundFile, source: str | io.BytesIO) -> str | None:
-    """What libsndfile lets pass: it shortens a cut file to what is left of it."""
+def fault_of_length(file: SoundFile, source: str | io.BytesIO) -> str | None:
+    """What libsndfile lets pass, and what helps: it takes what a header and a file both have."""
+    if cut := _sign_of_truncation(file, source):
+        return f"truncated: {cut}; copy the file again or remove it from the list"
+    if file.format in ("WAV", "WAVEX") and (log := _BYTES_BEHIND.search(file.extra_info)):
+        length, a_second, announced, end = map(int, log.groups())
+        if length - end > TOLERANCE * a_second:
+            return (
+                f"its header was never finished: {announced} bytes of samples announced, "
+                f"{length - end} more behind them; write it anew, as sox --ignore-length does"
+            )
+    return None
+
+
+def _sign_of_truncation(file: SoundFile, source: str | io.BytesIO) -> str | None:
     name = _SAMPLES.get(file.format)
     size_log = rf"^ *{name} *: (\d+) \(should be (\d+)\)"
     if name and (log := re.search(size_log, file.extra_info, re.MULTILINE)):
         announced, found = map(int, log.groups())
-        if found < announced < UNKNOWN_WAV_SIZE:
+        missing = (announced - found) * file.frames / max(1, found)
+        if found < announced < UNKNOWN_WAV_SIZE and missing > TOLERANCE * file.samplerate:
             return f"{announced} bytes of samples announced, {found} found"
     if file.format == "RF64" and (log := _RF64_FRAMES_LOG.search(file.extra_info)):
         found, announced = map(int, log.groups())

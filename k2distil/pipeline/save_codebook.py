@@ -29,6 +29,7 @@ def save_codebook(config: SaveCodebookConfig) -> Summary:
         return save_embedding(config)
     if config.quantizer_path is None:
         raise ConfigError("--quantizer_path: missing; give the file of train_quantizer_offline.sh")
+    warn_of_unused(config, ["embedding_dtype"], "codes are whole numbers")
     inputs = [*(config.train_data or ()), config.checkpoint, config.quantizer_path]
     prepare_output(config.save_path, inputs)
     device = use_device(config.gpu)
@@ -71,8 +72,8 @@ def _first(quantizer: Quantizer, num_codebooks: int) -> Quantizer:
         )
     elif num_codebooks < trained:
         logger.warning(
-            "the quantizer does not say how good its first codebooks are: trained by an older "
-            "k2distil, they may be in no order; train it again"
+            "the quantizer was saved without being measured: how good its first codebooks are is "
+            "not known"
         )
     return part
 

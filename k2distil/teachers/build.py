@@ -159,6 +159,11 @@ def _format_of(content: Any, checkpoint: str) -> Format:
                 f"{checkpoint}: a WavLM as Microsoft gives it; --encoder_type wavlm takes the "
                 "Hugging Face one, a folder or a hub id such as microsoft/wavlm-large"
             )
+        if any(name.endswith("quantizer.vars") for name in model):
+            raise CheckpointError(
+                f"{checkpoint}: a wav2vec2 as fairseq gives it; --encoder_type wav2vec2 takes the "
+                "Hugging Face one, a folder or a hub id such as facebook/wav2vec2-base"
+            )
         return FAIRSEQ
     refuse_lora(content, checkpoint)
     if any(name.startswith(("encoder.encoders.", "encoder.embed.")) for name in content):

@@ -47,7 +47,10 @@ def read_fairseq_hubert(
     refuse_lora(tensors, checkpoint)
     found = select(tensors, FINE_TUNED) or dict(tensors)
     found = {name: t for name, t in found.items() if not name.startswith(TRAINING_ONLY)}
-    settings = dict(_settings([content.get("cfg"), content.get("args")]))
+    told = list(_settings([content.get("cfg"), content.get("args")]))
+    settings = dict(told)
+    if len({value for name, value in told if name == "normalize"}) > 1:
+        del settings["normalize"]  # of the two, nobody can know
     missing = [name for name in SETTINGS[:2] if name not in settings]
     if missing:
         raise CheckpointError(

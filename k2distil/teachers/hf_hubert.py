@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from k2distil.batch import SAMPLE_RATE
+from k2distil.errors import CheckpointError
 from k2distil.teachers.hf_source import HfSource
 from k2distil.teachers.hubert import WEIGHT_NORM, HubertWeights, choose_do_normalize
 from k2distil.teachers.tensors import refuse_lora, select, translate
@@ -13,7 +15,7 @@ def read_hf_hubert(source: HfSource, do_normalize: bool | None) -> HubertWeights
     """The encoder of a Hugging Face HuBERT, wav2vec2 or WavLM; heads are left out.
 
     Raises:
-        CheckpointError: the weights cannot be read.
+        CheckpointError: the weights cannot be read, or are for another sample rate.
         ConfigError: do_normalize is neither given nor in the checkpoint, or they contradict.
     """
     tensors = source.tensors()
@@ -21,10 +23,15 @@ def read_hf_hubert(source: HfSource, do_normalize: bool | None) -> HubertWeights
     found = {
         translate(name, WEIGHT_NORM): tensor for name, tensor in select(tensors, PREFIX).items()
     }
-    saved = source.json("preprocessor_config.json").get("do_normalize")
-    if saved is None:  # transformers 5 saves a whole processor in one file
-        processor = source.json("processor_config.json")
-        saved = processor.get("feature_extractor", {}).get("do_normalize")
+    extractor = source.json("preprocessor_config.json")
+    if "do_normalize" not in extractor:  # transformers 5 saves a whole processor in one file
+        extractor |= source.json("processor_config.json").get("feature_extractor", {})
+    if (rate := extractor.get("sampling_rate", SAMPLE_RATE)) != SAMPLE_RATE:
+        raise CheckpointError(
+            f"{source.checkpoint}: trained on audio of {rate} Hz, by its preprocessor_config.json; "
+            f"a teacher hears {SAMPLE_RATE}: choose one that was trained so"
+        )
+    saved = extractor.get("do_normalize")
     if saved is None and do_normalize is None:
         source.refuse_unreachable(["preprocessor_config.json"], "or give --do_normalize")
     normalizes = choose_do_normalize(saved, do_normalize, source.checkpoint)

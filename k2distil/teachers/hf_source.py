@@ -24,7 +24,7 @@ class HfSource:
         """checkpoint: folder or hub id.
 
         Raises:
-            CheckpointError: neither of them, or a folder that holds an adapter only.
+            CheckpointError: neither of them, or an adapter in it.
         """
         self.checkpoint = checkpoint
         self._unreachable: list[str] = []  # neither in the cache nor, without network, to be had
@@ -33,12 +33,13 @@ class HfSource:
             _in_folder(folder) if folder.is_dir() else _on_hub(checkpoint, self._unreachable)
         )
         config = self._find("config.json")
+        if self._find("adapter_config.json") is not None:
+            raise CheckpointError(
+                f"{checkpoint}: holds an adapter (adapter_config.json), which is not merged into "
+                "the weights; load it with peft, call merge_and_unload(), and save the result with "
+                "save_pretrained"
+            )
         if config is None:
-            if self._find("adapter_config.json") is not None:
-                raise CheckpointError(
-                    f"{checkpoint}: holds an adapter (adapter_config.json) and no model; load it "
-                    "with peft, call merge_and_unload(), and save the result with save_pretrained"
-                )
             raise CheckpointError(
                 f"{checkpoint}: no config.json there; give a Hugging Face folder, a hub id, "
                 "or the .pt file itself"

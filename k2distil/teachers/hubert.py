@@ -30,6 +30,9 @@ from k2distil.teachers.wavlm_attention import WavLMAttention
 from k2distil.torchaudio_guard import hide_broken_torchaudio
 
 MODELS = {"hubert": "Hubert", "wav2vec2": "Wav2Vec2", "wavlm": "WavLM"}  # by a config's model_type
+SETTINGS = (  # of a config: that no tensor shows, for the digest
+    *("do_stable_layer_norm", "feat_extract_activation", "hidden_act", "layer_norm_eps"),
+)
 CONV_KERNEL = (10, 3, 3, 3, 3, 2, 2)
 CONV_STRIDE = (5, 2, 2, 2, 2, 2, 2)
 WEIGHT_NORM = {  # transformers before torch 2.0's parametrizations
@@ -134,9 +137,9 @@ def choose_do_normalize(saved: bool | None, given: bool | None, checkpoint: str)
     """What the checkpoint says, or the flag where it says nothing; never a guess."""
     if saved is None and given is None:
         raise ConfigError(
-            f"{checkpoint}: nothing there says whether this model wants normalized audio "
-            "(do_normalize of preprocessor_config.json, task.normalize of a fairseq file); give "
-            "--do_normalize true (as a rule the large models) or false (base)"
+            f"{checkpoint}: nothing there says for certain whether this model wants normalized "
+            "audio (do_normalize of preprocessor_config.json, task.normalize of a fairseq file); "
+            "give --do_normalize true (as a rule the large models) or false (base)"
         )
     if saved is not None and given is not None and saved != given:
         raise ConfigError(
@@ -160,7 +163,7 @@ def hubert_teacher(name: str, weights: HubertWeights, choice: Choice) -> Encoder
             f"{name}: convolutions of kernel {config.conv_kernel} and stride {config.conv_stride}; "
             f"only HuBERT's own {CONV_KERNEL} and {CONV_STRIDE} are supported"
         )
-    settings: dict[str, object] = {}
+    settings = {name: getattr(config, name) for name in SETTINGS}
     if kind == "wavlm":
         settings["max_bucket_distance"] = config.max_bucket_distance
         if not 1 <= config.num_buckets // 4 < config.max_bucket_distance:

@@ -202,6 +202,15 @@ def test_a_typo_in_an_override_does_not_pass(conf):
             load_config(SaveEmbeddingConfig, conf(yaml_text), ["batch_secnds 3"], FLAGS)
 
 
+def test_a_slip_of_a_key_that_the_yaml_need_not_have_does_not_pass(conf):
+    text = WENET.replace("spec_aug: true", "log_mel_spectrogram_conf: {n_fft: 400}")
+    section = "dataset_conf.log_mel_spectrogram_conf"
+    with pytest.raises(ConfigError, match=r"pad_trim.*did you mean pad_or_trim"):
+        load_config(SaveEmbeddingConfig, conf(text), [f"{section}.pad_trim true"], FLAGS)
+    config = load_config(SaveEmbeddingConfig, conf(text), [f"{section}.pad_or_trim true"], FLAGS)
+    assert config.wenet_yaml["dataset_conf"]["log_mel_spectrogram_conf"]["pad_or_trim"] is True
+
+
 @pytest.mark.parametrize("text", ["- a\n", "a: [", "1: 2\n"])
 def test_what_is_no_mapping_is_refused_with_its_path(conf, text):
     with pytest.raises(ConfigError, match=r"a\.yaml: "):

@@ -366,10 +366,11 @@ def test_what_looks_like_a_frame_behind_an_mp3_is_not_audio(tmp_path: Path) -> N
 @pytest.mark.parametrize("rate", [16000, 8000])
 def test_samples_far_beyond_full_scale_are_refused(tmp_path: Path, rate: int) -> None:
     samples = np.zeros(800, np.float32)
-    for loudest in (32768.0, 3e38):
+    for loudest in (2.0, 32768.0, 3e38):  # the second: 16-bit integers as floats
         samples[400] = loudest
         soundfile.write(tmp_path / "a.wav", samples, rate, subtype="FLOAT")
-        if loudest == 32768.0:  # 16-bit integers as floats
+        if loudest == 2.0:
             assert np.isfinite(load(tmp_path / "a.wav")).all()
-    with pytest.raises(DataError, match=r"samples up to 3e\+38, not within 1"):
-        load(tmp_path / "a.wav")
+        else:
+            with pytest.raises(DataError, match=r"samples up to 3.*, not within 1.* by 32768"):
+                load(tmp_path / "a.wav")

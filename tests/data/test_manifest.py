@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tarfile
+import threading
 import time
 from pathlib import Path
 
@@ -356,3 +357,16 @@ def test_a_sample_of_none_and_an_unknown_way_are_errors() -> None:
         sample_utterances(utterances(3), 0)
     with pytest.raises(ConfigError, match="--num_audio_from last: expected random or first"):
         sample_utterances(utterances(3), 1, "last")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_list_from_a_pipe_is_read_whole(tmp_path: Path, compressed: bool) -> None:
+    entries = [{"key": f"u{number:05}", "wav": f"{number}.wav"} for number in range(3000)]
+    text = "".join(f"{json.dumps(each)}\n" for each in entries).encode()
+    path = tmp_path / ("fifo.gz" if compressed else "fifo")
+    os.mkfifo(path)
+    content = gzip.compress(text) if compressed else text
+    writer = threading.Thread(target=path.write_bytes, args=(content,))
+    writer.start()
+    assert [each.key for each in read_list(path)] == [each["key"] for each in entries]
+    writer.join(timeout=10)

@@ -135,3 +135,51 @@ def test_what_an_mp3_carries_behind_its_audio_changes_nothing(tmp_path: Path) ->
         (b"", ID3, ID3 + ID3), (b"", TAG, bytes(1000), b"text")
     ):
         assert np.array_equal(read(path, before + data + behind), expected)
+
+
+@pytest.mark.parametrize("announced", [0, 16_000])
+def test_a_wav_whose_header_was_never_finished_is_not_cut_short(
+    tmp_path: Path, announced: int
+) -> None:
+    path = tmp_path / "a.wav"
+    noise = 0.1 * np.random.default_rng(0).standard_normal(16_000)
+    soundfile.write(path, noise, 16000, subtype="PCM_16")
+    data = bytearray(path.read_bytes())
+    data[40:44] = announced.to_bytes(4, "little")
+    path.write_bytes(data)
+    words = f"never finished: {announced} bytes of samples announced, {32_000 - announced} more"
+    with pytest.raises(DataError, match=words):
+        load(path)
+    with pytest.raises(DataError, match=words):
+        audio_seconds(Utterance("utt1", str(path)))
+
+
+@pytest.mark.parametrize("more", [1, 2, 36, 44])
+def test_a_header_that_counts_some_bytes_too_many_is_believed_no_further(
+    tmp_path: Path, more: int
+) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tone(16000), 16000, subtype="PCM_16")
+    expected = load(path)
+    data = bytearray(path.read_bytes())
+    data[40:44] = (32_000 + more).to_bytes(4, "little")
+    path.write_bytes(data)
+    assert np.array_equal(load(path), expected)
+
+
+@pytest.mark.parametrize(("name", "subtype"), [("a.wav", "GSM610"), ("a.au", "G721_32")])
+def test_a_segment_of_what_cannot_be_sought_in(tmp_path: Path, name: str, subtype: str) -> None:
+    soundfile.write(tmp_path / name, tone(8000, 3), 8000, subtype=subtype)
+    whole = load(tmp_path / name)
+    part = load(tmp_path / name, start=1.0, end=2.0)
+    assert len(part) == 16_000
+    assert np.abs(part[400:-400] - whole[16_400:31_600]).max() < 1e-4  # the resampler's ends
+
+
+def test_a_header_with_an_absurd_rate_fills_no_memory(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(16000), 16000, subtype="PCM_16")
+    data = bytearray((tmp_path / "a.wav").read_bytes())
+    data[24:28] = (1).to_bytes(4, "little")
+    (tmp_path / "a.wav").write_bytes(data)
+    with pytest.raises(DataError, match="a sample rate of 1 Hz by its header"):
+        load(tmp_path / "a.wav")

@@ -115,6 +115,13 @@ def test_a_folder_with_an_adapter_only_is_refused(tmp_path):
         build_teacher(HF, str(tmp_path))
 
 
+def test_an_adapter_beside_the_weights_is_not_passed_over(tmp_path):
+    folder = Path(make_hf_whisper(tmp_path / "hf"))
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="not merged into the weights"):
+        build_teacher(HF, str(folder))
+
+
 def test_incomplete_folders_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"no config\.json"):
         build_teacher(HF, str(tmp_path))

@@ -16,6 +16,7 @@ from tests.teachers.tiny import (
     make_fairseq_hubert,
     make_hf_hubert,
     to_bin,
+    with_config,
 )
 
 PARITY = 1e-5  # of values up to 7; transformers' are as far from float64 themselves
@@ -192,3 +193,47 @@ def test_convolutions_in_pieces_equal_transformers(folder, norm, packed, monkeyp
     theirs = hubert_blocks(checkpoint, wave_of(AUDIO, 2))
     ours = embed_alone(build_teacher("hubert", checkpoint), AUDIO, 2)
     assert difference(ours, theirs[-1]) < PARITY
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"do_stable_layer_norm": True},
+        {"feat_extract_activation": "relu"},
+        {"hidden_act": "relu"},
+        {"layer_norm_eps": 1e-2},
+    ],
+)
+def test_what_no_tensor_shows_is_in_the_digest(folder, change):
+    checkpoint = make_hf_hubert(folder / "digest")
+    teacher = build_teacher("hubert", checkpoint)
+    other = build_teacher("hubert", with_config(checkpoint, **change))
+    assert difference(embed_alone(other, AUDIO, 0), embed_alone(teacher, AUDIO, 0)) > 1e-4
+    assert other.digest != teacher.digest
+
+
+def test_a_model_of_another_sample_rate_is_refused(folder):
+    checkpoint = make_hf_hubert(folder / "narrow")
+    path = Path(checkpoint, "preprocessor_config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sampling_rate": 8000}))
+    with pytest.raises(CheckpointError, match="trained on audio of 8000 Hz"):
+        build_teacher("hubert", checkpoint)
+
+
+def test_a_fairseq_checkpoint_that_contradicts_itself_is_asked_about(folder):
+    settings = {"encoder_attention_heads": 4, "layer_norm_first": False}
+    cfg = {"model": {"w2v_args": {"normalize": True}, **settings}, "task": {"normalize": False}}
+    path = folder / "contradiction.pt"
+    torch.save({"cfg": cfg, "model": fairseq_tensors("group")}, path)
+    with pytest.raises(ConfigError, match="--do_normalize true"):
+        build_teacher("hubert", str(path))
+    assert build_teacher("hubert", str(path), do_normalize=True).num_layers == 3
+
+
+def test_a_wav2vec2_of_fairseq_is_told_as_such(folder):
+    path = folder / "w2v.pt"
+    tensors = fairseq_tensors("group") | {"quantizer.vars": torch.zeros(1, 4, 8)}
+    torch.save({"cfg": {}, "model": tensors}, path)
+    for encoder_type in ("hubert", "wav2vec2"):
+        with pytest.raises(CheckpointError, match="a wav2vec2 as fairseq gives it"):
+            build_teacher(encoder_type, str(path))
