@@ -63,7 +63,6 @@ def run(
     logging.basicConfig(
         format="%(asctime)s %(levelname)s %(message)s", level=level, stream=sys.stderr
     )
-    signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGINT, _interrupt)
     try:
         config = parse(kind, argv)
@@ -72,8 +71,11 @@ def run(
             nodes = config.nnodes, config.rdzv_endpoint, config.max_restarts
             if (status := launch(several.name, flags, config.gpu, *nodes)) is not None:
                 return status
-        module, _, function = target.partition(":")
-        result = getattr(importlib.import_module(module), function)(config)
+        name, _, function = target.partition(":")
+        module = importlib.import_module(name)
+        # Not before: torch aborts where its import is left by an exception, and nothing is begun.
+        signal.signal(signal.SIGTERM, _terminate)
+        result = getattr(module, function)(config)
     except K2DistilError as error:
         show("\n".join(f"error: {line}" for line in str(error).splitlines()), sys.stderr)
         return EXIT_USER_ERROR

@@ -93,22 +93,21 @@ class Contents:
         """How often each entry comes: (K,) per codebook; K is the largest code + 1 if not known.
 
         Raises:
-            DataError: codes out of range.
+            DataError: codes out of range, or arrays of another width.
         """
-        counts = [np.zeros(self.codebook_size, np.int64)] * self.first.shape[1]
+        size, width = self.codebook_size or MAX_CODEBOOK_SIZE, self.first.shape[1]
+        counts = np.zeros((width, size), np.int64)
         for codes in self._sample():
-            if codes.ndim == 2 and codes.max(initial=0) >= MAX_CODEBOOK_SIZE:
+            if codes.ndim != 2 or codes.shape[1] != width:
+                raise DataError(f"{self.path}: arrays of another width; see k2distil verify")
+            if codes.size and not 0 <= codes.min() <= codes.max() < size:
                 raise DataError(f"{self.path}: codes out of range; see k2distil verify")
-            try:
-                found = [np.bincount(column, minlength=self.codebook_size) for column in codes.T]
-            except ValueError:
-                raise DataError(f"{self.path}: codes below 0; see k2distil verify") from None
-            most = max(map(len, found), default=0)
-            if len(found) != len(counts) or (self.codebook_size and most > self.codebook_size):
-                raise DataError(f"{self.path}: codes out of range; see k2distil verify")
-            counts = [_sum(one, other) for one, other in zip(counts, found, strict=True)]
-        size = max(map(len, counts))
-        return [np.pad(each, (0, size - len(each))) for each in counts]
+            for own, column in zip(counts, codes.T, strict=True):
+                found = np.bincount(column)
+                own[: len(found)] += found
+        if not self.codebook_size:
+            counts = counts[:, : 1 + counts.any(axis=0).nonzero()[0].max(initial=-1)]
+        return list(counts)
 
     def moments(self) -> dict[str, str]:
         """Mean, deviation and largest absolute value of all numbers."""
@@ -129,23 +128,16 @@ class Contents:
         return (self.reader[key] for key in keys)
 
 
-def perplexity(counts: np.ndarray) -> float:
-    """How many entries are in use, as if all of these came equally often; counts: (K,)."""
+def usage(counts: np.ndarray) -> float:
+    """The perplexity as a share of all K entries: 1 is all equally often; counts: (K,)."""
     shares = counts[counts > 0] / max(1, counts.sum())
-    return float(np.exp(-(shares * np.log(shares)).sum()))
+    return float(np.exp(-(shares * np.log(shares)).sum())) / max(1, len(counts))
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Attributes for people: without what is said elsewhere; JSON and lists made short."""
     told = {"fingerprint", "files"}
     return {name: _short(value) for name, value in values.items() if name not in told}
-
-
-def _sum(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    longer, shorter = (one, other) if len(one) >= len(other) else (other, one)
-    total = longer.copy()
-    total[: len(shorter)] += shorter
-    return total
 
 
 def _short(value: Any) -> Any:

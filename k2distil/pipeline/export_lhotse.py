@@ -68,14 +68,16 @@ def export_lhotse(config: ExportConfig) -> Summary:
         if not config.force:
             refuse_other_settings(save_path, found.get("fingerprint", {}), fingerprint)
     has_cuts = (found.get("sha256"), found.get("fingerprint")) == (there, fingerprint)
+    shar = None if config.shar is None else str(config.shar.resolve())
     has_shards = config.shar is not None and _is_taken(config.shar)
-    if has_shards and not has_cuts:
+    if has_shards and not (has_cuts and found["shar"] == shar):
         raise ConfigError(f"--shar {config.shar}: there already; give a new or empty folder")
     reader = _in_dtype(config, reader)
     if has_cuts and found["failed"] == 0:
         if config.shar is None or has_shards:
             logger.info("%s: complete already", save_path)
         else:
+            write_summary(save_path, found | {"shar": shar})
             write_shar(save_path, config.shar, config.field, reader)
         return Summary(0, found)
     if config.cuts_path is None:
@@ -92,6 +94,7 @@ def export_lhotse(config: ExportConfig) -> Summary:
             "written": written,
             "failed": len(failed),
             "fingerprint": fingerprint,
+            "shar": shar or found.get("shar"),
             **digests(temporary, there),
         }
         if has_shards and figures["sha256"] != there:
@@ -109,6 +112,12 @@ def export_lhotse(config: ExportConfig) -> Summary:
 def _check_source(config: ExportConfig) -> None:
     if (config.cuts_path is None) == (config.train_data is None):
         raise ConfigError("--to lhotse: give either --cuts_path or --train_data")
+    shar, save_path = config.shar, config.save_path
+    if shar is not None and save_path.resolve().is_relative_to(shar.resolve()):
+        raise ConfigError(
+            f"--shar {shar}: --save_path lies in it, but shards come into a folder of their own; "
+            "give another"
+        )
     if config.cuts_path is not None and config.cuts_path.is_dir():
         raise DataError(f"{config.cuts_path}: a folder; give a file of cuts in it")
     if config.cuts_path is not None and not config.cuts_path.is_file():
@@ -123,9 +132,8 @@ def _fingerprint(config: ExportConfig, reader: CodebookReader, source: str) -> d
         "cuts": source,
         "field": config.field,
         "dtype": config.dtype,
-        "channel": config.channel,
+        "channel": None if config.cuts_path is not None else config.channel,  # cuts have their own
         "path_prefix": None if config.path_prefix is None else str(config.path_prefix),
-        "shar": None if config.shar is None else str(config.shar.resolve()),
     }
 
 

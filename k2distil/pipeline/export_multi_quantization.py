@@ -12,7 +12,8 @@ from k2distil.atomic import replacing
 from k2distil.config import ExportConfig
 from k2distil.pipeline.exported import digest_at, digests, refuse_foreign
 from k2distil.pipeline.summary import Summary, prepare_output, read_summary, write_summary
-from k2distil.quantizer import load_quantizer, package_state, quantizer_file, write_tensors
+from k2distil.quantizer import load_quantizer, package_state, quantizer_file
+from k2distil.quantizer.checkpoint import serialized
 from k2distil.storage import refuse_other_settings
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def export_multi_quantization(config: ExportConfig) -> Summary:
             "k2distil's decode adds has no place in its format"
         )
     with replacing(save_path) as temporary:
-        write_tensors(state, temporary)
+        temporary.write_bytes(serialized(state))
         figures = {"to": config.to, "quantizer_id": quantizer.id, **digests(temporary, there)}
         summary = write_summary(save_path, figures)
     logger.info(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from k2distil.config import InspectConfig
-from k2distil.pipeline.contents import Contents, perplexity, plain
+from k2distil.pipeline.contents import Contents, plain, usage
 from k2distil.pipeline.open_output import open_output
 from k2distil.pipeline.summary import Summary
 from k2distil.quantizer import Quantizer, quantizer_file
@@ -69,10 +69,9 @@ def _describe_h5(contents: Contents) -> str:
 
 def _usage(contents: Contents) -> str:
     """Perplexity / K and unused entries per codebook."""
-    rows = [["codebook", "perplexity / K", "dead entries"]]
+    rows = [["codebook", "perplexity / K", "unused entries"]]
     for number, counts in enumerate(contents.count_codes()):
-        share = perplexity(counts) / len(counts)
-        rows.append([str(number), f"{share:.3f}", str((counts == 0).sum())])
+        rows.append([str(number), f"{usage(counts):.3f}", str((counts == 0).sum())])
     return _table(rows)
 
 

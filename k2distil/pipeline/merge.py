@@ -34,6 +34,8 @@ def _merge(save_path: Path) -> Summary:
     if left is None:
         if not save_path.exists():
             raise DataError(f"{save_path}: no parts of it to merge; correct --save_path")
+        refuse_foreign(save_path)
+        check_output(save_path)
         return outcome_of(save_path, "merged already")
     refuse_foreign(save_path)
     if left.is_merged():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from k2distil.atomic import write_text
 from k2distil.batch import Rejection
+from k2distil.errors import DataError
 from k2distil.pipeline.summary import beside
 
 logger = logging.getLogger(__name__)
@@ -41,10 +42,19 @@ def write_rejections(
 
 
 def read_rejections(save_path: Path, name: str) -> list[Rejection]:
-    """The rows of <save_path>.<name>.tsv; none where there is no such file."""
+    """The rows of <save_path>.<name>.tsv; none where there is no such file.
+
+    Raises:
+        DataError: it is not as it was written.
+    """
+    path = beside(save_path, f"{name}.tsv")
     try:
-        text = beside(save_path, f"{name}.tsv").read_text(encoding="utf-8")
+        rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")), dialect="excel-tab")
+        return [Rejection(key=row["key"], wav=row["wav"], reason=row["reason"]) for row in rows]
     except FileNotFoundError:
         return []
-    rows = csv.DictReader(io.StringIO(text), dialect="excel-tab")
-    return [Rejection(key=row["key"], wav=row["wav"], reason=row["reason"]) for row in rows]
+    except (UnicodeDecodeError, KeyError) as error:
+        raise DataError(
+            f"{path}: not as it was written, perhaps saved by another program; remove it and run "
+            "the command again that made the output"
+        ) from error

@@ -10,7 +10,7 @@ from typing import Any
 from k2distil.atomic import write_text
 from k2distil.config import ReportConfig
 from k2distil.errors import ConfigError
-from k2distil.pipeline.contents import Contents, perplexity, plain
+from k2distil.pipeline.contents import Contents, plain, usage
 from k2distil.pipeline.distil_output import NAME as STUDENT
 from k2distil.pipeline.open_output import open_output
 from k2distil.pipeline.rejections import read_rejections
@@ -119,7 +119,7 @@ def _describe_h5(page: Page, contents: Contents) -> None:
 
 def _describe_codes(page: Page, contents: Contents) -> None:
     counts = contents.count_codes()
-    shares = [perplexity(each) / max(1, len(each)) for each in counts]
+    shares = [usage(each) for each in counts]
     step = contents.sample_step
     of = "" if step == 1 else f" (of one utterance in {step})"
     page.plot(
@@ -145,18 +145,21 @@ def _describe_student(page: Page, folder: Path) -> None:
     told = {"best", "last", "versions"}
     page.facts({name: value for name, value in figures.items() if name not in told})
     last: dict[str, Any] = figures.get("last") or {}
+    tested = {"best": figures.get("best"), "last": last and {"step": figures["steps"], **last}}
     rates = [
-        [name, *(f"{100 * each[name]:.2f} %" for name in ("wer", "cer")), each.get("step", "")]
-        for name in ("best", "last")
-        if "wer" in (each := figures.get(name) or {})
+        [name, *(f"{100 * each[rate]:.2f} %" for rate in ("wer", "cer")), each.get("step", "")]
+        for name, each in tested.items()
+        if each and "wer" in each
     ]
     if rates:
         page.table(["student", "WER", "CER", "step"], rates)
     found = training_curves(folder / "runs")
+    if not found:
+        page.text("No curves: there is nothing in runs/ that TensorBoard can read.")
     losses = {"CTC": "train/ctc_loss", "codes": "train/codebook_loss"}
     _plot_curves(page, found, losses, "nats", "Losses in training.")
-    tested = {"WER": "eval/wer", "CER": "eval/cer"}
-    _plot_curves(page, found, tested, "errors / units", "Error rates on --cv_data.")
+    errors = {"WER": "eval/wer", "CER": "eval/cer"}
+    _plot_curves(page, found, errors, "errors / units", "Error rates on --cv_data.")
     if nats := found.get("eval/codebook_cross_entropy"):
         entropy = found["eval/codebook_entropy"][-1][1]
         page.plot(

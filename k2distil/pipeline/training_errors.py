@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ def explaining(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would raise for a worker that died
         if (remedy := _remedy(error, path)) is None:
             raise
         raise DataError(remedy) from error

@@ -71,10 +71,15 @@ def write_tensors(content: dict[str, Any], path: Path) -> None:
         DataError: the disk is full, or the folder cannot be written to.
     """
     make_folder(path.parent)
-    buffer = io.BytesIO()  # torch's own file writer hides what is wrong with the disk
-    torch.save(content, buffer)
     with replacing(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+        temporary.write_bytes(serialized(content))
+
+
+def serialized(content: dict[str, Any]) -> memoryview:
+    """The bytes of torch's file: its own writer hides what is wrong with the disk."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getbuffer()
 
 
 def load_quantizer(

@@ -12,7 +12,13 @@ import numpy as np
 
 from k2distil.errors import DataError
 from k2distil.storage.offsets import read_offsets
-from k2distil.storage.utterance_h5 import MORE_FILES, open_h5, read_attributes, read_h5
+from k2distil.storage.utterance_h5 import (
+    MORE_FILES,
+    naming_damage,
+    open_h5,
+    read_attributes,
+    read_h5,
+)
 
 
 class ArrayFile(Mapping[str, np.ndarray]):
@@ -32,7 +38,7 @@ class ArrayFile(Mapping[str, np.ndarray]):
         self.path = path
         self._descriptor = -1
         self._h5: tuple[int, h5py.File] | None = None  # the process that opened it, the file
-        with open_h5(path) as file:
+        with open_h5(path) as file, naming_damage(path):
             self.meta: dict[str, Any] = read_attributes(file)  # {} in an h5 of others
             self._num_keys = len(file)
         self._offsets = read_offsets(path, str(self.meta.get("content_digest", "")))
@@ -60,13 +66,22 @@ class ArrayFile(Mapping[str, np.ndarray]):
         if self._offsets is not None:
             return key in self._offsets.keys
         try:
-            return isinstance(key, str) and key in self._file()
+            return isinstance(key, str) and (key in self._file() or self._has_link(key))
         except UnicodeEncodeError:  # no file has such a key
             return False
 
     def __iter__(self) -> Iterator[str]:
-        """All keys."""
-        return iter(self._file() if self._offsets is None else self._offsets.keys)
+        """All keys.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        if self._offsets is not None:
+            yield from self._offsets.keys
+            return
+        file = self._file()
+        with naming_damage(self.path):
+            yield from file
 
     def __len__(self) -> int:
         """The number of keys."""
@@ -119,10 +134,17 @@ class ArrayFile(Mapping[str, np.ndarray]):
             self._h5 = os.getpid(), read_h5(self.path)
         return self._h5[1]
 
+    def _has_link(self, key: str) -> bool:
+        """Whether there is such a name at least: of what it names h5py tells no damage."""
+        is_plain = key not in ("", ".") and "/" not in key
+        return is_plain and self._file().id.links.exists(key.encode())
+
     def _dataset(self, key: str) -> h5py.Dataset:
         if key not in self:
             raise KeyError(key)
-        dataset = self._file()[key]
+        file = self._file()
+        with naming_damage(self.path):
+            dataset = file[key]
         if not isinstance(dataset, h5py.Dataset):
             raise DataError(f"{self.path}[{key}]: a group; expected one dataset per key")
         return dataset

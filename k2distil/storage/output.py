@@ -12,7 +12,7 @@ from k2distil.storage.merge import checksum, content_digest, merge_parts
 from k2distil.storage.merge_files import merge_into_files
 from k2distil.storage.offsets import find_offsets, read_offsets, write_offsets
 from k2distil.storage.reader import UtteranceReader
-from k2distil.storage.utterance_h5 import attributes_of, open_h5
+from k2distil.storage.utterance_h5 import attributes_of, naming_damage, open_h5
 from k2distil.storage.written import Written, WrittenArrays
 
 
@@ -72,7 +72,7 @@ def check_output(path: Path) -> None:
 def _make_index(path: Path) -> None:
     digest = str(attributes_of(path).get("content_digest", ""))
     if read_offsets(path, digest) is None:
-        with open_h5(path) as file:
+        with open_h5(path) as file, naming_damage(path):
             offsets = find_offsets(file, file)
         if offsets is not None:
             write_offsets(path, offsets, digest)

@@ -110,7 +110,11 @@ def refuse_foreign(save_path: Path) -> None:
     """
     if not save_path.exists():
         return
-    if "fingerprint" not in attributes_of(save_path):
+    try:
+        is_ours = "fingerprint" in attributes_of(save_path)
+    except DataError as error:
+        raise DataError(f"{error} (never replaced: it does not say who made it)") from error
+    if not is_ours:
         raise DataError(f"{save_path}: not made by k2distil; give another --save_path")
 
 
@@ -209,7 +213,8 @@ class PartFolder:
         if missing := sorted(set(range(self.num_parts)) - self.done()):
             raise DataError(
                 f"{self.folder}: {len(missing)} of {self.num_parts} parts are missing "
-                f"({', '.join(map(str, missing[:10]))}); run the same command again"
+                f"({', '.join(map(str, missing[:10]))}); run the command again that "
+                "makes them"
             )
 
     def write(

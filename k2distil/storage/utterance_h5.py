@@ -85,6 +85,22 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
         yield file
 
 
+@contextmanager
+def naming_damage(path: Path) -> Iterator[None]:
+    """What HDF5 raises where a file's own tables are damaged becomes an error that says so.
+
+    Raises:
+        DataError: in its place.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise DataError(
+            f"{path}: damaged ({' '.join(str(error).split())}); copy it again, or remove it and "
+            "make it anew"
+        ) from error
+
+
 def write_dataset(file: h5py.File, key: str, values: np.ndarray) -> None:
     """Append a dataset.
 
@@ -141,7 +157,7 @@ def attributes_of(path: Path) -> dict[str, Any]:
     Raises:
         DataError: it is missing, truncated, or no h5 at all.
     """
-    with open_h5(path) as file:
+    with open_h5(path) as file, naming_damage(path):
         return read_attributes(file)
 
 

@@ -48,3 +48,14 @@ def test_names_of_another_encoding_are_escaped_in_utf_8_too():
     file = io.StringIO()
     show("三 \udcd6", file)
     assert file.getvalue() == "三 \\udcd6\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_output_that_has_no_room_is_an_error(tmp_path):
+    path = write_output(tmp_path / "codes.h5", random_codes())
+    with open("/dev/full", "wb") as full:
+        done = k2distil("inspect", "--path", path, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 2
+    assert done.stderr.decode() == (
+        "error: standard output: No space left on device; give it room\n"
+    )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from k2distil.config import ExportConfig
-from k2distil.errors import DataError
+from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.export import export
 from k2distil.quantizer import AdditiveQuantizer, save_quantizer
 from tests.pipeline.outputs import random_codes, write_list, write_output
@@ -160,3 +160,18 @@ def test_codes_of_others_that_change_are_not_complete_already(cuts, tmp_path):
         export(ExportConfig(**cuts, dtype="int16"))
     export(ExportConfig(**cuts, dtype="int16", force=True))
     assert '"shape": [34, 4]' in cuts["save_path"].read_text()
+
+
+def test_shards_come_later_and_into_a_folder_of_their_own(cuts, tmp_path):
+    first = export(ExportConfig(**cuts))
+    age = cuts["save_path"].stat().st_mtime_ns
+    export(ExportConfig(**cuts, shar=tmp_path / "shar"))  # no other settings of the cuts
+    assert shards_in(tmp_path / "shar") == list("abcd")
+    export(ExportConfig(**cuts))
+    assert cuts["save_path"].stat().st_mtime_ns == age
+    assert export(ExportConfig(**cuts, shar=tmp_path / "shar")).figures["shar"] == str(
+        tmp_path / "shar"
+    )
+    assert first.figures["shar"] is None
+    with pytest.raises(ConfigError, match="--save_path lies in it"):
+        export(ExportConfig(**cuts, shar=tmp_path))

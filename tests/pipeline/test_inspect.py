@@ -114,7 +114,7 @@ def test_what_cannot_be_described_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="codes out of range; see k2distil verify"):
         inspect(write_output(tmp_path / "codes.h5", codes))
     below = {"a": np.full((5, 4), -1, np.int16)}
-    with pytest.raises(DataError, match="codes below 0; see k2distil verify"):
+    with pytest.raises(DataError, match="codes out of range; see k2distil verify"):
         inspect(write_output(tmp_path / "below.h5", below))
     (tmp_path / "text.pt").write_text("words")
     with pytest.raises(CheckpointError, match=r"text\.pt: not a quantizer.*; --path takes"):

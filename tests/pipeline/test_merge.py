@@ -165,7 +165,7 @@ def test_a_retry_that_is_running_keeps_its_parts(
     with pytest.MonkeyPatch.context() as patch:
 
         def merge_meanwhile(parts: PartFolder, *args: object) -> None:
-            with pytest.raises(DataError, match=r"1 of 1 parts are missing \(0\); run the same"):
+            with pytest.raises(DataError, match=r"1 of 1 parts are missing \(0\); run the"):
                 merge(MergeConfig(save_path=config.save_path))
             patch.undo()
             parts.write(*args)  # type: ignore[arg-type]
@@ -192,3 +192,13 @@ def test_who_waits_for_parts_of_a_folder_that_others_made_anew_ends(tmp_path: Pa
     waiting.start()
     waiting.join(10)
     assert not waiting.is_alive()
+
+
+def test_what_is_no_output_is_not_merged_already(tmp_path: Path) -> None:
+    (tmp_path / "a.list").write_text("words")
+    (tmp_path / "folder").mkdir()
+    with h5py.File(tmp_path / "foreign.h5", "w") as file:
+        file["a"] = np.zeros((3, 2))
+    for name in ("a.list", "folder", "foreign.h5"):
+        with pytest.raises(DataError, match=name):
+            merge(MergeConfig(save_path=tmp_path / name))

@@ -131,3 +131,11 @@ def test_what_cannot_be_shown_is_named_and_leaves_no_page(tmp_path: Path) -> Non
     with pytest.raises(CheckpointError, match=r"text\.pt: not a quantizer.*; --path takes"):
         page_of(tmp_path, tmp_path / "text.pt")
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("content", ["key\twav\n".encode("utf-16"), b"a\tb\n1\t2\n"])
+def test_a_table_that_another_program_saved_is_named(tmp_path: Path, content: bytes) -> None:
+    h5 = write_output(tmp_path / "codes.h5", random_codes())
+    (tmp_path / "codes.h5.failed.tsv").write_bytes(content)
+    with pytest.raises(DataError, match=r"codes\.h5\.failed\.tsv: not as it was written"):
+        page_of(tmp_path, h5)

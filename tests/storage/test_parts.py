@@ -96,7 +96,9 @@ def test_resume_skips_what_is_done(tmp_path: Path) -> None:
     again = PartFolder(tmp_path / "exp.h5", FINGERPRINT, 10, 4)
     assert missing(again) == [0, 2]
     assert list(again.reports()) == [report]
-    with pytest.raises(DataError, match=r"2 of 3 parts are missing \(0, 2\); run the same command"):
+    with pytest.raises(
+        DataError, match=r"2 of 3 parts are missing \(0, 2\); run the command again"
+    ):
         again.merge(list(arrays), ATTRIBUTES)
     for index in missing(again):
         again.write(index, chunks[index], {})

@@ -10,12 +10,12 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
 from k2distil.batch import Rejection, Utterance, rejection
-from k2distil.data import MAX_OVERSHOOT
+from k2distil.data import MAX_OVERSHOOT, audio_seconds
 from k2distil.errors import ConfigError, DataError
 from k2distil.storage import CodebookReader
 from k2distil.torchaudio_guard import hide_broken_torchaudio
@@ -105,6 +105,9 @@ def make_cuts(utterances: Iterable[Utterance], channel: int = 0) -> Iterator[Any
             recording = Recording.from_file(os.path.abspath(each.wav), recording_id=each.key)
         except Exception as error:  # each of lhotse's audio backends has its own
             yield rejection(each, f"cannot be read: {' '.join(str(error).split())}")
+            continue
+        if (fault := _fault_of_length(each, recording)) is not None:
+            yield rejection(each, fault)
             continue
         start = each.start or 0.0
         end = recording.duration if each.end is None else each.end
@@ -212,6 +215,20 @@ def write_cuts(temporary: Path, path: Path, cuts: Iterable[Any]) -> tuple[int, l
             example = f", e.g. {rejected[0]['key']}: {rejected[0]['reason']}" if rejected else ""
             raise DataError(f"{path}: none of {len(rejected)} cuts can be exported{example}")
     return written, rejected
+
+
+def _fault_of_length(utterance: Utterance, recording: Any) -> str | None:
+    """lhotse takes the length from the header, which does not always tell it."""
+    try:
+        seconds = audio_seconds(replace(utterance, start=None, end=None))
+    except DataError as error:
+        return str(error)
+    if abs(seconds - recording.duration) > MAX_OVERSHOOT:
+        return (
+            f"{seconds:.2f} s, which lhotse cannot know: its header does not tell; convert it to "
+            "flac, and make its codes anew"
+        )
+    return None
 
 
 def _fault(cut: Any, reader: CodebookReader, frame_shift: float) -> str | None:

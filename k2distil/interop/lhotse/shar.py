@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from k2distil.atomic import make_folder
+from k2distil.atomic import make_folder, reason_of_disk
 from k2distil.errors import DataError
 from k2distil.storage import CodebookReader
 
@@ -35,6 +35,13 @@ def write_shar(cuts_path: Path, folder: Path, field: str, reader: CodebookReader
             here.to_shar(temporary, fields, shard_size=SHARD_CUTS)
     except Exception as error:  # each of lhotse's audio backends has its own
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and (reason := reason_of_disk(error)) is not None:
+            raise DataError(f"--shar {folder}: {reason}") from error
+        if isinstance(error, ModuleNotFoundError):
+            raise DataError(
+                f"--shar {folder}: lhotse needs {error.name} for these cuts; pip install it, and "
+                "run the same command again"
+            ) from error
         raise DataError(
             f"--shar {folder}: lhotse cannot write the shards ({_short(error)}); see to the audio "
             "and run the same command again, or leave --shar out"
