@@ -174,8 +174,8 @@ class TrainDistilConfig(StudentOptions, OptimizerOptions, ListOptions, LaunchOpt
         "utterances without codes: an error, or trained on their text alone", "error"
     )
     bad_utterances: Literal["error", "skip"] = option(
-        "empty text, unknown characters, text or codes that do not fit the audio: an error, or "
-        "listed, and left out but for what fits of them",
+        "audio that cannot be read, empty text, unknown characters, text or codes that do not fit "
+        "the audio: an error, or listed, and left out but for what fits of them",
         "error",
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -29,6 +30,7 @@ MAX_OVERSHOOT = 0.1  # seconds a segment may end past the audio: lists round the
 TRUSTED = {"WAV", "WAVEX", "FLAC"}  # formats whose header tells the length
 LOUDEST = 100.0  # a sample; full scale is 1, floats that hold 16-bit integers have 32,768
 LEAST_RATE = 1000  # Hz; a damaged header may say 1, and resampling would fill the memory
+RELATIVE = "; relative ones are looked for beside the list, then in the working directory"
 BLOCK = 1 << 22  # frames read at a time: a damaged header may announce more than memory holds
 
 
@@ -239,8 +241,9 @@ def _open_source(utterance: Utterance, timeout: float) -> str | io.BytesIO:
     except UnicodeEncodeError as error:
         raise DataError(f"no file can have that name ({error.reason}); correct the list") from error
     except OSError as error:
+        relative = "" if os.path.isabs(utterance.wav) else RELATIVE
         raise DataError(
-            f"cannot be read ({error.strerror}); correct the path in the list"
+            f"cannot be read ({error.strerror}); correct the path in the list{relative}"
         ) from error
     if utterance.tar_size == 0:
         raise DataError("the file is empty; remove it from the tar")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,7 +94,9 @@ def _opened(path: Path, data_type: str) -> tuple[str, Lines]:
     if path.is_dir():
         if (path / "wav.scp").exists():
             return "kaldi", iter(())
-        raise DataError(f"{path}: a folder without wav.scp; give the path of a list")
+        raise DataError(
+            f"{path}: a folder without wav.scp; give the path of a list, not its folder"
+        )
     if path.name == "wav.scp":
         return "kaldi", iter(())
     lines = lines_of(path)
@@ -179,6 +182,8 @@ def _guess_type(path: Path, line: str) -> str:
         )
     if ".tar" in line or line.endswith(".tgz") or line.startswith(URL_SCHEMES):
         return "shard"
+    if path.is_file() and tarfile.is_tarfile(path):
+        raise DataError(f"{path}: a tar itself; write its path into a list, one a line")
     raise DataError(
         f"{path}: its first line is neither JSON nor the path of a tar: {line[:80]!r}; "
         f"give --data_type ({', '.join(DATA_TYPES)}) or correct the list"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import tempfile
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,11 @@ from typing import Any
 from k2distil.errors import NOT_UTF8, DataError
 from k2distil.torchaudio_guard import hide_broken_torchaudio
 
+logger = logging.getLogger(__name__)
+
 BLANK, UNKNOWN, WORD_BOUNDARY = "<pad>", "<unk>", "|"  # as in transformers' CTC models
 WENET_NAMES = {"<blank>": BLANK, "<unk>": UNKNOWN, "<space>": WORD_BOUNDARY, "▁": WORD_BOUNDARY}
+SPOKEN_MARKS = {"'", "’", "-", WORD_BOUNDARY}  # don't, tip-top
 WENET_UNUSED = ("<sos/eos>", "<sos>", "<eos>")
 
 # Han, kana, their punctuation and full-width forms. Not Hangul: Korean has blanks between words.
@@ -72,6 +77,20 @@ def characters_of(texts: Iterable[str]) -> list[str]:
     found = {character for text in texts for character in normalize(text)}
     boundary = [WORD_BOUNDARY] if " " in found else []
     return [BLANK, UNKNOWN, *boundary, *sorted(found - {" ", WORD_BOUNDARY})]
+
+
+def odd_tokens(tokens: Iterable[str]) -> list[str]:
+    """What texts should be rid of before they make a vocabulary, in words; as a rule nothing.
+
+    >>> odd_tokens(["a", "B", "b", "Ａ", "，", "'"])
+    ['both cases (B b)', 'full-width forms (Ａ)', 'punctuation (，)']
+    """
+    found = sorted({each for each in tokens if len(each) == 1 and each not in SPOKEN_MARKS})
+    cases = [f"{each} {each.lower()}" for each in found if each.lower() in set(found) - {each}]
+    wide = [each for each in found if "\uff01" <= each <= "\uff5e" and each.isalnum()]
+    marks = [each for each in found if unicodedata.category(each)[0] in "PS"]
+    kinds = {"both cases": cases, "full-width forms": wide, "punctuation": marks}
+    return [f"{kind} ({', '.join(each)})" for kind, each in kinds.items() if each]
 
 
 def read_tokenizer(path: Path) -> Any:
@@ -147,5 +166,11 @@ def _read_units(path: Path) -> list[str]:
         raise DataError(
             f"{path}: units of several characters ({', '.join(long[:3])}, ...) need their own "
             "tokenizer; give a folder of transformers, or leave --vocabulary out for characters"
+        )
+    if UNKNOWN not in tokens:
+        raise DataError(f'{path}: no <unk>; add it as a last line: "<unk> {len(tokens)}"')
+    if WORD_BOUNDARY not in tokens:
+        logger.info(
+            "%s: has no ▁ or <space>: the blank between words is token %d", path, len(tokens)
         )
     return tokens

@@ -189,6 +189,6 @@ def refuse_unfit(names: str, unfit: Sequence[Rejection]) -> None:
         if len(unfit) > UNFIT_SHOWN:
             lines.append(f"  and {len(unfit) - UNFIT_SHOWN} more")
         raise DataError(
-            f"{names}: {len(unfit)} utterances whose text or codes do not fit; correct them, or "
-            "go on with what fits of them by --bad_utterances skip:\n" + "\n".join(lines)
+            f"{names}: {len(unfit)} utterances whose audio, text or codes do not fit; correct "
+            "them, or go on with what fits of them by --bad_utterances skip:\n" + "\n".join(lines)
         )

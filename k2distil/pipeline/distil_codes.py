@@ -15,6 +15,8 @@ from k2distil.config import TrainDistilConfig
 from k2distil.distil import IGNORE_INDEX, align_codes, check_lengths
 from k2distil.distil.student import Student
 from k2distil.errors import ConfigError, DataError
+from k2distil.pipeline.rejections import read_rejections
+from k2distil.pipeline.summary import beside
 from k2distil.storage import CodebookReader, JoinedReader, join_codes
 
 logger = logging.getLogger(__name__)
@@ -198,9 +200,21 @@ def check_coverage(
     shown = ", ".join(missing[:NUM_SHOWN]) + (", ..." if len(missing) > NUM_SHOWN else "")
     message = f"{codes.reader.names}: no codes for {len(missing)} of {len(utterances)} utterances "
     message += f"of {names}: {shown}"
+    if told := _told_of(missing, codes.reader):
+        message += f" ({told})"
     if not ignore_missing:
         raise DataError(
-            f"{message}; the save_codebook.sh that made it adds them where --train_data names all "
-            "lists, or --missing_codes ignore trains them on their text alone"
+            f"{message}; the save_codebook.sh that made it adds what is new where --train_data "
+            "names all lists, or --missing_codes ignore trains them on their text alone"
         )
     logger.warning("%s", message)
+
+
+def _told_of(missing: Sequence[str], reader: JoinedReader) -> str:
+    """How many of these keys are in the tables beside the codes, and in which."""
+    wanted, told = set(missing), []
+    for path in (each.path for each in reader.readers):
+        for name in ("failed", "dropped"):
+            if shared := wanted & {row["key"] for row in read_rejections(path, name)}:
+                told.append(f"{len(shared)} are in {beside(path, f'{name}.tsv')}")
+    return ", ".join(told)

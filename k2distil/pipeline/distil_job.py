@@ -13,7 +13,13 @@ from k2distil.data import PackedUtterances
 from k2distil.distil.pretrained import has_tokenizer, load_student
 from k2distil.distil.student import Student, check_layer, make_student, switch_off_layerdrop
 from k2distil.distil.student_config import whole_tree
-from k2distil.distil.vocabulary import characters_of, make_tokenizer, normalize, read_tokenizer
+from k2distil.distil.vocabulary import (
+    characters_of,
+    make_tokenizer,
+    normalize,
+    odd_tokens,
+    read_tokenizer,
+)
 from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.distil_codes import Codes, check_coverage, open_codes
 from k2distil.pipeline.lists import names_of, read_lists
@@ -116,7 +122,14 @@ def _open_student(config: TrainDistilConfig, utterances: Sequence[Utterance]) ->
         if config.vocabulary is not None:
             tokenizer = read_tokenizer(config.vocabulary)
         else:
-            tokenizer = make_tokenizer(characters_of(texts))
+            tokens = characters_of(texts)
+            tokenizer = make_tokenizer(tokens)
+            if odd := odd_tokens(tokens):
+                logger.warning(
+                    "the vocabulary, made of the texts as they are, has %s: each is a token of its "
+                    "own; normalise the texts, unless the student shall write them so",
+                    " and ".join(odd),
+                )
         if checkpoint is None:
             student = make_student(whole_tree(config.student), tokenizer, config.seed)
         else:

@@ -25,6 +25,10 @@ logger = logging.getLogger(__name__)
 NAME = "train_distil"  # of summary, config and lists in the folder
 METRICS_FILE = "metrics.json"  # in the folder of the best student
 LEASE = ".lease"
+GO_ON = (
+    "to train this student further, give its last/ as --student_checkpoint and another "
+    "--save_path; or give the same settings"
+)
 
 
 class StudentFolder:
@@ -87,7 +91,7 @@ class StudentFolder:
             logger.info("%s: complete already", self.path)
             return Summary(int(figures.get("failed", 0)), figures)
         if self._has_results() and not force:
-            refuse_other_settings(self.path, found, fingerprint)
+            refuse_other_settings(self.path, found, fingerprint, GO_ON)
         self._replaces = fingerprint if is_other else None
         return None
 

@@ -45,7 +45,8 @@ class TextNotes:
         elif num_unknown:
             logger.warning(
                 "%d of %d texts have characters that the student does not know, which count as "
-                "errors (%s%s): write them as those it was trained on, in the same case",
+                "errors (%s%s): write them in the case, and in the forms, of what it was trained "
+                "on; those that no training text had it cannot learn",
                 *(num_unknown, num_texts, " ".join(characters[:UNKNOWN_SHOWN])),
                 " ..." if len(characters) > UNKNOWN_SHOWN else "",
             )
@@ -98,6 +99,8 @@ def unknown_characters(text: str, ids: Sequence[int | None], student: Student) -
 
 def _case_of_vocabulary(unknown: str, student: Student) -> str | None:
     """upper or lower, where the vocabulary has all of these characters so."""
+    if unknown == student.tokenizer.unk_token:
+        return None
     other = unknown.swapcase()
     if not set(other) <= student.tokenizer.get_vocab().keys():
         return None

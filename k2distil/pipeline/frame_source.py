@@ -25,6 +25,7 @@ from k2distil.pipeline.digests import content_of
 from k2distil.pipeline.embed import Embedded, as_dtype, embed
 from k2distil.pipeline.processes import Processes
 from k2distil.pipeline.provenance import request
+from k2distil.pipeline.rejections import FailureLog
 from k2distil.pipeline.teacher import embed_options, open_teacher, read_utterances
 from k2distil.pipeline.unused_flags import warn_of_unused
 from k2distil.pipeline.windows import chunks_of
@@ -138,7 +139,7 @@ def _from_audio(config: TrainQuantizerConfig, processes: Processes) -> FrameSour
     utterances = read_utterances(config)
     teacher, provenance = open_teacher(config, processes.device)
     options = embed_options(config, teacher)
-    outcome = Embedded()
+    outcome, failures = Embedded(), FailureLog()
     chunks = chunks_of(utterances, config.part_utterances)
     own = chunks[processes.rank :: processes.size]
 
@@ -149,8 +150,7 @@ def _from_audio(config: TrainQuantizerConfig, processes: Processes) -> FrameSour
                 embedding = next(embeddings, None)  # none: the others have one more
                 embedded = Embedded() if embedding is None else embedding.result()
                 for failed, dropped in processes.gather((embedded.failed, embedded.dropped)):
-                    for row in failed:
-                        logger.warning("failed: %s", row["reason"])
+                    failures.tell(failed)
                     outcome.failed += failed
                     outcome.dropped += dropped
                 yield from map(

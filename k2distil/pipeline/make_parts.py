@@ -15,6 +15,7 @@ from k2distil.pipeline.ahead import behind
 from k2distil.pipeline.digests import digest_of_entries
 from k2distil.pipeline.embed import Embedded, Embedding
 from k2distil.pipeline.progress import Progress
+from k2distil.pipeline.rejections import FailureLog
 from k2distil.pipeline.windows import Chunk
 from k2distil.stages import stage
 from k2distil.storage import PartFolder
@@ -48,7 +49,7 @@ def make_parts(
         logger.info("resuming: %d of %d parts are done", len(done), len(chunks))
     num_done = _num_utterances(chunks, done)
     total = sum(len(chunk.utterances) for chunk in chunks)
-    is_waiting, looked = False, 0.0
+    is_waiting, looked, failures = False, 0.0, FailureLog()
     with Progress(parts.save_path.name, total, "utterances", num_done) as progress:
         while len(parts.done()) < len(chunks) and parts.exist():  # else merged by another
             mine = parts.claim(leases)
@@ -61,7 +62,9 @@ def make_parts(
                 continue
             claimed = (chunks[index] for index in itertools.chain([first], mine))
             embeddings = embed_all(claimed)
-            written = behind(lambda timed: _write(parts, leases, *timed), _timed(embeddings), 1)
+            written = behind(
+                lambda timed: _write(parts, leases, failures, *timed), _timed(embeddings), 1
+            )
             with contextlib.closing(embeddings), contextlib.closing(written):
                 for speed in written:
                     if time.monotonic() - looked > POLL_SECONDS:  # a folder may hold thousands
@@ -83,12 +86,17 @@ def _timed(embeddings: Iterable[Embedding]) -> Iterator[tuple[Embedding, float]]
         yield embedding, seconds
 
 
-def _write(parts: PartFolder, leases: Leases, embedding: Embedding, seconds: float) -> float:
+def _write(
+    parts: PartFolder,
+    leases: Leases,
+    failures: FailureLog,
+    embedding: Embedding,
+    seconds: float,
+) -> float:
     """Write a part and give its lease back; -> times real time."""
     with stage("write (behind)"):
         embedded = embedding.result()
-        for row in embedded.failed:
-            logger.warning("failed: %s", row["reason"])
+        failures.tell(embedded.failed)
         index = embedding.chunk.index
         try:
             parts.write(index, embedded.values, _report(embedding.chunk, embedded, seconds))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from k2distil.atomic import write_text
@@ -14,6 +14,24 @@ from k2distil.errors import DataError
 from k2distil.pipeline.summary import beside
 
 logger = logging.getLogger(__name__)
+
+FAILURES_SHOWN = 20
+
+
+class FailureLog:
+    """Tells of the first failures of a run as they come: a wrong path may be that of all."""
+
+    def __init__(self) -> None:
+        self._num_told = 0
+
+    def tell(self, rows: Iterable[Rejection]) -> None:
+        """Log them, up to `FAILURES_SHOWN` in all."""
+        for row in rows:
+            self._num_told += 1
+            if self._num_told <= FAILURES_SHOWN:
+                logger.warning("failed: %s", row["reason"])
+            if self._num_told == FAILURES_SHOWN + 1:
+                logger.warning("failed: more; all of them are listed at the end")
 
 
 def write_rejections(

@@ -23,7 +23,11 @@ def save_codebook(config: SaveCodebookConfig) -> Summary:
     if not config.save_codebook:
         for name in ("quantizer_path", "num_codebooks_used"):
             if getattr(config, name) is not None:
-                logger.warning("--%s is not used: without --save_codebook, embeddings", name)
+                logger.warning(
+                    "--%s is not used: without --save_codebook the embeddings are written, which "
+                    "are hundreds of times as large as codes",
+                    name,
+                )
         sizes = ("quantizer_in_dim", "quantizer_out_dim", "quantizer_codebook_size")
         warn_of_unused(config, sizes, "without --save_codebook, embeddings")
         return save_embedding(config)

@@ -57,7 +57,7 @@ def _train_distil(job: DistilJob, folder: StudentFolder, started: float) -> Summ
         folder.start()
         train_on.save(folder.checked)
         write_config(folder.stem, job.config)
-    _describe(job.student, train_on)
+    _describe(job, train_on)
     trainer = make_trainer(job, folder, head, train_on, test)
     rejected.write(trainer)
     with explaining(folder.path):
@@ -145,6 +145,11 @@ def _test(job: DistilJob) -> StudentTest | None:
     )
     if job.processes.rank == 0:
         _warn_of_shared(job, tested)
+        if job.codes is not None and not any(each.key in job.codes.reader for each in tested):
+            logger.info(
+                "no codes for --cv_data: its tests tell of text alone; the save_codebook.sh that "
+                "made the codes adds them where --train_data names both lists"
+            )
     checked = job.processes.on_first(
         lambda: _check(job, config.cv_data, tested, for_training=False)
     )
@@ -180,23 +185,30 @@ def _check(
         first = checked.unreadable[0]["reason"]
         raise DataError(f"{names_of(paths)}: none of its audio can be read: {first}")
     if config.bad_utterances == "error":
-        refuse_unfit(names_of(paths), checked.unfit)
+        unreadable = checked.unreadable if for_training else []  # a test has the rest of them
+        refuse_unfit(names_of(paths), unreadable + checked.unfit)
     if not checked.labelled.any():
         raise DataError(f'{names_of(paths)}: no utterance that can be used has text ("txt")')
     return checked
 
 
-def _describe(student: Student, train: Checked) -> None:
+def _describe(job: DistilJob, train: Checked) -> None:
+    student, config = job.student, job.config
     logger.info(
         "student %s: %d layers, %.1f M parameters, %d tokens, a frame every %.4g ms",
         *(student.model.config.model_type, student.num_layers),
         sum(each.numel() for each in student.model.parameters()) / 1e6,
         *(len(student.tokenizer), 1000 * student.frame_shift),
     )
-    with_text = train.seconds[train.labelled]
+    hours, with_text = train.seconds.sum() / 3600, train.seconds[train.labelled].sum() / 3600
     logger.info(
-        "%d utterances, %.2f h, of them %.2f h with text",
-        *(len(train.rows), train.seconds.sum() / 3600, with_text.sum() / 3600),
+        "%d utterances, %.2f h, of them %.2f h with text", len(train.rows), hours, with_text
+    )
+    batches = config.max_steps * config.accumulate_batches * job.processes.size
+    most = batches * config.batch_seconds / 3600
+    logger.info(
+        "%d steps, %d batches of up to %g s: at most %.4g h, %.3g times this audio",
+        *(config.max_steps, batches, config.batch_seconds, most, most / hours),
     )
 
 

@@ -134,7 +134,11 @@ def _open(checkpoint: str, encoder_type: str) -> tuple[Format, Any]:
         raise CheckpointError(f"{checkpoint}: part of a Hugging Face model; give the folder")
     may_be_hub_id = encoder_type != "wenet-whisper" and re.fullmatch(HUB_ID, checkpoint)
     if not path.is_dir() and (not may_be_hub_id or path.suffix in FILE_SUFFIXES):
-        raise CheckpointError(f"{checkpoint}: no such file or folder; check --checkpoint")
+        is_id = encoder_type == "wenet-whisper" and re.fullmatch(HUB_ID, checkpoint)
+        hint = ", or for a hub id --encoder_type huggingface-whisper" if is_id else ""
+        raise CheckpointError(f"{checkpoint}: no such file or folder; check --checkpoint{hint}")
+    if path.is_dir() and not (path / "config.json").exists() and (path / "final.pt").is_file():
+        raise CheckpointError(f"{checkpoint}: a folder; give the file: {path / 'final.pt'}")
     source = HfSource(checkpoint)
     model_type = str(source.config.get("model_type"))
     if model_type not in HF_KINDS:

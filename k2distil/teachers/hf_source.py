@@ -138,7 +138,8 @@ def _on_hub(checkpoint: str, unreachable: list[str]) -> FindFile:
             reason = str(error).partition("\n")[0] or type(error).__name__
         raise CheckpointError(
             f"{checkpoint}: no such file or folder, and not found on the Hugging Face hub "
-            f"({reason}); check the path, or the hub id and the network"
+            f"({reason}); check the path, or the hub id and the network (HF_ENDPOINT names a "
+            "mirror)"
         )
 
     return find

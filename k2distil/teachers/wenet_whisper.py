@@ -114,8 +114,11 @@ def _dims(found: dict[str, Tensor], config: Mapping[str, Any], checkpoint: str) 
     names = ("embed.conv.0.weight", "embed.pos_enc.pe", "encoders.0.feed_forward.w_1.weight")
     missing = [f"encoder.{name}" for name in names if name not in found]
     if missing:
+        kind = config.get("encoder")
+        is_other = isinstance(kind, str) and kind != "transformer"
+        told = f" (train.yaml: encoder {kind}), which alone serves as a teacher" if is_other else ""
         raise CheckpointError(
-            f"{checkpoint}: no {', '.join(missing)}; not a WeNet Whisper encoder, "
+            f"{checkpoint}: no {', '.join(missing)}; not a WeNet Whisper encoder{told}, "
             "or an incomplete checkpoint"
         )
     conv, positions, ffn = (found[name] for name in names)

@@ -52,6 +52,7 @@ def test_a_folder_of_transformers_is_read_as_it_is(tmp_path):
     [
         ("<blank> 0\n三 2\n", "the ids 0 to 1"),
         ("三 0\n", "no <blank>"),
+        ("<blank> 0\n三 1\n", 'no <unk>; add it as a last line: "<unk> 2"'),
         ("<blank> 0\n▁two 1\n", "units of several characters (▁two"),
         ("<blank> zero\n", "line 1"),
         ("<blank> 0\n三 1\n三 2\n", "line 3: '三' stands for '三', as line 2 does"),

@@ -351,3 +351,11 @@ def test_other_model_types_are_refused(made, tmp_path):
     checkpoint = with_config(make_hf_whisper(tmp_path / "relu"), activation_function="relu")
     with pytest.raises(CheckpointError, match="activation_function relu"):
         build_teacher(HF, checkpoint)
+
+
+def test_what_a_checkpoint_looks_like_helps(tmp_path):
+    with pytest.raises(CheckpointError, match="for a hub id --encoder_type huggingface-whisper"):
+        build_teacher("wenet-whisper", "openai/whisper-large-v3")
+    (tmp_path / "final.pt").touch()
+    with pytest.raises(CheckpointError, match=f"a folder; give the file: {tmp_path}/final.pt"):
+        build_teacher("wenet-whisper", str(tmp_path))
