@@ -22,9 +22,9 @@ from k2distil.storage import (
     DamagedPartError,
     UtteranceReader,
     attributes_of,
+    check_finished,
     describe_differences,
     find_unmerged,
-    finished,
 )
 
 ENTRIES = "entries"  # the root attribute
@@ -103,7 +103,7 @@ def find_earlier(
         for each in equivalent:
             if not describe_differences(found, expected | each):
                 expected |= each
-    finished(save_path, expected)
+    check_finished(save_path, expected)
     earlier = Earlier.of(save_path, fingerprint, _noted(save_path, fingerprint))
     if not earlier.is_same:
         _refuse_other_entries(save_path, earlier, utterances)

@@ -17,13 +17,7 @@ from k2distil.leases import Leases
 from k2distil.pipeline.earlier import Earlier, find_earlier
 from k2distil.pipeline.embed import Embedding, ValuesOf, embed
 from k2distil.pipeline.make_parts import EmbedAll, make_parts
-from k2distil.pipeline.outcome import (
-    complete_already,
-    entries_of,
-    log_outcome,
-    outcome_of,
-    summarise,
-)
+from k2distil.pipeline.outcome import merge_parts, outcome_of
 from k2distil.pipeline.profiling import profiled
 from k2distil.pipeline.provenance import reading, request
 from k2distil.pipeline.summary import Summary, versions, write_config
@@ -97,8 +91,8 @@ def extract(
         with leases.held(output_lease(config.save_path)):
             plan = _agree(config, utterances, attributes, fingerprint, leases)
         if plan is None:
-            return complete_already(config.save_path)
-        with profiled(config.save_path) if config.profile else nullcontext(_nothing) as look:
+            return outcome_of(config.save_path, "complete already")
+        with profiled(config.save_path) if config.profile else nullcontext(lambda: None) as look:
 
             def embed_all(chunks: Iterable[Chunk]) -> Generator[Embedding]:
                 for embedding in embed(chunks, teacher, values_of, options):
@@ -106,10 +100,6 @@ def extract(
                     yield embedding
 
             return _carry_out(plan, embed_all, leases)
-
-
-def _nothing() -> None:
-    """Instead of a look at a profile."""
 
 
 def _agree(
@@ -193,7 +183,7 @@ def _carry_out(plan: Plan, embed_all: EmbedAll, leases: Leases) -> Summary:
                 continue  # another process has found one damaged
             try:
                 with stage("merge"):
-                    return _merge(plan)
+                    return merge_parts(plan.parts, plan.keys, plan.attributes, plan.earlier)
             except DamagedPartError as error:
                 if error.part in damaged:
                     raise
@@ -204,19 +194,3 @@ def _carry_out(plan: Plan, embed_all: EmbedAll, leases: Leases) -> Summary:
                     raise
                 # We slept, were taken for dead, and succeeded.
                 return outcome_of(save_path, MERGED_BY_OTHERS)
-
-
-def _merge(plan: Plan) -> Summary:
-    """All parts -> the output, and what stands beside it."""
-    parts, earlier = plan.parts, plan.earlier
-    # Before the merge, which removes the parts and with them what they say of themselves.
-    summary = summarise(parts, earlier)
-    attributes = {**plan.attributes, **entries_of(summary)}
-    if earlier is None:
-        parts.merge(plan.keys, attributes)
-    elif not earlier.is_same or summary.figures["written"] > len(earlier.written):
-        parts.merge(plan.keys, attributes, onto=True)
-    else:  # they failed again: the h5 stays as it is
-        remove_parts(parts.save_path)
-    log_outcome(parts.save_path, summary.figures)
-    return summary

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from k2distil.config import MergeConfig
 from k2distil.errors import DataError
 from k2distil.leases import Leases
 from k2distil.pipeline.earlier import Earlier
-from k2distil.pipeline.outcome import entries_of, outcome_of, summarise
+from k2distil.pipeline.outcome import merge_parts, outcome_of
 from k2distil.pipeline.summary import Summary
 from k2distil.storage import (
     check_output,
@@ -17,6 +18,8 @@ from k2distil.storage import (
     refuse_foreign,
     remove_parts,
 )
+
+logger = logging.getLogger(__name__)
 
 
 def merge(config: MergeConfig) -> Summary:
@@ -45,5 +48,5 @@ def _merge(save_path: Path) -> Summary:
     parts = left.parts
     parts.refuse_missing()
     earlier = Earlier.of(save_path, parts.fingerprint, left.earlier) if left.onto else None
-    left.merge(entries_of(summarise(parts, earlier)))
-    return outcome_of(save_path, "merged")
+    logger.info("%s: merging", save_path)
+    return merge_parts(parts, left.keys, left.attributes, earlier)

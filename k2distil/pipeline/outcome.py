@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from k2distil.pipeline.digests import ENTRIES_MODULUS
 from k2distil.pipeline.earlier import ENTRIES, Earlier
 from k2distil.pipeline.rejections import write_rejections
 from k2distil.pipeline.summary import Summary, beside, read_summary, write_summary
-from k2distil.storage import PartFolder
+from k2distil.storage import PartFolder, remove_parts
 
 logger = logging.getLogger(__name__)
 
@@ -72,32 +73,41 @@ def summarise(parts: PartFolder, earlier: Earlier | None) -> Summary:
     return write_summary(save_path, figures, len(failed))
 
 
-def entries_of(summary: Summary) -> dict[str, Any]:
-    """The root attribute that the merge adds, where it is known."""
-    return {name: summary.figures[name] for name in {ENTRIES} & summary.figures.keys()}
+def merge_parts(
+    parts: PartFolder, keys: Sequence[str], attributes: Mapping[str, Any], earlier: Earlier | None
+) -> Summary:
+    """All parts -> the output, and what stands beside it.
 
+    Args:
+        parts: all of them done.
+        keys: of the whole list, in its order.
+        attributes: of the root.
+        earlier: what they are added to; None: they are all.
 
-def complete_already(save_path: Path) -> Summary:
-    """Of a run that found nothing to do."""
-    logger.info("%s: complete already", save_path)
-    return Summary(0, _shown(save_path))
+    Raises:
+        DataError, DamagedPartError: see `PartFolder.merge`.
+    """
+    # Before the merge, which removes the parts and with them what they say of themselves.
+    summary = summarise(parts, earlier)
+    figures = summary.figures
+    if earlier is not None and earlier.is_same and figures["written"] == len(earlier.written):
+        remove_parts(parts.save_path)  # they failed again: the h5 stays as it is
+    else:
+        known = {name: figures[name] for name in {ENTRIES} & figures.keys()}
+        parts.merge(keys, {**attributes, **known}, onto=earlier is not None)
+    _log_outcome(parts.save_path, figures)
+    return summary
 
 
 def outcome_of(save_path: Path, what: str) -> Summary:
-    """Of an output that is merged; `what` happened to it, for the log."""
+    """The summary of an output that is merged; `what` happened to it, for the log."""
     logger.info("%s: %s", save_path, what)
-    figures = _shown(save_path)
+    if figures := read_summary(save_path):
+        _log_outcome(save_path, figures)
     return Summary(figures.get("failed", 0), figures)
 
 
-def _shown(save_path: Path) -> dict[str, Any]:
-    figures = read_summary(save_path)
-    if figures:
-        log_outcome(save_path, figures)
-    return figures
-
-
-def log_outcome(save_path: Path, figures: dict[str, Any]) -> None:
+def _log_outcome(save_path: Path, figures: dict[str, Any]) -> None:
     """How many, how fast, and what failed."""
     logger.info(
         "%s: %.2f hours in %.1f s, %.0f x real time",

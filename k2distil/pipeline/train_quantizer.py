@@ -86,15 +86,15 @@ def _train_quantizer(config: TrainQuantizerConfig, held: ExitStack) -> Summary:
         with processes.all_or_none():
             _check_together(job, save_path, processes)
         if job is None:
-            return _complete(save_path) if processes.rank == 0 else Summary()
+            return _summary_of_existing(save_path) if processes.rank == 0 else Summary()
         training, held_out = _read(job, config, processes)
         training_started = time.monotonic()
         _train(job, training, config, processes)
         training_seconds = time.monotonic() - training_started
     if processes.rank > 0:
         return Summary()  # the first process measures and writes
-    summary = _finish(job, training, held_out, config, started, training_seconds)
-    _training_path(save_path).unlink(missing_ok=True)
+    summary = _write_quantizer(job, training, held_out, config, started, training_seconds)
+    _checkpoint_path(save_path).unlink(missing_ok=True)
     return summary
 
 
@@ -109,7 +109,7 @@ def _open(config: TrainQuantizerConfig, save_path: Path, processes: Processes) -
         )
     logger.info("embeddings of dimension %d, %d utterances", dim, source.num_utterances)
     fingerprint = _fingerprint(config, source)
-    if _is_finished(save_path, fingerprint, config.force):
+    if _is_there_already(save_path, fingerprint, config.force):
         return None
     trainer = QuantizerTrainer(
         config.quantizer_type,
@@ -156,7 +156,7 @@ def _read(
     return training, held_out
 
 
-def _finish(
+def _write_quantizer(
     job: Job,
     training: FrameReservoir,
     held_out: FrameReservoir,
@@ -166,7 +166,7 @@ def _finish(
 ) -> Summary:
     """Measure the quantizer, and write it, its summary and its config."""
     source = job.source
-    quantizer = _finished(job.trainer.quantizer, training, held_out, config.seed)
+    quantizer = _finish_with_bar(job.trainer.quantizer, training, held_out, config.seed)
     sample = training.sample(PROBE_FRAMES)
     held_out_figures = asdict(evaluate(quantizer, sample, held_out.frames, config.seed))
     quantizer.provenance = {**source.provenance, "fingerprint": json.dumps(job.fingerprint)}
@@ -186,26 +186,30 @@ def _finish(
         "held_out": held_out_figures,
         "fingerprint": job.fingerprint,
     }
-    logger.info("%s: %s", job.save_path, _in_words(held_out_figures))
-    if quantizer.type == "additive" and quantizer.correction is None:
-        logger.info("no correction of decoded frames: they are few, or held-out ones do not gain")
-    elif quantizer.type == "additive":
-        without = held_out_figures["error_by_num_codebooks"][-1]
-        logger.info("without its correction of decoded frames: relative error %.3g", without)
-    if quantizer.num_codebooks > 1:
-        errors = held_out_figures["error_by_num_codebooks"]
-        logger.info(
-            "relative error of the first 1 to %d codebooks%s: %s",
-            *(quantizer.num_codebooks, "" if quantizer.correction is None else ", uncorrected"),
-            " ".join(f"{error:.3g}" for error in errors),
-        )
+    _log_figures(job.save_path, quantizer, held_out_figures)
     write_config(job.save_path, config)
     summary = write_summary(job.save_path, figures, num_failed)
     save_quantizer(quantizer, job.save_path)
     return summary
 
 
-def _finished(
+def _log_figures(save_path: Path, quantizer: Quantizer, figures: dict[str, Any]) -> None:
+    logger.info("%s: %s", save_path, _in_words(figures))
+    if quantizer.type == "additive" and quantizer.correction is None:
+        logger.info("no correction of decoded frames: they are few, or held-out ones do not gain")
+    elif quantizer.type == "additive":
+        without = figures["error_by_num_codebooks"][-1]
+        logger.info("without its correction of decoded frames: relative error %.3g", without)
+    if quantizer.num_codebooks > 1:
+        errors = figures["error_by_num_codebooks"]
+        logger.info(
+            "relative error of the first 1 to %d codebooks%s: %s",
+            *(quantizer.num_codebooks, "" if quantizer.correction is None else ", uncorrected"),
+            " ".join(f"{error:.3g}" for error in errors),
+        )
+
+
+def _finish_with_bar(
     quantizer: Quantizer, training: FrameReservoir, held_out: FrameReservoir, seed: int
 ) -> Quantizer:
     """`finish`, with a bar where that takes a while."""
@@ -260,7 +264,7 @@ def _train(
             is_last = trainer.done and config.quantizer_type == "additive"  # a correction follows
             if processes.rank == 0 and (is_time or is_last) and trainer.is_whole:
                 state = {"fingerprint": job.fingerprint, "state": trainer.state_dict()}
-                write_tensors(state, _training_path(job.save_path))
+                write_tensors(state, _checkpoint_path(job.save_path))
                 saved = time.monotonic()
 
 
@@ -268,11 +272,11 @@ def _resume(
     trainer: QuantizerTrainer, save_path: Path, fingerprint: dict[str, Any], force: bool
 ) -> None:
     """Go on with an unfinished training of the same settings, if there is one."""
-    path = _training_path(save_path)
+    path = _checkpoint_path(save_path)
     if not path.exists():
         return
     try:
-        found, state = _unfinished(path)
+        found, state = _read_checkpoint(path)
     except Exception as error:  # torch raises many kinds for a broken file
         logger.warning("%s: damaged, training from the start: %s", path, type(error).__name__)
         return
@@ -285,14 +289,14 @@ def _resume(
         logger.info("resuming at step %d of %d", trainer.steps_done, trainer.num_steps)
 
 
-def _unfinished(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """-> (settings with the kind of device, which decides the last bits; state of the trainer)."""
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     state = checkpoint["state"]
     return checkpoint["fingerprint"] | {"device": state["config"]["device"]}, state
 
 
-def _is_finished(save_path: Path, fingerprint: dict[str, Any], force: bool) -> bool:
+def _is_there_already(save_path: Path, fingerprint: dict[str, Any], force: bool) -> bool:
     """Whether the quantizer is there already."""
     if not save_path.exists():
         return False
@@ -312,13 +316,13 @@ def _is_finished(save_path: Path, fingerprint: dict[str, Any], force: bool) -> b
     return True
 
 
-def _complete(save_path: Path) -> Summary:
-    """Of a quantizer that is there; does what a kill as it was written left undone."""
+def _summary_of_existing(save_path: Path) -> Summary:
+    """The summary of a quantizer that is there; a kill may have left it to be written."""
     quantizer = load_quantizer(save_path)
     fingerprint = json.loads(str(quantizer.provenance["fingerprint"]))
-    path = _training_path(save_path)
+    path = _checkpoint_path(save_path)
     with suppress(Exception):  # there is none, or a damaged one
-        found, _ = _unfinished(path)
+        found, _ = _read_checkpoint(path)
         if found == fingerprint | {"device": found["device"]}:
             path.unlink()
     summary = read_summary(save_path)
@@ -359,7 +363,7 @@ def _in_words(held_out: dict[str, Any]) -> str:
     )
 
 
-def _training_path(save_path: Path) -> Path:
+def _checkpoint_path(save_path: Path) -> Path:
     """Where an unfinished training is kept."""
     return beside(save_path, "training.pt")
 

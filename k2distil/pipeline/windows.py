@@ -91,7 +91,7 @@ def _windows_of_one(
         utterance, audio = first if number == 0 else next(decoded)
         if isinstance(audio, DataError):
             window.failed.append(rejection(utterance, str(audio)))
-        elif not _is_rejected(utterance, audio, teacher, options, window):
+        elif not _reject(utterance, len(audio), teacher, options, window):
             pieces = _pieces(audio, teacher)
             index = len(window.taken)
             window.taken.append((utterance, len(audio) / SAMPLE_RATE, len(pieces)))
@@ -113,30 +113,36 @@ def _batched(
     return window
 
 
-def _is_rejected(
-    utterance: Utterance, audio: Tensor, teacher: Teacher, options: EmbedOptions, window: Window
+def _reject(
+    utterance: Utterance, num_samples: int, teacher: Teacher, options: EmbedOptions, window: Window
 ) -> bool:
-    """Whether the teacher cannot or shall not take the audio; then `window` says why."""
-    seconds = len(audio) / SAMPLE_RATE
-    if reason := options.limits.reason(seconds):
+    """Whether the teacher cannot or shall not take so much audio; then `window` says why."""
+    if reason := options.limits.reason(num_samples / SAMPLE_RATE):
         window.dropped.append(rejection(utterance, utterance.about(reason)))
-    elif len(audio) < teacher.min_samples:
-        least = teacher.min_samples / SAMPLE_RATE
-        reason = f"{seconds:.4f} s is too short, the teacher needs {least:.4f} s"
-        window.failed.append(rejection(utterance, utterance.about(reason)))
-    elif teacher.max_samples is not None and len(audio) > teacher.max_samples:
-        longest = teacher.max_samples / SAMPLE_RATE
-        reason = f"{seconds:.10g} s is longer than the teacher's {longest:.10g} s"  # to the sample
-        if options.long_audio == "skip":
-            window.dropped.append(rejection(utterance, utterance.about(f"{reason}; skipped")))
-        elif options.long_audio == "error":
-            reason = f"{reason}; use --long_audio chunk or skip"
-            window.failed.append(rejection(utterance, utterance.about(reason)))
-        else:
-            return False
-    else:
+        return True
+    if (fault := _fault_of_length(num_samples, teacher)) is None:
         return False
+    is_long = num_samples >= teacher.min_samples
+    if is_long and options.long_audio == "chunk":
+        return False
+    if is_long and options.long_audio == "skip":
+        window.dropped.append(rejection(utterance, utterance.about(f"{fault}; skipped")))
+    else:
+        remedy = "; use --long_audio chunk or skip" if is_long else ""
+        window.failed.append(rejection(utterance, utterance.about(f"{fault}{remedy}")))
     return True
+
+
+def _fault_of_length(num_samples: int, teacher: Teacher) -> str | None:
+    """Why a teacher does not take so much audio in one piece; None: it does."""
+    seconds = num_samples / SAMPLE_RATE
+    if num_samples < teacher.min_samples:
+        least = teacher.min_samples / SAMPLE_RATE
+        return f"{seconds:.4f} s is too short, the teacher needs {least:.4f} s"
+    if teacher.max_samples is not None and num_samples > teacher.max_samples:
+        longest = teacher.max_samples / SAMPLE_RATE
+        return f"{seconds:.10g} s is longer than the teacher's {longest:.10g} s"  # to the sample
+    return None
 
 
 def _pieces(audio: Tensor, teacher: Teacher) -> tuple[Tensor, ...]:

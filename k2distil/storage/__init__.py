@@ -6,12 +6,9 @@ from k2distil.storage.fingerprint import describe_differences, refuse_other_sett
 from k2distil.storage.join_codes import join_codes
 from k2distil.storage.joined_reader import JoinedReader
 from k2distil.storage.merge import DamagedPartError
-from k2distil.storage.output import check_output
+from k2distil.storage.output import check_finished, check_output, output_lease, refuse_foreign
 from k2distil.storage.parts import (
     PartFolder,
-    finished,
-    output_lease,
-    refuse_foreign,
     refuse_others,
     refuse_unfinished,
     remove_parts,
@@ -30,11 +27,11 @@ __all__ = [
     "Problems",
     "UtteranceReader",
     "attributes_of",
+    "check_finished",
     "check_h5",
     "check_output",
     "describe_differences",
     "find_unmerged",
-    "finished",
     "join_codes",
     "merged_already",
     "note_for_merge",

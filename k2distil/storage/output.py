@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from k2distil.errors import DataError
 from k2distil.storage.file_list import SHARD_HOURS, fault_of, files_of, remove_files
+from k2distil.storage.fingerprint import refuse_other_settings
 from k2distil.storage.merge import checksum, content_digest, merge_parts
 from k2distil.storage.merge_files import merge_into_files
 from k2distil.storage.offsets import find_offsets, read_offsets, write_offsets
@@ -53,6 +55,42 @@ def write_output(
     before = files_of(path) if path.exists() else []
     merge_parts(path, written, keys, attributes)
     remove_files(path, before)
+
+
+def output_lease(path: Path) -> Path:
+    """Held by the process that decides what is to be done, or merges."""
+    return path.with_name(f"{path.name}.lease")
+
+
+def check_finished(path: Path, fingerprint: Mapping[str, Any]) -> None:
+    """Refuse an output of other settings; make the index that a killed run left to do.
+
+    Utterances that failed may be missing in it.
+
+    Raises:
+        DataError: it was made with other settings, or by something else, or one of its files is
+            missing.
+    """
+    refuse_other_settings(
+        path, json.loads(attributes_of(path).get("fingerprint", "{}")), fingerprint
+    )
+    check_output(path)
+
+
+def refuse_foreign(path: Path) -> None:
+    """Refuse to replace what is no output of ours.
+
+    Raises:
+        DataError: it is not.
+    """
+    if not path.exists():
+        return
+    try:
+        is_ours = "fingerprint" in attributes_of(path)
+    except DataError as error:
+        raise DataError(f"{error} (never replaced: it does not say who made it)") from error
+    if not is_ours:
+        raise DataError(f"{path}: not made by k2distil; give another --path")
 
 
 def check_output(path: Path) -> None:

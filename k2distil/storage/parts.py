@@ -29,9 +29,9 @@ from k2distil.errors import DataError
 from k2distil.leases import Leases
 from k2distil.storage.fingerprint import as_json, refuse_other_settings
 from k2distil.storage.merge import DamagedPartError, checksum
-from k2distil.storage.output import check_output, write_output
+from k2distil.storage.output import write_output
 from k2distil.storage.reader import FORMAT_VERSION
-from k2distil.storage.utterance_h5 import attributes_of, create_h5, open_h5, write_dataset
+from k2distil.storage.utterance_h5 import create_h5, open_h5, write_dataset
 from k2distil.storage.written import Written, WrittenArrays
 
 logger = logging.getLogger(__name__)
@@ -49,32 +49,9 @@ def parts_folder(save_path: Path) -> Path:
     return save_path.with_name(f"{save_path.name}.parts")
 
 
-def finished(save_path: Path, fingerprint: Mapping[str, Any]) -> bool:
-    """Whether the h5 is there; utterances that failed may be missing in it.
-
-    Makes the index that a run left to do which was killed behind the merge.
-
-    Raises:
-        DataError: it was made with other settings, or by something else, or one of its files is
-            missing.
-    """
-    if not save_path.exists():
-        return False
-    attributes = attributes_of(save_path)
-    found = json.loads(attributes.get("fingerprint", "{}"))
-    refuse_other_settings(save_path, found, fingerprint)
-    check_output(save_path)
-    return True
-
-
 def remove_parts(save_path: Path) -> None:
     """Remove the parts of an output, if there are any."""
     _remove_folder(parts_folder(save_path))
-
-
-def output_lease(save_path: Path) -> Path:
-    """Held by the process that decides what is to be done, or merges."""
-    return save_path.with_name(f"{save_path.name}.lease")
 
 
 def refuse_others(save_path: Path, leases: Leases) -> None:
@@ -100,22 +77,6 @@ def refuse_unfinished(save_path: Path, fingerprint: Mapping[str, Any]) -> None:
         wanted = json.loads(as_json(fingerprint))
         wanted |= {name: found.get(name) for name in CHUNKING}
         refuse_other_settings(plan.parent, found, wanted, UNFINISHED)
-
-
-def refuse_foreign(save_path: Path) -> None:
-    """Refuse to replace what is no output of ours.
-
-    Raises:
-        DataError: it is not.
-    """
-    if not save_path.exists():
-        return
-    try:
-        is_ours = "fingerprint" in attributes_of(save_path)
-    except DataError as error:
-        raise DataError(f"{error} (never replaced: it does not say who made it)") from error
-    if not is_ours:
-        raise DataError(f"{save_path}: not made by k2distil; give another --save_path")
 
 
 class PartFolder:

@@ -44,10 +44,6 @@ class Unmerged:
         reader = UtteranceReader(path)
         return all(key in reader for report in self.parts.reports() for key in report["written"])
 
-    def merge(self, attributes: Mapping[str, Any]) -> None:
-        """See `PartFolder.merge`; `attributes` are added to those that were noted."""
-        self.parts.merge(self.keys, {**self.attributes, **attributes}, onto=self.onto)
-
 
 def note_for_merge(
     parts: PartFolder,

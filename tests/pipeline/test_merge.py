@@ -83,7 +83,7 @@ def test_merged_alone_the_output_is_the_same_and_needs_no_teacher(
     summary_path.unlink()  # killed a little earlier
     shutil.rmtree(tmp_path / "teacher")
     command = [sys.executable, "-m", "k2distil", "merge", "--save_path", str(config.save_path)]
-    for words in (f"{config.save_path}: merged\n", f"{config.save_path}: merged already\n"):
+    for words in (f"{config.save_path}: merging\n", f"{config.save_path}: merged already\n"):
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 0
         assert words in done.stderr

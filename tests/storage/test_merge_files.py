@@ -12,8 +12,8 @@ from k2distil.errors import DataError
 from k2distil.storage import (
     CodebookReader,
     PartFolder,
+    check_finished,
     find_unmerged,
-    finished,
     note_for_merge,
 )
 from k2distil.storage.file_list import files_of, numbered
@@ -43,9 +43,9 @@ def test_files_are_cut_by_hours_and_read_as_one(tmp_path: Path) -> None:
     with h5py.File(path) as file:
         assert len(file) == 0
     assert not index_path(path).exists()
-    assert finished(path, {**FINGERPRINT, "shard_hours": most / HOUR})
+    check_finished(path, {**FINGERPRINT, "shard_hours": most / HOUR})
     with pytest.raises(DataError, match=r"shard_hours: .* there, nothing now"):
-        finished(path, FINGERPRINT)
+        check_finished(path, FINGERPRINT)
 
 
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(1, 60))
@@ -143,7 +143,7 @@ def test_what_was_noted_for_a_merge_is_merged_into_files(tmp_path: Path) -> None
     unmerged = find_unmerged(path)
     assert unmerged is not None
     assert not unmerged.is_merged()
-    unmerged.merge({})
+    unmerged.parts.merge(unmerged.keys, unmerged.attributes, onto=unmerged.onto)
     assert_holds(path, NEW)
     assert names(tmp_path) == sorted(["codes.h5", *(each.name for each in files_of(path))])
 
@@ -158,5 +158,5 @@ def test_a_broken_output_of_other_settings_is_no_merged_one(tmp_path: Path) -> N
     unmerged = find_unmerged(path)
     assert unmerged is not None
     assert not unmerged.is_merged()
-    unmerged.merge({})
+    unmerged.parts.merge(unmerged.keys, unmerged.attributes, onto=unmerged.onto)
     assert_holds(path, NEW)

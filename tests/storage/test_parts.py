@@ -14,7 +14,7 @@ from k2distil.errors import DataError
 from k2distil.storage import (
     CodebookReader,
     PartFolder,
-    finished,
+    check_finished,
     refuse_foreign,
     remove_parts,
 )
@@ -38,11 +38,11 @@ def test_parts_become_one_plain_h5_in_list_order(tmp_path: Path, dtype: str, wid
     path = tmp_path / "exp.h5"
     parts = write_all(path, arrays)
     assert not path.exists()
-    assert not finished(path, FINGERPRINT)
+    assert not path.exists()
     parts.merge([*arrays, "a failed one"], ATTRIBUTES)
     assert_holds(path, arrays)
     assert list(CodebookReader(path)) == list(arrays)
-    assert finished(path, FINGERPRINT)
+    check_finished(path, FINGERPRINT)
     assert sorted(os.listdir(tmp_path)) == ["exp.h5", "exp.h5.idx.npz"]
 
 
@@ -110,7 +110,7 @@ def test_other_settings_are_refused_with_both_values_of_each(tmp_path: Path) -> 
     path = tmp_path / "exp.h5"
     write_all(path, some_arrays())
     other = {**FINGERPRINT, "layer": 7, "padding": None}
-    for make in (lambda: PartFolder(path, other, 10, 3), lambda: finished(path, other)):
+    for make in (lambda: PartFolder(path, other, 10, 3), lambda: check_finished(path, other)):
         with pytest.raises(DataError) as caught:
             make()
         message = str(caught.value)
@@ -135,10 +135,10 @@ def test_an_output_of_something_else_is_refused(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "plain.h5", "w") as file:
         file["a"] = np.zeros((3, 8), np.uint8)
     with pytest.raises(DataError, match="layer: nothing there, 6 now"):
-        finished(tmp_path / "plain.h5", FINGERPRINT)
+        check_finished(tmp_path / "plain.h5", FINGERPRINT)
     (tmp_path / "text.h5").write_text("no h5")
     with pytest.raises(DataError, match=r"text\.h5: cannot be opened as h5"):
-        finished(tmp_path / "text.h5", FINGERPRINT)
+        check_finished(tmp_path / "text.h5", FINGERPRINT)
 
 
 def test_only_an_output_of_ours_may_be_replaced(tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_an_output_of_nothing_but_failures_is_an_empty_h5(tmp_path: Path) -> Non
     parts = PartFolder(tmp_path / "exp.h5", FINGERPRINT, 1, 1)
     parts.write(0, {}, {"failed": [{"key": "a", "wav": "a.wav", "reason": "empty"}]})
     parts.merge(["a"], ATTRIBUTES)
-    assert finished(tmp_path / "exp.h5", FINGERPRINT)
+    check_finished(tmp_path / "exp.h5", FINGERPRINT)
     assert len(CodebookReader(tmp_path / "exp.h5")) == 0
 
 
@@ -331,6 +331,6 @@ def test_what_a_run_killed_after_the_merge_left_is_removed(tmp_path: Path) -> No
     make_h5(path, some_arrays())
     write_all(path, some_arrays())
     (tmp_path / ".exp.h5.parts.removed").mkdir()
-    assert finished(path, FINGERPRINT)
+    check_finished(path, FINGERPRINT)
     remove_parts(path)
     assert sorted(os.listdir(tmp_path)) == ["exp.h5", "exp.h5.idx.npz"]

@@ -17,7 +17,7 @@ from k2distil.errors import DataError
 from k2distil.leases import Leases
 from k2distil.storage import (
     PartFolder,
-    finished,
+    check_finished,
     refuse_others,
     remove_parts,
 )
@@ -129,7 +129,9 @@ def test_a_merge_killed_midway_leaves_no_half_file_and_can_be_run_again(
     done = subprocess.run(command, env=environment, check=False)
     assert done.returncode == -signal.SIGKILL
     assert path.exists() == is_there
-    if not finished(path, FINGERPRINT):
+    if is_there:
+        check_finished(path, FINGERPRINT)
+    else:
         PartFolder(path, FINGERPRINT, 10, 4).merge(list(arrays), ATTRIBUTES)
     remove_parts(path)
     assert_holds(path, arrays)

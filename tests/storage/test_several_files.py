@@ -14,8 +14,8 @@ from k2distil.errors import DataError
 from k2distil.storage import (
     CodebookReader,
     Problems,
+    check_finished,
     check_h5,
-    finished,
 )
 from k2distil.storage.file_list import ListedFile, files_of, numbered, write_list
 from k2distil.storage.offsets import index_path
@@ -34,11 +34,11 @@ def test_a_missing_and_a_changed_file_are_named(tmp_path: Path) -> None:
         problems = Problems()
         check_h5(path, "codes", problems)
         assert problems.counts.keys() & {"files", "missing files"}
-        for look in (lambda: CodebookReader(path), lambda: finished(path, fingerprint)):
+        for look in (lambda: CodebookReader(path), lambda: check_finished(path, fingerprint)):
             with pytest.raises(DataError, match=r"codes-00001\.h5"):
                 look()
     second.write_bytes(whole)
-    assert finished(path, fingerprint)
+    check_finished(path, fingerprint)
     problems = Problems()
     check_h5(path, "codes", problems)
     assert problems.counts.keys() <= {"attributes"}
@@ -79,7 +79,7 @@ def test_files_without_an_index_are_read_and_get_theirs_again(tmp_path: Path) ->
     index_path(numbered(path, 0)).unlink()
     index_path(numbered(path, 2)).unlink()
     assert_holds(path, NEW)
-    assert finished(path, {**FINGERPRINT, "shard_hours": 200 / HOUR})
+    check_finished(path, {**FINGERPRINT, "shard_hours": 200 / HOUR})
     assert all(index_path(file.path).exists() for file in CodebookReader(path).files)
 
 
