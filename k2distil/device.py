@@ -99,7 +99,7 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """A CPU's torch raises a plain RuntimeError, of its allocator's or of C++'s words."""
+    """Whether memory ran out, which torch tells of a CPU by a plain RuntimeError."""
     import torch
 
     if isinstance(error, torch.OutOfMemoryError | MemoryError):

@@ -238,7 +238,7 @@ def _own_words() -> str:
 
 
 def _parse(words: str) -> dict[str, object]:
-    """Of a lease that was not written to its end: nothing."""
+    """The fields of a lease; none of one that was not written to its end."""
     try:
         found = json.loads(words)
     except ValueError:

@@ -20,7 +20,7 @@ def start_of(pid: int) -> str | None:
 
 
 def namespace() -> str:
-    """Of process numbers: containers of one host have each their own; "0" where there are none."""
+    """Whose process numbers these are: each container has its own; "0": of no Linux."""
     try:
         return os.readlink("/proc/self/ns/pid").strip("pid:[]")
     except OSError:

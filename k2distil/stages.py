@@ -44,7 +44,7 @@ class Profile:
         _profile = None
 
     def seconds(self) -> dict[str, float]:
-        """Of each stage, in the order in which they began; stages of several threads overlap."""
+        """Each stage's, in the order in which they began; stages of several threads overlap."""
         for _, end in (pair for events in self._device.values() for pair in events):
             end.synchronize()
         on_device = {

@@ -210,7 +210,7 @@ def make_student(config: dict[str, Any], tokenizer: Any, seed: int) -> Student:
 
 
 def what_lacks(error: ImportError) -> str:
-    """Of transformers' own message: Parakeet's features took librosa for years."""
+    """The package that transformers asks for, and which transformers to take if this is old."""
     needed = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{needed} Install it beside transformers{_version_to_take()}"
 

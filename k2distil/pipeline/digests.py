@@ -14,7 +14,7 @@ ENTRIES_MODULUS = 2**128  # of digests that add up
 
 
 def digest_of(utterances: Sequence[Utterance], with_text: bool = False) -> str:
-    """Of keys, audio and segments in their order, and of the text where it counts."""
+    """A digest of keys, audio and segments in their order, and of the text where it counts."""
     digest = hashlib.sha256()
     for each in utterances:
         fields = (each.key, _source(each), each.start, each.end, each.tar_offset)
@@ -54,7 +54,7 @@ def content_of(file: UtteranceReader) -> str:
 
 
 def digest_of_entries(utterances: Iterable[Utterance]) -> int:
-    """Of keys, audio and segments in any order; those of two sets add up to that of both.
+    """A digest of keys, audio and segments in any order; those of two sets add up to that of both.
 
     The place in a tar does not count: a tar that is made anew for one of its members moves others.
     """

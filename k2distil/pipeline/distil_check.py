@@ -97,7 +97,7 @@ def check_utterances(
 
 
 class _Size(NamedTuple):
-    """Of an utterance, for the student."""
+    """How long an utterance is to the student."""
 
     seconds: float
     num_inputs: int  # frames of features, or samples

@@ -106,7 +106,7 @@ class DistilDataset(Dataset):
         return found if is_used else replace(found, text=None)
 
     def _labels(self, utterance: Utterance) -> list[int]:
-        """Of a training; the texts of a test may have what the student has no token for."""
+        """Tokens to learn; none of a test, whose texts may have characters without a token."""
         if utterance.text is None or not self.for_training:
             return [IGNORE_INDEX]
         return self.student.encode_text(utterance.text) or [IGNORE_INDEX]

@@ -108,7 +108,7 @@ class StudentFolder:
 
     @property
     def checked(self) -> Path:
-        """Of what the check of the list found."""
+        """The file of what the check of the list found."""
         return self.path / f"{NAME}.checked.npz"
 
     def best(self) -> dict[str, Any] | None:

@@ -71,7 +71,7 @@ class Earlier:
         return {"dropped": self.dropped, "figures": figures}
 
     def keys(self) -> set[str]:
-        """Of the utterances that need no second try."""
+        """Keys of the utterances that need no second try."""
         return self.written | {row["key"] for row in self.dropped}
 
 

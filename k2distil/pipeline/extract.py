@@ -19,7 +19,7 @@ from k2distil.pipeline.embed import Embedding, ValuesOf, embed
 from k2distil.pipeline.make_parts import EmbedAll, make_parts
 from k2distil.pipeline.outcome import merge_parts, outcome_of
 from k2distil.pipeline.profiling import profiled
-from k2distil.pipeline.provenance import reading, request
+from k2distil.pipeline.provenance import deciding, reading, request
 from k2distil.pipeline.summary import Summary, versions, write_config
 from k2distil.pipeline.teacher import embed_options, limits_of
 from k2distil.pipeline.windows import Chunk, chunks_of
@@ -41,7 +41,6 @@ from k2distil.teachers import Teacher
 logger = logging.getLogger(__name__)
 
 MERGED_BY_OTHERS = "merged by another process"
-NO_CONTENT = {"teacher"}  # attributes that do not decide the content: the digest does
 
 ExtractConfig = SaveEmbeddingConfig | SaveCodebookConfig
 
@@ -84,8 +83,7 @@ def extract(
     options = embed_options(config, teacher)
     if config.shard_output is not None:
         attributes = {**attributes, SHARD_HOURS: config.shard_output}
-    fingerprint = {name: attributes[name] for name in attributes.keys() - NO_CONTENT}
-    fingerprint |= request(config, utterances, options.limits)
+    fingerprint = deciding(attributes) | request(config, utterances, options.limits)
     attributes = {**attributes, "list": fingerprint["list"], "versions": json.dumps(versions())}
     with Leases(config.lease_seconds) as leases:
         with leases.held(output_lease(config.save_path)):

@@ -61,7 +61,7 @@ def profiled(save_path: Path) -> Iterator[Callable[[], None]]:
 
 
 def idle_share(profile: Profile) -> float:
-    """Of the time, in which the device had nothing to do for the teacher or the quantizer."""
+    """The share of the time in which neither teacher nor quantizer had work for the device."""
     seconds = profile.seconds()
     return 1.0 - sum(seconds.get(name, 0.0) for name in ON_DEVICE) / profile.wall_seconds
 

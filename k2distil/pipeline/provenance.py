@@ -38,6 +38,11 @@ def teacher_provenance(teacher: Teacher, middle_layer_norm: str, dtype: str) -> 
     }
 
 
+def deciding(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that decide the content: not the teacher's path, since there is its digest."""
+    return {name: value for name, value in provenance.items() if name != "teacher"}
+
+
 def check_same_embedding(
     quantizer_path: object, trained_on: Mapping[str, Any], asked: Mapping[str, Any], force: bool
 ) -> None:

@@ -135,7 +135,7 @@ def _utterances_to_train_on(
 
 
 def _test(job: DistilJob) -> StudentTest | None:
-    """Of what has text in --cv_data."""
+    """The test on what has text in --cv_data; None: there is none."""
     config = job.config
     if config.cv_data is None:
         return None
@@ -213,7 +213,7 @@ def _describe(job: DistilJob, train: Checked) -> None:
 
 
 def _sizes(student: Student, train: Checked) -> dict[str, Any]:
-    """Of the student and of what it trains on, for the summary."""
+    """How large the student is, and what it trains on, for the summary."""
     return {
         "utterances": len(train.rows),
         "labelled": int(train.labelled.sum()),

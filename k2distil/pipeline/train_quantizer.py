@@ -18,6 +18,7 @@ from k2distil.leases import held_alone
 from k2distil.pipeline.frame_source import FrameSource, fill, open_source
 from k2distil.pipeline.processes import Processes, joined
 from k2distil.pipeline.progress import Progress
+from k2distil.pipeline.provenance import deciding
 from k2distil.pipeline.rejections import write_rejections
 from k2distil.pipeline.summary import (
     Summary,
@@ -375,5 +376,4 @@ def _fingerprint(config: TrainQuantizerConfig, source: FrameSource) -> dict[str,
         *("quantizer_batch_size", "reservoir_frames", "seed"),
     )
     settings = {name: getattr(config, name) for name in names}
-    provenance = {name: value for name, value in source.provenance.items() if name != "teacher"}
-    return settings | provenance | source.identity
+    return settings | deciding(source.provenance) | source.identity

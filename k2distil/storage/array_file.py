@@ -104,7 +104,7 @@ class ArrayFile(Mapping[str, np.ndarray]):
         return int(self._offsets.num_frames[self._offsets.keys.row(key)])
 
     def total_frames(self) -> int:
-        """Of all arrays, without reading them.
+        """Frames of all arrays, without reading them.
 
         Raises:
             DataError: a key is a group, or has a single value.

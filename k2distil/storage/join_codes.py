@@ -60,7 +60,7 @@ def _refuse_unlike(first: Kind, other: Kind, options: Mapping[str, str]) -> None
 
 
 def _tell_shared(joined: JoinedReader) -> None:
-    """A key in more than one output is well where the audio may be the same."""
+    """A key may be in several outputs, if it is of the same audio."""
     shared = 0
     for later in joined.readers[1:]:
         for key in later:

@@ -105,5 +105,5 @@ def hashes_of(keys: Collection[str]) -> np.ndarray:
 
 
 def _bytes_of(key: str) -> bytes:
-    """Of a key that UTF-8 does not have, such as "\\udcd6", bytes that no file has."""
+    """In UTF-8; what that does not have, such as "\\udcd6", becomes bytes that no file has."""
     return key.encode("utf-8", "surrogatepass")

@@ -82,7 +82,7 @@ class UtteranceReader(Mapping[str, np.ndarray]):
         raise KeyError(key)
 
     def total_frames(self) -> int:
-        """Of all arrays, without reading them."""
+        """Frames of all arrays, without reading them."""
         return sum(file.total_frames() for file in self.files)
 
     def file_of(self, key: str) -> ArrayFile:

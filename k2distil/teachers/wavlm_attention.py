@@ -80,7 +80,7 @@ class WavLMAttention(nn.Module):
         return first * (second * self.gate_const - 1.0) + 2.0
 
     def _biases_by_distance(self, num_frames: int) -> Tensor:
-        """Of distances 1 - T .. T - 1: (heads, 2 T - 1)."""
+        """The bias of distances 1 - T .. T - 1: (heads, 2 T - 1)."""
         assert self.biases is not None
         device = self.biases.weight.device
         distances = torch.arange(1 - num_frames, num_frames, device=device)

@@ -52,7 +52,7 @@ def write_shar(cuts_path: Path, folder: Path, field: str, reader: CodebookReader
 
 
 def _short(error: Exception) -> str:
-    """Of lhotse's errors, which hold whole cuts, what fits a line or two."""
+    """What fits a line or two of an error of lhotse's, which may hold whole cuts."""
     return textwrap.shorten(str(error) or type(error).__name__, 300)
 
 
