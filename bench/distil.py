@@ -33,7 +33,7 @@ from digit_codes import (
 from digits import ROOT, SPEEDS, default_data, make_lists
 from ideas import IDEAS
 
-from k2distil.pipeline.training_curves import training_curves
+from k2distil.pipeline.outputs.training_curves import training_curves
 
 CONFIG = ROOT / "bench" / "distil.yaml"
 FIGURES = {"cpu_minutes", "megabytes", "seen", "unseen", "curve"}  # of a row; the rest tells it

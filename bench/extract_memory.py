@@ -19,8 +19,8 @@ import soundfile
 
 from k2distil.batch import SAMPLE_RATE, AudioBatch, EmbeddingBatch, Utterance
 from k2distil.config import SaveEmbeddingConfig
-from k2distil.pipeline.embed import as_dtype
-from k2distil.pipeline.extract import extract
+from k2distil.pipeline.extraction.embed import as_dtype
+from k2distil.pipeline.extraction.extract import extract
 
 FIRST = 5_000  # utterances, after which nothing shall grow
 MEGABYTE = 10**6  # bytes

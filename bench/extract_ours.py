@@ -13,7 +13,7 @@ from encode import random_product
 
 from k2distil.config import SaveCodebookConfig
 from k2distil.pipeline import save_codebook, save_embedding
-from k2distil.pipeline.teacher import open_teacher
+from k2distil.pipeline.extraction.teacher import open_teacher
 from k2distil.quantizer import load_quantizer, save_quantizer
 from k2distil.stages import Profile
 from k2distil.storage import EmbeddingReader

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from k2distil.data import ListAccess, read_list
-from k2distil.pipeline.digests import digest_of
+from k2distil.pipeline.run.digests import digest_of
 from k2distil.storage import CodebookReader, PartFolder, Problems, check_h5, note_for_merge
 
 SIZES = [10_000, 100_000, 1_000_000]

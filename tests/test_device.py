@@ -10,7 +10,7 @@ import torch
 from k2distil.config import TrainDistilConfig, load_config
 from k2distil.device import choose_dtype, use_device
 from k2distil.errors import ConfigError
-from k2distil.pipeline.training_arguments import training_arguments
+from k2distil.pipeline.student.arguments import training_arguments
 
 ROOT = Path(__file__).parents[1]
 

@@ -24,15 +24,19 @@ ALLOWED = {
 }
 
 
-def imported(path: Path) -> set[str]:
-    """The first name under k2distil of every import in `path`."""
+STEPS = {"extraction", "student", "exports", "outputs"}  # of pipeline/; its own modules join them
+
+
+def imported(path: Path, package: str = "k2distil") -> set[str]:
+    """The first name under `package` of every import in `path`."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: write absolute imports"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
-        found |= {name.split(".")[1] for name in names if name.startswith("k2distil.")}
+        inner = [name.removeprefix(f"{package}.") for name in names if name.startswith(package)]
+        found |= {name.split(".")[0] for name in inner if name != package}
     return found - {"__version__"}
 
 
@@ -46,3 +50,10 @@ def test_packages_import_downwards(path):
 def test_modules_import_downwards(path):
     if path.stem != "__init__":
         assert imported(path) <= ALLOWED[path.stem]
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("k2distil/pipeline/*/*.py")), ids=str)
+def test_a_step_of_the_pipeline_knows_no_command_and_no_other_step(path):
+    own = path.parent.name
+    assert own in STEPS | {"run"}
+    assert imported(path, "k2distil.pipeline") <= {"run", own}

@@ -14,11 +14,11 @@ from k2distil.distil.model import DistilModel
 from k2distil.distil.pretrained import load_student
 from k2distil.distil.scoring import error_rates, worst
 from k2distil.errors import ConfigError, DataError
-from k2distil.pipeline.distil_check import check_utterances
-from k2distil.pipeline.distil_data import DistilDataset
-from k2distil.pipeline.lists import names_of, num_workers, read_lists
-from k2distil.pipeline.summary import Summary, prepare_output
-from k2distil.pipeline.transcribe import batches_to_test, transcribe
+from k2distil.pipeline.run.lists import names_of, num_workers, read_lists
+from k2distil.pipeline.run.summary import Summary, prepare_output
+from k2distil.pipeline.student.check import check_utterances
+from k2distil.pipeline.student.dataset import DistilDataset
+from k2distil.pipeline.student.transcribe import batches_to_test, transcribe
 from k2distil.workers import mending
 
 logger = logging.getLogger(__name__)

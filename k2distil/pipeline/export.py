@@ -6,7 +6,7 @@ from dataclasses import fields
 
 from k2distil.config import ExportConfig
 from k2distil.errors import ConfigError
-from k2distil.pipeline.summary import Summary
+from k2distil.pipeline.run.summary import Summary
 
 # Keys that no other command has; those that one has may stand in a yaml for the whole chain.
 ONLY_LHOTSE = ("cuts_path", "field", "dtype", "shar", "path_prefix")
@@ -19,11 +19,11 @@ def export(config: ExportConfig) -> Summary:
         ConfigError, DataError, CheckpointError: see docs/errors.md.
     """
     if config.to == "lhotse":
-        from k2distil.pipeline.export_lhotse import export_lhotse
+        from k2distil.pipeline.exports.lhotse import export_lhotse
 
         _require(config, "codebook_path")
         return export_lhotse(config)
-    from k2distil.pipeline.export_multi_quantization import export_multi_quantization
+    from k2distil.pipeline.exports.multi_quantization import export_multi_quantization
 
     for each in fields(config):
         if each.name in ONLY_LHOTSE and getattr(config, each.name) != each.default:

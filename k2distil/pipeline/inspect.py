@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from k2distil.config import InspectConfig
-from k2distil.pipeline.contents import Contents, plain, usage
-from k2distil.pipeline.open_output import open_output
-from k2distil.pipeline.summary import Summary
+from k2distil.pipeline.outputs.contents import Contents, plain, usage
+from k2distil.pipeline.outputs.open_output import open_output
+from k2distil.pipeline.run.summary import Summary
 from k2distil.quantizer import Quantizer, quantizer_file
 
 NUM_SHOWN = 3  # utterances

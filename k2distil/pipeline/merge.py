@@ -8,9 +8,9 @@ from pathlib import Path
 from k2distil.config import MergeConfig
 from k2distil.errors import DataError
 from k2distil.leases import Leases
-from k2distil.pipeline.earlier import Earlier
-from k2distil.pipeline.outcome import merge_parts, outcome_of
-from k2distil.pipeline.summary import Summary
+from k2distil.pipeline.extraction.earlier import Earlier
+from k2distil.pipeline.extraction.outcome import merge_parts, outcome_of
+from k2distil.pipeline.run.summary import Summary
 from k2distil.storage import (
     check_output,
     find_unmerged,

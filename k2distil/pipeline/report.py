@@ -10,12 +10,12 @@ from typing import Any
 from k2distil.atomic import write_text
 from k2distil.config import ReportConfig
 from k2distil.errors import ConfigError
-from k2distil.pipeline.contents import Contents, plain, usage
-from k2distil.pipeline.distil_output import NAME as STUDENT
-from k2distil.pipeline.open_output import open_output
-from k2distil.pipeline.rejections import read_rejections
-from k2distil.pipeline.summary import Summary, prepare_output, read_summary
-from k2distil.pipeline.training_curves import training_curves
+from k2distil.pipeline.outputs.contents import Contents, plain, usage
+from k2distil.pipeline.outputs.open_output import open_output
+from k2distil.pipeline.outputs.training_curves import training_curves
+from k2distil.pipeline.run.rejections import read_rejections
+from k2distil.pipeline.run.summary import Summary, prepare_output, read_summary
+from k2distil.pipeline.student.folder import NAME as STUDENT
 from k2distil.quantizer import Quantizer
 from k2distil.report import Page, bars, curves, histogram, image
 from k2distil.report.page import GENERATOR

@@ -7,12 +7,12 @@ import logging
 from k2distil.config import SaveCodebookConfig
 from k2distil.device import use_device
 from k2distil.errors import ConfigError
-from k2distil.pipeline.extract import extract
-from k2distil.pipeline.provenance import check_same_embedding
+from k2distil.pipeline.extraction.extract import extract
+from k2distil.pipeline.extraction.provenance import check_same_embedding
+from k2distil.pipeline.extraction.teacher import open_teacher, read_utterances
+from k2distil.pipeline.run.summary import Summary, prepare_output
+from k2distil.pipeline.run.unused_flags import warn_of_unused
 from k2distil.pipeline.save_embedding import save_embedding
-from k2distil.pipeline.summary import Summary, prepare_output
-from k2distil.pipeline.teacher import open_teacher, read_utterances
-from k2distil.pipeline.unused_flags import warn_of_unused
 from k2distil.quantizer import MultiQuantizer, Quantizer, load_quantizer
 
 logger = logging.getLogger(__name__)

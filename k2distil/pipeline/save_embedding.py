@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from k2distil.config import SaveCodebookConfig, SaveEmbeddingConfig
 from k2distil.device import use_device
-from k2distil.pipeline.embed import as_dtype
-from k2distil.pipeline.extract import extract
-from k2distil.pipeline.summary import Summary, prepare_output
-from k2distil.pipeline.teacher import open_teacher, read_utterances
+from k2distil.pipeline.extraction.embed import as_dtype
+from k2distil.pipeline.extraction.extract import extract
+from k2distil.pipeline.extraction.teacher import open_teacher, read_utterances
+from k2distil.pipeline.run.summary import Summary, prepare_output
 
 
 def save_embedding(config: SaveEmbeddingConfig | SaveCodebookConfig) -> Summary:

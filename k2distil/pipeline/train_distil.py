@@ -17,19 +17,19 @@ from k2distil.distil.codebook_head import CodebookHead
 from k2distil.distil.student import Student
 from k2distil.distil.vocabulary import normalize
 from k2distil.errors import DataError
-from k2distil.pipeline.distil_check import check_utterances, refuse_unfit
-from k2distil.pipeline.distil_checked import Checked
-from k2distil.pipeline.distil_codes import check_coverage
-from k2distil.pipeline.distil_fingerprint import fingerprint_of
-from k2distil.pipeline.distil_job import DistilJob, open_job
-from k2distil.pipeline.distil_output import StudentFolder
-from k2distil.pipeline.distil_rejected import RejectedLists
-from k2distil.pipeline.distil_test import StudentTest
-from k2distil.pipeline.distil_training import make_trainer, train
-from k2distil.pipeline.lists import names_of, read_lists
-from k2distil.pipeline.summary import Summary, write_config
-from k2distil.pipeline.training_arguments import dtype_of
-from k2distil.pipeline.training_errors import explaining
+from k2distil.pipeline.run.lists import names_of, read_lists
+from k2distil.pipeline.run.summary import Summary, write_config
+from k2distil.pipeline.student.arguments import dtype_of
+from k2distil.pipeline.student.check import check_utterances, refuse_unfit
+from k2distil.pipeline.student.checked import Checked
+from k2distil.pipeline.student.codes import check_coverage
+from k2distil.pipeline.student.errors import explaining
+from k2distil.pipeline.student.fingerprint import fingerprint_of
+from k2distil.pipeline.student.folder import StudentFolder
+from k2distil.pipeline.student.job import DistilJob, open_job
+from k2distil.pipeline.student.rejected import RejectedLists
+from k2distil.pipeline.student.testing import StudentTest
+from k2distil.pipeline.student.training import make_trainer, train
 
 logger = logging.getLogger(__name__)
 

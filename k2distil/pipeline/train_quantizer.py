@@ -15,12 +15,12 @@ import torch
 from k2distil.config import TrainQuantizerConfig
 from k2distil.errors import CheckpointError, ConfigError, DataError
 from k2distil.leases import held_alone
-from k2distil.pipeline.frame_source import FrameSource, fill, open_source
-from k2distil.pipeline.processes import Processes, joined
-from k2distil.pipeline.progress import Progress
-from k2distil.pipeline.provenance import deciding
-from k2distil.pipeline.rejections import write_rejections
-from k2distil.pipeline.summary import (
+from k2distil.pipeline.extraction.frame_source import FrameSource, fill, open_source
+from k2distil.pipeline.extraction.provenance import deciding
+from k2distil.pipeline.run.processes import Processes, joined
+from k2distil.pipeline.run.progress import Progress
+from k2distil.pipeline.run.rejections import write_rejections
+from k2distil.pipeline.run.summary import (
     Summary,
     beside,
     prepare_output,

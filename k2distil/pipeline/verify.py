@@ -11,10 +11,10 @@ from k2distil.config import VerifyConfig
 from k2distil.config.load import read_yaml
 from k2distil.data import audio_seconds, sample_utterances
 from k2distil.errors import ConfigError, DataError
-from k2distil.pipeline.durations import durations
-from k2distil.pipeline.lists import read_lists
-from k2distil.pipeline.rejections import read_rejections
-from k2distil.pipeline.summary import Summary, beside
+from k2distil.pipeline.run.durations import durations
+from k2distil.pipeline.run.lists import read_lists
+from k2distil.pipeline.run.rejections import read_rejections
+from k2distil.pipeline.run.summary import Summary, beside
 from k2distil.storage import Problems, check_h5
 
 logger = logging.getLogger(__name__)

@@ -23,9 +23,9 @@ from k2distil.distil.student import (
 from k2distil.distil.student_config import DEFAULT_STUDENT, student_config, whole_tree
 from k2distil.distil.vocabulary import characters_of, make_tokenizer
 from k2distil.errors import CheckpointError, ConfigError
-from k2distil.pipeline.distil_data import DistilDataset
-from k2distil.pipeline.distil_text import fault_of_text
-from k2distil.pipeline.transcribe import transcribe
+from k2distil.pipeline.student.dataset import DistilDataset
+from k2distil.pipeline.student.text import fault_of_text
+from k2distil.pipeline.student.transcribe import transcribe
 
 pytestmark = pytest.mark.skipif(transformers_is_old(), reason="a newer transformers is needed")
 

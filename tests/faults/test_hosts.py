@@ -30,7 +30,7 @@ def test_a_dead_or_sleeping_host_and_clocks_that_are_10_minutes_off(
 @pytest.mark.parametrize(
     "place",
     [
-        "k2distil.pipeline.extract:summarise",
+        "k2distil.pipeline.extraction.extract:summarise",
         *(
             [
                 "k2distil.storage.merge:_copy_part",

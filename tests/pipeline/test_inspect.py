@@ -11,8 +11,8 @@ import torch
 
 from k2distil.config import InspectConfig
 from k2distil.errors import CheckpointError, DataError
-from k2distil.pipeline import contents
 from k2distil.pipeline import inspect as module
+from k2distil.pipeline.outputs import contents
 from k2distil.quantizer import Correction, ProductQuantizer, save_quantizer
 from tests.pipeline.outputs import EMBEDDING, random_codes, random_embedding, write_output
 

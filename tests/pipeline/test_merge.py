@@ -15,11 +15,11 @@ import pytest
 from k2distil.config import MergeConfig, SaveEmbeddingConfig
 from k2distil.errors import DataError
 from k2distil.leases import Leases
-from k2distil.pipeline.embed import Embedding
-from k2distil.pipeline.make_parts import make_parts
+from k2distil.pipeline.extraction.embed import Embedding
+from k2distil.pipeline.extraction.make_parts import make_parts
+from k2distil.pipeline.extraction.windows import Chunk
 from k2distil.pipeline.merge import merge
 from k2distil.pipeline.save_embedding import save_embedding
-from k2distil.pipeline.windows import Chunk
 from k2distil.storage import PartFolder, remove_parts
 from k2distil.storage.parts import parts_folder
 from tests.pipeline.outputs import write_list

@@ -12,7 +12,7 @@ import pytest
 
 from k2distil.config import VerifyConfig
 from k2distil.errors import ConfigError, DataError
-from k2distil.pipeline.summary import Summary
+from k2distil.pipeline.run.summary import Summary
 from k2distil.pipeline.verify import verify
 from k2distil.storage import CodebookReader
 from k2distil.storage.convert import write_as

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from k2distil.pipeline.rejections import read_rejections
+from k2distil.pipeline.run.rejections import read_rejections
 from tests.scripts.conftest import WENET_TEACHER, environment, run, speech, succeed
 
 

@@ -1,0 +1,1 @@
+"""Utterances -> teacher -> values -> an h5, part by part."""

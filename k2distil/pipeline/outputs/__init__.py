@@ -1,0 +1,1 @@
+"""Outputs of the scripts, opened for people to look at."""

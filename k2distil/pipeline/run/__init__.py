@@ -1,0 +1,1 @@
+"""What all commands do beside their work: lists, progress, processes, summaries."""

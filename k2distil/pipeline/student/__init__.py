@@ -1,0 +1,1 @@
+"""The training and the tests of a student."""
