@@ -16,6 +16,7 @@ from k2distil.torchaudio_guard import hide_broken_torchaudio
 hide_broken_torchaudio()
 from transformers import (  # noqa: E402
     ProgressCallback,
+    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -24,7 +25,6 @@ from transformers import (  # noqa: E402
 
 if TYPE_CHECKING:
     from k2distil.distil.model import DistilModel
-    from k2distil.distil.trainer import DistilTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class WeightOverSteps(TrainerCallback):
 class MissedTest(TrainerCallback):
     """The test that a signal kept from its step comes before the next one."""
 
-    def __init__(self, trainer: DistilTrainer) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -155,7 +155,7 @@ class AtCheckpoints(TrainerCallback):
 class FiniteLoss(TrainerCallback):
     """A loss that is no number any more is an error, not a line in the log."""
 
-    def __init__(self, trainer: DistilTrainer) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
 
     def on_log(
