@@ -3,7 +3,7 @@
 import difflib
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from types import NoneType, UnionType
@@ -24,6 +24,7 @@ YAML_HINT = (
 )
 
 T = TypeVar("T")
+Values = dict[str, tuple[Any, str]]  # key -> its value, and where it was given
 
 
 def load_config(
@@ -55,35 +56,13 @@ def load_config(
     values = {key: (tree[key], f"{path}: {key}") for key in tree if key not in flag_only}
     errors = []
     for text in overrides:
-        key, _, value = text.strip().partition(" ")
         try:
-            if not value.strip():
-                raise ValueError('expected "key value"')
-            parsed = parse_yaml(value)
-            first, _, rest = key.partition(".")
-            if rest and first in hints and _is_section(hints[first]):
-                section, _ = values.setdefault(first, ({}, f"--override_config {first}"))
-                _set_deep({first: section}, key, parsed)  # checked by who reads it
-            elif key in known:
-                values[key] = (parsed, f"--override_config {key}")
-            elif wenet is None:
-                raise ValueError(_unknown(key, known))
-            else:
-                _set_nested(wenet, key, parsed, known)
+            _override(text, values, wenet, hints, known)
         except (ValueError, yaml.YAMLError) as error:
             errors.append(f"--override_config {text!r}: {' '.join(str(error).split())}")
     values |= {key: (value, f"--{key}") for key, value in (flags or {}).items()}
-
-    checked: dict[str, Any] = {}
-    for key, (value, origin) in values.items():
-        if key in hints:
-            try:
-                checked[key] = convert(hints[key], value)
-                _check_value(kind, key, checked[key])
-            except ValueError as error:
-                errors.append(f"{origin}: {error}")
-        elif key not in known:
-            errors.append(f"{origin}: {_unknown(key, known)}")
+    checked, faults = _checked(kind, values, hints, known)
+    errors += faults
     for key in getattr(kind, "required", ()):
         if values.get(key, (None, ""))[0] is None:
             where = "the command" if key in (wenet or {}) else "the command or to the yaml"
@@ -105,6 +84,51 @@ def load_config(
     if hasattr(kind, "given"):
         checked["given"] = frozenset(flags or ())
     return kind(**checked)
+
+
+def _override(
+    text: str,
+    values: Values,
+    wenet: dict[str, Any] | None,
+    hints: Mapping[str, Any],
+    known: Collection[str],
+) -> None:
+    """Set what one "key value" names: an option, a key of its section, or one of the WeNet yaml.
+
+    Raises:
+        ValueError, YAMLError: it names nothing, or its value is no yaml.
+    """
+    key, _, value = text.strip().partition(" ")
+    if not value.strip():
+        raise ValueError('expected "key value"')
+    parsed = parse_yaml(value)
+    first, _, rest = key.partition(".")
+    if rest and first in hints and _is_section(hints[first]):
+        section, _ = values.setdefault(first, ({}, f"--override_config {first}"))
+        _set_deep({first: section}, key, parsed)  # checked by who reads it
+    elif key in known:
+        values[key] = (parsed, f"--override_config {key}")
+    elif wenet is None:
+        raise ValueError(_unknown(key, known))
+    else:
+        _set_nested(wenet, key, parsed, known)
+
+
+def _checked(
+    kind: type, values: Values, hints: Mapping[str, Any], known: Collection[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """-> (the options of a `kind`, of their types; what is wrong with the others)."""
+    checked, errors = {}, []
+    for key, (value, origin) in values.items():
+        if key in hints:
+            try:
+                checked[key] = convert(hints[key], value)
+                _check_value(kind, key, checked[key])
+            except ValueError as error:
+                errors.append(f"{origin}: {error}")
+        elif key not in known:
+            errors.append(f"{origin}: {_unknown(key, known)}")
+    return checked, errors
 
 
 def option_types(kind: type) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def _read(
             source, config.reservoir_frames, config.seed, lambda: progress.advance(1)
         )
     if processes.rank == 0:
-        write_rejections(job.save_path, source.outcome.failed, source.outcome.dropped)
+        write_rejections(job.save_path, source.failed, source.dropped)
     with processes.all_or_none():
         _check_number(len(training), len(held_out), config)
     return training, held_out
@@ -173,7 +173,7 @@ def _write_quantizer(
     quantizer.provenance = {**source.provenance, "fingerprint": json.dumps(job.fingerprint)}
     quantizer.figures = held_out_figures
     num_frames = training.num_seen + held_out.num_seen
-    num_failed, num_dropped = len(source.outcome.failed), len(source.outcome.dropped)
+    num_failed, num_dropped = len(source.failed), len(source.dropped)
     figures = {
         "quantizer_id": quantizer.id,
         "written": source.num_utterances - num_failed - num_dropped,

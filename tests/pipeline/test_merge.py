@@ -15,7 +15,7 @@ import pytest
 from k2distil.config import MergeConfig, SaveEmbeddingConfig
 from k2distil.errors import DataError
 from k2distil.leases import Leases
-from k2distil.pipeline.extraction.embed import Embedding
+from k2distil.pipeline.extraction.embed import PendingChunk
 from k2distil.pipeline.extraction.make_parts import make_parts
 from k2distil.pipeline.extraction.windows import Chunk
 from k2distil.pipeline.merge import merge
@@ -185,7 +185,7 @@ def test_who_waits_for_parts_of_a_folder_that_others_made_anew_ends(tmp_path: Pa
         with Leases(60) as leases:
             make_parts(parts, [Chunk(index, []) for index in range(3)], never, leases)
 
-    def never(chunks: object) -> Generator[Embedding]:
+    def never(chunks: object) -> Generator[PendingChunk]:
         raise AssertionError(chunks)
 
     waiting = threading.Thread(target=wait, daemon=True)

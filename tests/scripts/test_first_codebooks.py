@@ -90,5 +90,5 @@ def test_a_quantizer_without_figures_of_its_parts_is_taken_with_a_warning(corpus
         *("--quantizer_path", save_quantizer(quantizer, tmp_path / "old.pt")),
         *("--save_path", tmp_path / "codes.h5"),
     )
-    assert "does not say how good its first codebooks are" in log
+    assert "the quantizer was saved without being measured" in log
     assert CodebookReader(tmp_path / "codes.h5").meta["num_codebooks"] == 2

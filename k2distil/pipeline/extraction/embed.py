@@ -1,8 +1,8 @@
 """Utterances -> teacher -> one array per utterance: what every command with a teacher does.
 
 Three threads, so that the slowest stage alone sets the speed: `windows_of` decodes (in workers) and
-batches ahead, this thread gives the device its work, and whoever calls `Embedding.result`, a thread
-that writes, waits for the device and takes the values.
+batches ahead, this thread gives the device its work, and whoever calls `PendingChunk.result`, a
+thread that writes, waits for the device and takes the values.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ NO_MEMORY = "out of memory even alone; split the audio into segments"
 
 
 @dataclass
-class Embedded:
+class ChunkValues:
     """What became of some utterances; every one is in exactly one of the three."""
 
     values: dict[str, np.ndarray] = field(default_factory=dict)  # by key, in list order
@@ -49,15 +49,15 @@ class Embedded:
 
 
 @dataclass
-class Embedding:
+class PendingChunk:
     """A chunk whose values are on their way from the device."""
 
     chunk: Chunk
     _windows: list[tuple[Window, list[_Computed | _NoMemory]]]
 
-    def result(self) -> Embedded:
+    def result(self) -> ChunkValues:
         """Wait for the device; once, in any thread."""
-        found = Embedded()
+        found = ChunkValues()
         for window, computed in self._windows:
             _collect(window, computed, found)
         return found
@@ -70,7 +70,7 @@ def as_dtype(dtype: str) -> ValuesOf:
 
 def embed(
     chunks: Iterable[Chunk], teacher: Teacher, values_of: ValuesOf, options: EmbedOptions
-) -> Generator[Embedding]:
+) -> Generator[PendingChunk]:
     """Run `teacher` over chunks of utterances, in batches of similar length.
 
     Args:
@@ -92,7 +92,7 @@ def embed(
             window.batches = []
             done.append((window, computed))
             if window.ends is not None:
-                yield Embedding(window.ends, done)
+                yield PendingChunk(window.ends, done)
                 done = []
 
 
@@ -172,7 +172,7 @@ def _values(batch: EmbeddingBatch, values_of: ValuesOf) -> _Computed:
     return _Computed(batch.keys, batch.num_frames.tolist(), values, is_finite, ready)
 
 
-def _collect(window: Window, computed: list[_Computed | _NoMemory], found: Embedded) -> None:
+def _collect(window: Window, computed: list[_Computed | _NoMemory], found: ChunkValues) -> None:
     """Add a window's utterances to `found`, in their order."""
     by_name = dict(pair for each in computed for pair in each.arrays())
     found.failed += window.failed

@@ -15,7 +15,7 @@ from k2distil.config import SaveCodebookConfig, SaveEmbeddingConfig
 from k2distil.errors import DataError
 from k2distil.leases import Leases
 from k2distil.pipeline.extraction.earlier import Earlier, find_earlier
-from k2distil.pipeline.extraction.embed import Embedding, ValuesOf, embed
+from k2distil.pipeline.extraction.embed import PendingChunk, ValuesOf, embed
 from k2distil.pipeline.extraction.make_parts import EmbedAll, make_parts
 from k2distil.pipeline.extraction.outcome import merge_parts, outcome_of
 from k2distil.pipeline.extraction.profiling import profiled
@@ -92,7 +92,7 @@ def extract(
             return outcome_of(config.save_path, "complete already")
         with profiled(config.save_path) if config.profile else nullcontext(lambda: None) as look:
 
-            def embed_all(chunks: Iterable[Chunk]) -> Generator[Embedding]:
+            def embed_all(chunks: Iterable[Chunk]) -> Generator[PendingChunk]:
                 for embedding in embed(chunks, teacher, values_of, options):
                     look()
                     yield embedding

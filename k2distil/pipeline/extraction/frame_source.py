@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from k2distil.batch import Rejection
 from k2distil.config import AudioOptions, TeacherOptions, TrainQuantizerConfig
 from k2distil.config.load import option_types
 from k2distil.errors import ConfigError, DataError
-from k2distil.pipeline.extraction.embed import Embedded, as_dtype, embed
+from k2distil.pipeline.extraction.embed import ChunkValues, as_dtype, embed
 from k2distil.pipeline.extraction.provenance import request
 from k2distil.pipeline.extraction.teacher import embed_options, open_teacher, read_utterances
 from k2distil.pipeline.extraction.windows import chunks_of
@@ -51,7 +52,8 @@ class FrameSource:
     identity: dict[str, Any]  # which utterances
     num_utterances: int  # some of audio may fail
     frames: Callable[[], Iterator[Tensor]]  # (num_frames, dim) per utterance that has any
-    outcome: Embedded = field(default_factory=Embedded)  # failed ones, filled while drawing
+    failed: list[Rejection] = field(default_factory=list)  # filled while drawing, as the next is
+    dropped: list[Rejection] = field(default_factory=list)
 
 
 def open_source(config: TrainQuantizerConfig, processes: Processes) -> FrameSource:
@@ -139,23 +141,24 @@ def _from_audio(config: TrainQuantizerConfig, processes: Processes) -> FrameSour
     utterances = read_utterances(config)
     teacher, provenance = open_teacher(config, processes.device)
     options = embed_options(config, teacher)
-    outcome, failures = Embedded(), FailureLog()
+    failed: list[Rejection] = []
+    dropped: list[Rejection] = []
+    failures = FailureLog()
     chunks = chunks_of(utterances, config.part_utterances)
     own = chunks[processes.rank :: processes.size]
 
     def frames() -> Iterator[Tensor]:
-        embeddings = embed(own, teacher, as_dtype("float32"), options)
-        with contextlib.closing(embeddings):
+        embedded = embed(own, teacher, as_dtype("float32"), options)
+        with contextlib.closing(embedded):
             for _ in range(0, len(chunks), processes.size):
-                embedding = next(embeddings, None)  # none: the others have one more
-                embedded = Embedded() if embedding is None else embedding.result()
-                for failed, dropped in processes.gather((embedded.failed, embedded.dropped)):
-                    failures.tell(failed)
-                    outcome.failed += failed
-                    outcome.dropped += dropped
-                yield from map(
-                    torch.from_numpy, processes.send_in_turn(list(embedded.values.values()))
-                )
+                chunk = next(embedded, None)  # none: the others have one more
+                done = ChunkValues() if chunk is None else chunk.result()
+                for theirs in processes.gather((done.failed, done.dropped)):
+                    failures.tell(theirs[0])
+                    failed.extend(theirs[0])
+                    dropped.extend(theirs[1])
+                arrays = processes.send_in_turn(list(done.values.values()))
+                yield from map(torch.from_numpy, arrays)
 
     identity = request(config, utterances, options.limits)
-    return FrameSource(provenance, identity, len(utterances), frames, outcome)
+    return FrameSource(provenance, identity, len(utterances), frames, failed, dropped)

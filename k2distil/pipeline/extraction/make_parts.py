@@ -12,7 +12,7 @@ from typing import Any
 from k2distil.errors import DataError
 from k2distil.leases import Leases
 from k2distil.pipeline.extraction.ahead import behind
-from k2distil.pipeline.extraction.embed import Embedded, Embedding
+from k2distil.pipeline.extraction.embed import ChunkValues, PendingChunk
 from k2distil.pipeline.extraction.windows import Chunk
 from k2distil.pipeline.run.digests import digest_of_entries
 from k2distil.pipeline.run.progress import Progress
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0  # between looks at what other processes do
 
-EmbedAll = Callable[[Iterable[Chunk]], Generator[Embedding]]
+EmbedAll = Callable[[Iterable[Chunk]], Generator[PendingChunk]]
 
 
 def make_parts(
@@ -61,11 +61,11 @@ def make_parts(
                 time.sleep(POLL_SECONDS)
                 continue
             claimed = (chunks[index] for index in itertools.chain([first], mine))
-            embeddings = embed_all(claimed)
+            pending = embed_all(claimed)
             written = behind(
-                lambda timed: _write(parts, leases, failures, *timed), _timed(embeddings), 1
+                lambda timed: _write(parts, leases, failures, *timed), _timed(pending), 1
             )
-            with contextlib.closing(embeddings), contextlib.closing(written):
+            with contextlib.closing(pending), contextlib.closing(written):
                 for speed in written:
                     if time.monotonic() - looked > POLL_SECONDS:  # a folder may hold thousands
                         num_now = _num_utterances(chunks, parts.done())
@@ -78,42 +78,42 @@ def _num_utterances(chunks: Sequence[Chunk], done: Iterable[int]) -> int:
     return sum(len(chunks[index].utterances) for index in done)
 
 
-def _timed(embeddings: Iterable[Embedding]) -> Iterator[tuple[Embedding, float]]:
+def _timed(chunks: Iterable[PendingChunk]) -> Iterator[tuple[PendingChunk, float]]:
     """With the seconds since the one before."""
     started = time.monotonic()
-    for embedding in embeddings:
+    for chunk in chunks:
         seconds, started = time.monotonic() - started, time.monotonic()
-        yield embedding, seconds
+        yield chunk, seconds
 
 
 def _write(
     parts: PartFolder,
     leases: Leases,
     failures: FailureLog,
-    embedding: Embedding,
+    pending: PendingChunk,
     seconds: float,
 ) -> float:
     """Write a part and give its lease back; -> times real time."""
     with stage("write (behind)"):
-        embedded = embedding.result()
-        failures.tell(embedded.failed)
-        index = embedding.chunk.index
+        done = pending.result()
+        failures.tell(done.failed)
+        index = pending.chunk.index
         try:
-            parts.write(index, embedded.values, _report(embedding.chunk, embedded, seconds))
+            parts.write(index, done.values, _report(pending.chunk, done, seconds))
         except DataError:
             if parts.exist():
                 raise
             logger.info("part %d: made by another process in the meantime", index)
         parts.release(index, leases)
-    return embedded.audio_seconds / seconds
+    return done.audio_seconds / seconds
 
 
-def _report(chunk: Chunk, embedded: Embedded, wall_seconds: float) -> dict[str, Any]:
-    written = (each for each in chunk.utterances if each.key in embedded.values)
+def _report(chunk: Chunk, done: ChunkValues, wall_seconds: float) -> dict[str, Any]:
+    written = (each for each in chunk.utterances if each.key in done.values)
     return {
         "entries": digest_of_entries(written),
-        "failed": embedded.failed,
-        "dropped": embedded.dropped,
-        "audio_seconds": embedded.audio_seconds,
+        "failed": done.failed,
+        "dropped": done.dropped,
+        "audio_seconds": done.audio_seconds,
         "wall_seconds": wall_seconds,
     }

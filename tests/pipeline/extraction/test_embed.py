@@ -12,7 +12,7 @@ import torch
 from k2distil.batch import SAMPLE_RATE, EmbeddingBatch, Utterance
 from k2distil.config import EvaluateConfig, SaveEmbeddingConfig
 from k2distil.pipeline.extraction import windows
-from k2distil.pipeline.extraction.embed import Embedded, as_dtype, embed
+from k2distil.pipeline.extraction.embed import ChunkValues, as_dtype, embed
 from k2distil.pipeline.extraction.teacher import embed_options
 from k2distil.pipeline.extraction.teacher import num_workers as workers_of
 from k2distil.pipeline.extraction.windows import Chunk, EmbedOptions
@@ -58,11 +58,11 @@ def test_every_process_of_a_host_leaves_itself_a_core(cores, processes, expected
 def run(tmp_path):
     """Audio by key -> wav files -> what becomes of them."""
 
-    def embed_one(audio, teacher, dtype="float32", **options) -> Embedded:
+    def embed_one(audio, teacher, dtype="float32", **options) -> ChunkValues:
         [only] = run_chunks([audio], teacher, dtype, **options)
         return only
 
-    def run_chunks(chunks, teacher, dtype="float32", **options) -> list[Embedded]:
+    def run_chunks(chunks, teacher, dtype="float32", **options) -> list[ChunkValues]:
         listed = []
         for index, audio in enumerate(chunks):
             for key, samples in audio.items():
