@@ -99,6 +99,8 @@ def _opened(path: Path, data_type: str) -> tuple[str, Lines]:
         )
     if path.name == "wav.scp":
         return "kaldi", iter(())
+    if path.is_file() and tarfile.is_tarfile(path):
+        raise DataError(f"{path}: a tar itself; write its path into a list, one a line")
     lines = lines_of(path)
     first = next(lines, None)
     if first is None:
@@ -182,8 +184,6 @@ def _guess_type(path: Path, line: str) -> str:
         )
     if ".tar" in line or line.endswith(".tgz") or line.startswith(URL_SCHEMES):
         return "shard"
-    if path.is_file() and tarfile.is_tarfile(path):
-        raise DataError(f"{path}: a tar itself; write its path into a list, one a line")
     raise DataError(
         f"{path}: its first line is neither JSON nor the path of a tar: {line[:80]!r}; "
         f"give --data_type ({', '.join(DATA_TYPES)}) or correct the list"

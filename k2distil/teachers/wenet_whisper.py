@@ -114,12 +114,14 @@ def _dims(found: dict[str, Tensor], config: Mapping[str, Any], checkpoint: str) 
     names = ("embed.conv.0.weight", "embed.pos_enc.pe", "encoders.0.feed_forward.w_1.weight")
     missing = [f"encoder.{name}" for name in names if name not in found]
     if missing:
-        kind = config.get("encoder")
-        is_other = isinstance(kind, str) and kind != "transformer"
-        told = f" (train.yaml: encoder {kind}), which alone serves as a teacher" if is_other else ""
+        if (kind := config.get("encoder", "transformer")) != "transformer":
+            raise CheckpointError(
+                f"{checkpoint}: a {kind}, by its train.yaml; of WeNet's models Whisper's encoders "
+                "alone serve as teachers"
+            )
         raise CheckpointError(
-            f"{checkpoint}: no {', '.join(missing)}; not a WeNet Whisper encoder{told}, "
-            "or an incomplete checkpoint"
+            f"{checkpoint}: no {', '.join(missing)}; not a WeNet Whisper encoder, or an incomplete "
+            "checkpoint"
         )
     conv, positions, ffn = (found[name] for name in names)
     num_heads = _get(config, "encoder_conf.attention_heads", None)

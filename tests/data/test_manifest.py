@@ -373,5 +373,5 @@ def test_a_list_from_a_pipe_is_read_whole(tmp_path: Path, compressed: bool) -> N
 
 
 def test_a_tar_in_the_place_of_a_list_is_told_as_such(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "00.tar", {"a.wav": bytes(2000)})
+    path = write_tar(tmp_path / "00.tar", {"a.wav": b"RIFF\xff\xfe" + bytes(2000)})
     assert "00.tar: a tar itself; write its path into a list" in problems_of(path)
