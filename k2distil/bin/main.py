@@ -17,6 +17,7 @@ SCRIPTS = {  # each a module of its own, which torchrun can start
 }
 OTHERS = {
     "evaluate": config.EvaluateConfig,
+    "average": config.AverageConfig,
     "merge": config.MergeConfig,
     "inspect": config.InspectConfig,
     "report": config.ReportConfig,

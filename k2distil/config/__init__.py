@@ -1,6 +1,7 @@
 """conf/*.yaml and flags -> one frozen dataclass per command. No torch here: --help is instant."""
 
 from k2distil.config.commands import (
+    AverageConfig,
     EvaluateConfig,
     ExportConfig,
     InspectConfig,
@@ -23,6 +24,7 @@ from k2distil.config.options import (
 
 __all__ = [
     "AudioOptions",
+    "AverageConfig",
     "DataOptions",
     "EvaluateConfig",
     "ExportConfig",

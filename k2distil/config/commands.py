@@ -198,3 +198,14 @@ class EvaluateConfig(ListOptions, DeviceOptions):
     )
 
     required = ("student_checkpoint", "train_data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AverageConfig:
+    """k2distil average: the latest checkpoints of a student's training -> one student."""
+
+    student_checkpoint: Path = option("--save_path of the training", in_utf8=True)
+    num_checkpoints: int = option("how many of the latest to take the mean of", 2, minimum=1)
+    save_path: Path = option("folder for the student, which is not there yet", in_utf8=True)
+
+    required = ("student_checkpoint", "save_path")

@@ -242,4 +242,7 @@ class OptimizerOptions:
     )
     eval_steps: int = option("steps between tests on cv_data", 1_000, minimum=1)
     save_steps: int = option("steps between checkpoints: what a crash can lose", 1_000, minimum=1)
+    keep_checkpoints: int = option(
+        "checkpoints that are kept, the latest; k2distil average takes them", 2, minimum=1
+    )
     logging_steps: int = option("steps between lines in the log and TensorBoard", 50, minimum=1)

@@ -153,14 +153,19 @@ class DistilTrainer(Trainer):
         super()._save_checkpoint(model, trial)
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The latest checkpoint that is whole: the Trainer writes its state last."""
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of those that are whole, by step: the Trainer writes its state last."""
     found = []
     for each in folder.glob("checkpoint-*"):
         try:
-            found.append(
-                (int(json.loads((each / STATE_FILE).read_text("utf-8"))["global_step"]), each)
-            )
+            state = json.loads((each / STATE_FILE).read_text("utf-8"))
+            found.append((int(state["global_step"]), each))
         except (OSError, ValueError, KeyError):
             logger.warning("%s: not whole, not used", each)
-    return max(found)[1] if found else None
+    return sorted(found)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The latest checkpoint that is whole."""
+    found = checkpoints(folder)
+    return found[-1][1] if found else None

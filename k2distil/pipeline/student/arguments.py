@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BETAS = (0.9, 0.98)  # of AdamW, as FastConformer is trained
-CHECKPOINTS_KEPT = 2
 DAY = 86_400  # seconds
 
 
@@ -57,7 +56,7 @@ def training_arguments(
         eval_steps=config.eval_steps,
         save_strategy="steps",
         save_steps=config.save_steps,
-        save_total_limit=CHECKPOINTS_KEPT,
+        save_total_limit=config.keep_checkpoints,
         logging_steps=config.logging_steps,
         logging_nan_inf_filter=False,
         report_to=["tensorboard"],

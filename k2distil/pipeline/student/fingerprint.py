@@ -15,7 +15,7 @@ from k2distil.pipeline.student.codes import Codes
 NOT_DECISIVE = {  # options that may change between two runs of the same training
     *("save_path", "gpu", "num_workers", "force", "given", "cache_dir", "allow_pipes"),
     *("decode_timeout", "nnodes", "rdzv_endpoint", "max_restarts"),
-    *("cv_data", "eval_steps", "save_steps", "logging_steps"),
+    *("cv_data", "eval_steps", "save_steps", "keep_checkpoints", "logging_steps"),
     *("train_data", "data_type", "codebook_path"),  # what they lead to counts instead
     *("num_codebooks", "codebook_size", "frames_ratio"),
     "accumulate_batches",

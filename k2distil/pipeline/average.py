@@ -1,0 +1,48 @@
+"""k2distil average: the latest checkpoints of a student's training -> one student."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from k2distil.config import AverageConfig
+from k2distil.distil.averaging import average_weights
+from k2distil.distil.pretrained import load_student
+from k2distil.distil.trainer import checkpoints
+from k2distil.errors import ConfigError, DataError
+from k2distil.pipeline.run.summary import Summary
+
+logger = logging.getLogger(__name__)
+
+
+def average(config: AverageConfig) -> Summary:
+    """Write a student whose weights are the mean of those of several checkpoints.
+
+    Raises:
+        ConfigError: --save_path is there already.
+        DataError: there are fewer checkpoints, or one is damaged.
+        CheckpointError: the training has no student yet.
+    """
+    folder, save_path = config.student_checkpoint, config.save_path
+    if save_path.exists():
+        raise ConfigError(f"--save_path {save_path}: there already; give another")
+    student = load_student(_student_in(folder))  # all but its weights
+    chosen = checkpoints(folder)[-config.num_checkpoints :]
+    if len(chosen) < config.num_checkpoints:
+        raise DataError(
+            f"{folder}: {len(chosen)} checkpoints, not --num_checkpoints {config.num_checkpoints}; "
+            "train with as many --keep_checkpoints"
+        )
+    weights = average_weights([path for _, path in chosen])
+    student.model.load_state_dict(weights)
+    save_path.parent.mkdir(parents=True, exist_ok=True)
+    student.save(save_path, {})
+    steps = ", ".join(str(step) for step, _ in chosen)
+    logger.info("%s: the mean of the student at steps %s", save_path, steps)
+    return Summary()
+
+
+def _student_in(folder: Path) -> Path:
+    """The one that is there; while it trains there may be the best alone."""
+    last = folder / "last"
+    return last if last.is_dir() else folder / "best"
