@@ -6,6 +6,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -107,28 +108,21 @@ class StopOnSignal(TrainerCallback):
 class Bar(ProgressCallback):
     """transformers' progress bar, without the figures: the log has them."""
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Any = None,
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Nothing."""
 
 
 class LogLines(TrainerCallback):
-    """The Trainer's figures in our log."""
+    """The Trainer's figures in our log, and how long it will take."""
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Any = None,
-        **_: Any,
-    ) -> None:
+    def __init__(self) -> None:
+        self._began = (0.0, 0)  # time and step
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """A training that goes on has steps behind it that took no time."""
+        self._began = time.monotonic(), state.global_step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """One line; what each codebook does is for TensorBoard, the whole run for the summary."""
         if not state.is_world_process_zero or "train_runtime" in logs:
             return
@@ -138,6 +132,10 @@ class LogLines(TrainerCallback):
             if not any(part.isdigit() for part in name.split("_"))
             and name not in {"epoch", "total_flos"}
         ]
+        done, since = state.global_step - self._began[1], time.monotonic() - self._began[0]
+        if "loss" in logs and done:  # a line of a test comes at the same step
+            left = timedelta(seconds=round(since / done * (state.max_steps - state.global_step)))
+            shown += [f"{since / done:.3g} s a step", f"{left} left"]
         logger.info("step %d of %d: %s", state.global_step, state.max_steps, ", ".join(shown))
 
 
@@ -158,14 +156,7 @@ class FiniteLoss(TrainerCallback):
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Any = None,
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Stop at NaN; of float16, whose scaler steps over those it can mend, when it cannot.
 
         Raises:
