@@ -69,9 +69,9 @@ def open_job(config: TrainDistilConfig) -> DistilJob:
     codes = None
     if config.codebook_weight > 0 and config.codebook_path is not None:
         codes = open_codes(config.codebook_path, config, student)
-        names = names_of(config.train_data)
-        may_miss = config.missing_codes == "ignore" or config.max_seconds is not None
-        check_coverage(names, utterances, codes, may_miss)  # lengths are not known yet
+        may_miss = config.missing_codes == "ignore"
+        if may_miss or config.max_seconds is None:  # else lengths have to be known
+            check_coverage(names_of(config.train_data), utterances, codes, may_miss)
     return DistilJob(config, utterances, student, layer, codes, args, processes)
 
 
