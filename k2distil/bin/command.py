@@ -55,7 +55,7 @@ def run(
     Args:
         kind: a config dataclass; its docstring is "name: what it does".
         target: "module:function", imported only after the flags are known to be right; it returns
-            a `pipeline.summary.Summary`.
+            a `pipeline.run.summary.Summary`.
         argv: the flags; None: those of the process.
         several: the module to start once per device where --gpu names several; None: one process.
     """

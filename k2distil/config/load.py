@@ -254,7 +254,8 @@ def _set_nested(tree: dict[str, Any], dotted: str, value: Any, known: Iterable[s
         if not isinstance(tree.get(section), dict):
             raise ValueError(_unknown(section, [*tree, *known]))
         tree = tree[section]
-    slip = difflib.get_close_matches(last, [*tree, *TEACHERS_KEYS], 1, cutoff=0.8)
-    if last not in {*tree, *TEACHERS_KEYS} and (slip or not sections):
+    there = [*tree, *(TEACHERS_KEYS if sections else ())]
+    slip = difflib.get_close_matches(last, there, 1, cutoff=0.8)
+    if last not in there and (slip or not sections):
         raise ValueError(_unknown(last, slip or [*tree, *known]))
     tree[last] = value

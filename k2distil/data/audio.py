@@ -79,6 +79,8 @@ def audio_seconds(utterance: Utterance, timeout: float = math.inf) -> float:
     """
     with _named(utterance):
         num_frames, rate = _length_in_tar(utterance) or _length(utterance, timeout)
+        if num_frames < UNKNOWN_FRAMES:
+            _check_rate(rate)
     if num_frames >= UNKNOWN_FRAMES:
         return len(load_audio(utterance, utterance.channel or 0, timeout)) / SAMPLE_RATE
     seconds = num_frames / rate
@@ -106,8 +108,12 @@ def _length_in_tar(utterance: Utterance) -> tuple[int, int] | None:
     try:
         with open(utterance.wav, "rb") as tar:
             member = Window(tar, utterance.tar_offset, utterance.tar_size)
-            with soundfile.SoundFile(member) as file:
-                return (file.frames, file.samplerate) if file.format in TRUSTED else None
+            with SoundFile(member) as file:
+                if file.format not in TRUSTED:
+                    return None
+                if fault := fault_of_length(file, member):
+                    raise DataError(fault)
+                return file.frames, file.samplerate
     except (OSError, soundfile.LibsndfileError):
         return None
 
@@ -138,8 +144,7 @@ def _prepare(samples: np.ndarray, rate: int, utterance: Utterance, channel: int)
         raise DataError("the audio has no samples; remove it from the list")
     if not 0 <= channel < samples.shape[1]:
         raise DataError(f"no channel {channel}: it has {samples.shape[1]}, counted from 0")
-    if rate < LEAST_RATE:
-        raise DataError(f"a sample rate of {rate} Hz by its header; make the file anew")
+    _check_rate(rate)
     mono = np.ascontiguousarray(samples[:, channel])
     if not np.isfinite(mono).all():
         raise DataError("NaN or infinite samples; make the file anew or remove it from the list")
@@ -153,6 +158,11 @@ def _prepare(samples: np.ndarray, rate: int, utterance: Utterance, channel: int)
     if not len(mono):
         raise DataError(f"shorter than one sample at {SAMPLE_RATE} Hz; remove it from the list")
     return mono
+
+
+def _check_rate(rate: int) -> None:
+    if rate < LEAST_RATE:
+        raise DataError(f"a sample rate of {rate} Hz by its header; make the file anew")
 
 
 def _decode(utterance: Utterance, timeout: float) -> tuple[np.ndarray, int]:

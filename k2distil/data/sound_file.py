@@ -15,6 +15,7 @@ UNKNOWN_WAV_SIZE = 0x7FFF_0000  # bytes
 UNKNOWN_FRAMES = 1 << 50  # `frames` are this or more where the header does not tell them
 FAR = 1 << 54  # bytes, where an MP3 of unknown length seems to end
 MAX_OGG_PAGE = 65_307  # bytes (RFC 3533, section 6)
+LOOKED_AT = 4096  # bytes behind the samples of a wav
 TOLERANCE = 0.1  # seconds that a header may be off by: some writers count themselves in
 
 # What libsndfile calls the samples of a format in its log.
@@ -83,27 +84,48 @@ def open_audio(source: str | io.BytesIO) -> SoundFile:
     return file
 
 
-def fault_of_length(file: SoundFile, source: str | io.BytesIO) -> str | None:
-    """What libsndfile lets pass, and what helps: it takes what a header and a file both have."""
+def fault_of_length(file: SoundFile, source: Source) -> str | None:
+    """What libsndfile lets pass, and what helps: it takes what a header and a file both have.
+
+    Args:
+        file: opened from `source`.
+        source: path or bytes; of a wav or flac also a part of a file.
+    """
     if cut := _sign_of_truncation(file, source):
         return f"truncated: {cut}; copy the file again or remove it from the list"
     if file.format in ("WAV", "WAVEX") and (log := _BYTES_BEHIND.search(file.extra_info)):
         length, a_second, announced, end = map(int, log.groups())
-        if length - end > TOLERANCE * a_second:
+        if length - end > TOLERANCE * a_second and not _is_tag_or_padding(source, end):
             return (
-                f"its header was never finished: {announced} bytes of samples announced, "
-                f"{length - end} more behind them; write it anew, as sox --ignore-length does"
+                f"{announced} bytes of samples announced, {length - end} more behind them: of a "
+                "header that was never finished (sox --ignore-length writes it anew), or of "
+                "something else, to be removed"
             )
     return None
 
 
-def _sign_of_truncation(file: SoundFile, source: str | io.BytesIO) -> str | None:
+def _is_tag_or_padding(source: Source, place: int) -> bool:
+    """Whether what lies there is no audio, as some programs add it behind a whole file."""
+    if isinstance(source, str):
+        with open(source, "rb") as file:
+            file.seek(place)
+            found = file.read(LOOKED_AT)
+    else:
+        before = source.tell()  # libsndfile reads on from there
+        source.seek(place)
+        found = source.read(LOOKED_AT) or b""
+        source.seek(before)
+    return found.startswith((b"ID3", b"APETAGEX")) or len(set(found)) == 1
+
+
+def _sign_of_truncation(file: SoundFile, source: Source) -> str | None:
     name = _SAMPLES.get(file.format)
     size_log = rf"^ *{name} *: (\d+) \(should be (\d+)\)"
     if name and (log := re.search(size_log, file.extra_info, re.MULTILINE)):
         announced, found = map(int, log.groups())
         missing = (announced - found) * file.frames / max(1, found)
-        if found < announced < UNKNOWN_WAV_SIZE and missing > TOLERANCE * file.samplerate:
+        is_much = not file.frames or missing > TOLERANCE * file.samplerate
+        if found < announced < UNKNOWN_WAV_SIZE and is_much:
             return f"{announced} bytes of samples announced, {found} found"
     if file.format == "RF64" and (log := _RF64_FRAMES_LOG.search(file.extra_info)):
         found, announced = map(int, log.groups())
@@ -145,12 +167,15 @@ def ogg_links(file: SoundFile, source: str | io.BytesIO, end: float | None) -> l
     return [io.BytesIO(data[start:stop]) for start, stop in links]
 
 
-def _opened(source: str | io.BytesIO) -> BinaryIO:
+def _opened(source: Source) -> BinaryIO:
     """At its beginning; the place where libsndfile reads is another."""
-    return open(source, "rb") if isinstance(source, str) else io.BytesIO(source.getvalue())
+    if isinstance(source, str):
+        return open(source, "rb")
+    assert isinstance(source, io.BytesIO)  # a part of a file is a wav or flac, which need it not
+    return io.BytesIO(source.getvalue())
 
 
-def _last_ogg_page_is_cut(source: str | io.BytesIO) -> bool:
+def _last_ogg_page_is_cut(source: Source) -> bool:
     with _opened(source) as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - MAX_OGG_PAGE))
         tail = file.read()
@@ -243,6 +268,9 @@ class Window(io.RawIOBase):
         data = self._file.read(max(0, min(len(buffer), self._end - self._file.tell())))
         buffer[: len(data)] = data
         return len(data)
+
+
+Source = str | io.BytesIO | Window
 
 
 class _Endless(io.RawIOBase):

@@ -90,7 +90,7 @@ def refuse_foreign(path: Path) -> None:
     except DataError as error:
         raise DataError(f"{error} (never replaced: it does not say who made it)") from error
     if not is_ours:
-        raise DataError(f"{path}: not made by k2distil; give another --path")
+        raise DataError(f"{path}: not made by k2distil; give another --save_path")
 
 
 def check_output(path: Path) -> None:

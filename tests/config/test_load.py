@@ -209,6 +209,8 @@ def test_a_slip_of_a_key_that_the_yaml_need_not_have_does_not_pass(conf):
         load_config(SaveEmbeddingConfig, conf(text), [f"{section}.pad_trim true"], FLAGS)
     config = load_config(SaveEmbeddingConfig, conf(text), [f"{section}.pad_or_trim true"], FLAGS)
     assert config.wenet_yaml["dataset_conf"]["log_mel_spectrogram_conf"]["pad_or_trim"] is True
+    with pytest.raises(ConfigError, match=r"max_length 100.*unknown key"):
+        load_config(SaveEmbeddingConfig, conf(WENET), ["max_length 100"], FLAGS)
 
 
 @pytest.mark.parametrize("text", ["- a\n", "a: [", "1: 2\n"])

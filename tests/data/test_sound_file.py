@@ -147,7 +147,7 @@ def test_a_wav_whose_header_was_never_finished_is_not_cut_short(
     data = bytearray(path.read_bytes())
     data[40:44] = announced.to_bytes(4, "little")
     path.write_bytes(data)
-    words = f"never finished: {announced} bytes of samples announced, {32_000 - announced} more"
+    words = f"{announced} bytes of samples announced, {32_000 - announced} more behind them"
     with pytest.raises(DataError, match=words):
         load(path)
     with pytest.raises(DataError, match=words):
@@ -183,3 +183,38 @@ def test_a_header_with_an_absurd_rate_fills_no_memory(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(data)
     with pytest.raises(DataError, match="a sample rate of 1 Hz by its header"):
         load(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize(
+    "behind", [b"ID3\3\0\0\0\0\2\1" + bytes(range(256)) * 40, b"\xff" * 8000, bytes(8000)]
+)
+def test_tags_and_padding_behind_a_whole_wav_do_no_harm(tmp_path: Path, behind: bytes) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tone(16000), 16000, subtype="PCM_16")
+    whole = load(path)
+    path.write_bytes(path.read_bytes() + behind)
+    assert np.array_equal(load(path), whole)
+    data = path.read_bytes()
+    (tmp_path / "a.tar").write_bytes(bytes(512) + data)
+    member = Utterance("utt1", str(tmp_path / "a.tar"), tar_offset=512, tar_size=len(data))
+    assert np.array_equal(load_audio(member), whole)
+    assert audio_seconds(member) == 1.0
+
+
+def test_a_wav_that_ends_behind_its_header_is_truncated(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tone(16000), 16000, subtype="PCM_16")
+    path.write_bytes(path.read_bytes()[:44])
+    with pytest.raises(DataError, match="truncated: 32000 bytes of samples announced, 0 found"):
+        load(path)
+
+
+def test_an_unfinished_header_in_a_tar_is_found_without_the_samples(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(16_000), 16000)
+    data = bytearray(path.read_bytes())
+    data[40:44] = (16_000).to_bytes(4, "little")
+    (tmp_path / "a.tar").write_bytes(bytes(512) + data)
+    member = Utterance("utt1", str(tmp_path / "a.tar"), tar_offset=512, tar_size=len(data))
+    with pytest.raises(DataError, match="16000 bytes of samples announced, 16000 more"):
+        audio_seconds(member)

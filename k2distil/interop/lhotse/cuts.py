@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -106,7 +107,8 @@ def make_cuts(utterances: Iterable[Utterance], channel: int = 0) -> Iterator[Any
         except Exception as error:  # each of lhotse's audio backends has its own
             yield rejection(each, f"cannot be read: {' '.join(str(error).split())}")
             continue
-        if (fault := _fault_of_length(each, recording)) is not None:
+        whole = replace(each, key="", start=None, end=None, text=None)
+        if (fault := _fault_of_length(whole, recording.duration)) is not None:
             yield rejection(each, fault)
             continue
         start = each.start or 0.0
@@ -217,13 +219,14 @@ def write_cuts(temporary: Path, path: Path, cuts: Iterable[Any]) -> tuple[int, l
     return written, rejected
 
 
-def _fault_of_length(utterance: Utterance, recording: Any) -> str | None:
+@lru_cache(maxsize=1)  # segments of a recording follow one another
+def _fault_of_length(recording: Utterance, duration: float) -> str | None:
     """lhotse takes the length from the header, which does not always tell it."""
     try:
-        seconds = audio_seconds(replace(utterance, start=None, end=None))
+        seconds = audio_seconds(recording)
     except DataError as error:
         return str(error)
-    if abs(seconds - recording.duration) > MAX_OVERSHOOT:
+    if abs(seconds - duration) > MAX_OVERSHOOT:
         return (
             f"{seconds:.2f} s, which lhotse cannot know: its header does not tell; convert it to "
             "flac, and make its codes anew"

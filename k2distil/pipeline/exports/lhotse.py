@@ -100,9 +100,10 @@ def export_lhotse(config: ExportConfig) -> Summary:
             "written": written,
             "failed": len(failed),
             "fingerprint": fingerprint,
-            "shar": shar or found.get("shar"),
             **digests(temporary, there),
         }
+        stays = has_cuts and figures["sha256"] == there  # and with it shards of before
+        figures["shar"] = shar or (found["shar"] if stays else None)
         if has_shards and figures["sha256"] != there:
             raise DataError(
                 f"--shar {config.shar}: there already, of the cuts before more could be exported; "

@@ -44,7 +44,13 @@ class Contents:
         reader = UtteranceReader(path)
         if not reader:
             raise DataError(f"{path}: no utterances in it")
-        lengths = {key: reader.num_frames(key) for key in reader}
+        try:
+            lengths = {key: reader.num_frames(key) for key in reader}
+        except KeyError as error:
+            raise DataError(
+                f"{path}: damaged, it names {error} and does not find it; copy it again, or remove "
+                "it and make it anew"
+            ) from error
         first = reader[next(iter(lengths))]
         if first.ndim != 2 or first.shape[1] == 0:
             raise DataError(f"{path}: expected arrays (num_frames, width), found {first.shape}")

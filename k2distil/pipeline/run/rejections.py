@@ -67,7 +67,9 @@ def read_rejections(save_path: Path, name: str) -> list[Rejection]:
     """
     path = beside(save_path, f"{name}.tsv")
     try:
-        rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")), dialect="excel-tab")
+        rows = csv.DictReader(
+            io.StringIO(path.read_text(encoding="utf-8-sig")), dialect="excel-tab"
+        )
         return [Rejection(key=row["key"], wav=row["wav"], reason=row["reason"]) for row in rows]
     except FileNotFoundError:
         return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -197,6 +198,12 @@ def check_coverage(
         )
     if not missing:
         return
+    for reader in codes.reader.readers:
+        if (lost := next((key for key in reader if key not in reader), None)) is not None:
+            raise DataError(
+                f"{reader.path}: damaged, it names {lost!r} and does not find it; copy it again, "
+                "or remove it and make it anew"
+            )
     shown = ", ".join(missing[:NUM_SHOWN]) + (", ..." if len(missing) > NUM_SHOWN else "")
     message = f"{codes.reader.names}: no codes for {len(missing)} of {len(utterances)} utterances "
     message += f"of {names}: {shown}"
@@ -215,6 +222,7 @@ def _told_of(missing: Sequence[str], reader: JoinedReader) -> str:
     wanted, told = set(missing), []
     for path in (each.path for each in reader.readers):
         for name in ("failed", "dropped"):
-            if shared := wanted & {row["key"] for row in read_rejections(path, name)}:
-                told.append(f"{len(shared)} are in {beside(path, f'{name}.tsv')}")
+            with suppress(DataError):  # a table that another program saved
+                if shared := wanted & {row["key"] for row in read_rejections(path, name)}:
+                    told.append(f"{len(shared)} are in {beside(path, f'{name}.tsv')}")
     return ", ".join(told)

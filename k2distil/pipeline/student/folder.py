@@ -72,27 +72,22 @@ class StudentFolder:
             DataError: results of other settings and not `force`, or another run is at it.
         """
         make_folder(self.path)
+        if (done := self._complete(fingerprint, by_device)) is not None:  # perhaps not ours to hold
+            return done
         self._held.enter_context(held_alone(self.path / LEASE, self.path))
-        figures: dict[str, Any] = {}
         if (found := read_json(self._marker)) is not None:
             restore_replaced(self.path / "best")
             restore_replaced(self.path / "last")
-            if (self.path / "last").is_dir() and (figures := read_summary(self.stem)):
-                found |= {name: fingerprint[name] for name in by_device}
-        elif any(each.name != LEASE for each in self.path.iterdir()):
+        elif any(not each.name.lstrip(".").startswith("lease") for each in self.path.iterdir()):
             raise ConfigError(
                 f"--save_path {self.path}: not empty, and not made by train_distil.sh; give "
                 "another folder"
             )
-        else:
-            found = {}
-        is_other = bool(describe_differences(found, fingerprint))
-        if figures and not is_other:
-            logger.info("%s: complete already", self.path)
-            return Summary(int(figures.get("failed", 0)), figures)
+        if (done := self._complete(fingerprint, by_device)) is not None:
+            return done
         if self._has_results() and not force:
-            refuse_other_settings(self.path, found, fingerprint, GO_ON)
-        self._replaces = fingerprint if is_other else None
+            refuse_other_settings(self.path, found or {}, fingerprint, GO_ON)
+        self._replaces = fingerprint if describe_differences(found or {}, fingerprint) else None
         return None
 
     def start(self) -> None:
@@ -152,6 +147,17 @@ class StudentFolder:
         """Write the last student, its head beside it, and the summary."""
         student.save(self.path / "last", _files_of(head))
         return write_summary(self.stem, {**figures, "failed": num_failed}, num_failed)
+
+    def _complete(self, fingerprint: Mapping[str, Any], by_device: Iterable[str]) -> Summary | None:
+        """The summary of a run that came to its end; see `begin`."""
+        found, figures = read_json(self._marker), read_summary(self.stem)
+        if found is None or not figures or not (self.path / "last").is_dir():
+            return None
+        found |= {name: fingerprint[name] for name in by_device}
+        if describe_differences(found, fingerprint):
+            return None
+        logger.info("%s: complete already", self.path)
+        return Summary(int(figures.get("failed", 0)), figures)
 
     def _has_results(self) -> bool:
         """Whether anything would be lost: an earlier run may have ended before its first step."""

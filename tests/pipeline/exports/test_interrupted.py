@@ -175,3 +175,18 @@ def test_shards_come_later_and_into_a_folder_of_their_own(cuts, tmp_path):
     assert first.figures["shar"] is None
     with pytest.raises(ConfigError, match="--save_path lies in it"):
         export(ExportConfig(**cuts, shar=tmp_path))
+
+
+def test_shards_of_before_are_not_those_of_other_cuts(cuts, tmp_path):
+    shar, wav = tmp_path / "shar", tmp_path / "b.wav"
+    whole = wav.read_bytes()
+    wav.unlink()
+    assert export(ExportConfig(**cuts, shar=shar)).num_failed == 1
+    wav.write_bytes(whole)
+    assert export(ExportConfig(**cuts)).figures["written"] == 4
+    with pytest.raises(ConfigError, match="there already; give a new or empty folder"):
+        export(ExportConfig(**cuts, shar=shar))
+    export(ExportConfig(**cuts, shar=tmp_path / "new"))
+    export(ExportConfig(**cuts, field="other", force=True))
+    with pytest.raises(ConfigError, match="there already"):
+        export(ExportConfig(**cuts, field="other", shar=tmp_path / "new"))

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from k2distil.errors import DataError
+from k2distil.errors import ConfigError, DataError
 from k2distil.leases import held_alone
 from k2distil.pipeline.student.folder import StudentFolder
 
@@ -130,3 +130,18 @@ def test_what_the_device_decides_does_not_count_when_all_is_done(tmp_path):
     assert begin(tmp_path, here, False, ("dtype",)).figures["steps"] == 3
     with pytest.raises(DataError, match='dtype: "bfloat16" there, "float32" now'):  # asked for
         begin(tmp_path, here, False)
+
+
+def test_what_a_kill_left_of_a_lease_does_not_make_a_folder_anothers(tmp_path):
+    (tmp_path / "..lease.0123").write_text("{}")
+    assert begin(tmp_path, {"learning_rate": 1}, False) is None
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ConfigError, match="not empty, and not made by train_distil"):
+        begin(tmp_path, {"learning_rate": 1}, False)
+
+
+def test_a_complete_student_is_not_held(tmp_path, monkeypatch):
+    folder = begun(tmp_path, {"learning_rate": 1})
+    folder.finish(Saved("last"), None, {"steps": 3}, 0)
+    monkeypatch.setattr("k2distil.pipeline.student.folder.held_alone", None)  # no right to write
+    assert begin(tmp_path, {"learning_rate": 1}, False).figures["steps"] == 3
