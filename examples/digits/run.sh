@@ -55,9 +55,10 @@ if run 3 "quantizer straight from the audio"; then
   "$root/train_quantizer_offline.sh" "${teacher[@]}" "${device[@]}" --train_quantizer_online \
     --train_data "$list" --num_audio "$num_audio" --save_path "$exp/online"
 fi
-if run 4 "codes of all utterances, with both quantizers"; then
+if run 4 "codes of all utterances, those of the tests too, with both quantizers"; then
   for mode in offline online; do
-    "$root/save_codebook.sh" "${teacher[@]}" "${device[@]}" --train_data "$list" --save_codebook \
+    "$root/save_codebook.sh" "${teacher[@]}" "${device[@]}" --save_codebook \
+      --train_data "$list" "$exp/speech/dev/data.list" \
       --quantizer_path "$exp/$mode/quantizer.pt" --save_path "$exp/$mode/codes.h5"
   done
 fi
