@@ -100,7 +100,7 @@ def _override(
     """
     key, _, value = text.strip().partition(" ")
     if not value.strip():
-        raise ValueError('expected "key value"')
+        raise ValueError('expected "key value", with a blank between them')
     parsed = parse_yaml(value)
     first, _, rest = key.partition(".")
     if rest and first in hints and _is_section(hints[first]):

@@ -22,6 +22,7 @@ TIME_STAYS = {
     "Narrowband",
     "Clipping",
 }
+OVERHANG = 0.1  # seconds of a supervision outside its cut
 REMEDIES = {
     "MixedCut": "padded, appended or mixed; give the cuts it was made of",
     "MultiCut": "of several channels; split it with to_mono()",
@@ -56,7 +57,9 @@ def fault_of_manifest(fields: Any) -> str | None:
     )
 
 
-def read_cuts(lines: Lines, list_path: Path) -> Iterator[tuple[int, Utterance | str]]:
+def read_cuts(
+    lines: Lines, list_path: Path, with_text: bool = True
+) -> Iterator[tuple[int, Utterance | str]]:
     """Yield (line number, utterance), or (line number, what is wrong and what helps).
 
     The key is the cut's id, the transcript that of its supervisions. Features are not read.
@@ -64,11 +67,13 @@ def read_cuts(lines: Lines, list_path: Path) -> Iterator[tuple[int, Utterance | 
     Args:
         lines: of a cuts.jsonl or cuts.jsonl.gz.
         list_path: what its relative paths are beside.
+        with_text: the transcript is wanted, so it must be of what the cut has.
     """
     resolve = path_resolver(list_path)
     for number, line in lines:
         try:
-            found = _utterance(json.loads(line), resolve)
+            cut = json.loads(line)
+            found = _utterance(cut, resolve, _text_of(cut) if with_text else None)
         except DataError as error:
             yield number, str(error)
         except (ValueError, RecursionError) as error:
@@ -79,7 +84,7 @@ def read_cuts(lines: Lines, list_path: Path) -> Iterator[tuple[int, Utterance | 
             yield number, found
 
 
-def _utterance(cut: dict[str, Any], resolve: Callable[[str], str]) -> Utterance:
+def _utterance(cut: dict[str, Any], resolve: Callable[[str], str], text: str | None) -> Utterance:
     name, kind = cut["id"], cut.get("type", "MonoCut")
     if name is None:
         raise DataError("a cut whose id is null; give each an id of its own")
@@ -106,12 +111,32 @@ def _utterance(cut: dict[str, Any], resolve: Callable[[str], str]) -> Utterance:
     start, duration = cut["start"], cut["duration"]
     if not (0 <= start < MAX_SECONDS and 0 < duration < MAX_SECONDS):
         raise DataError(f"cut {name}: {duration} s from {start} s is no segment")
-    texts = [each["text"] for each in cut.get("supervisions", ()) if each.get("text")]
     return Utterance(
         str(name),
         resolve(source["source"]),
         start,
         start + duration,
-        " ".join(texts) or None,
+        text,
         channel=source["channels"].index(channel),
     )
+
+
+def _text_of(cut: dict[str, Any]) -> str | None:
+    """The transcript, all of which must be said in the cut: its supervisions count from its start.
+
+    Raises:
+        DataError: one goes on outside, as where the cut is a window of a recording.
+    """
+    texts = []
+    for each in cut.get("supervisions", ()):
+        if not each.get("text"):
+            continue
+        start = each.get("start", 0.0)
+        end = start + each.get("duration", 0.0)
+        if start < -OVERHANG or end > cut["duration"] + OVERHANG:
+            raise DataError(
+                f"cut {cut['id']}: a text of {start:.2f} to {end:.2f} s in a cut of "
+                f"{cut['duration']:.2f} s; give those of cuts.trim_to_supervisions()"
+            )
+        texts.append(each["text"])
+    return " ".join(texts) or None

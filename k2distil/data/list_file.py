@@ -44,7 +44,10 @@ def lines_of(path: Path) -> Lines:
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise DataError(f"{path}: not a whole gzip file ({error}); copy it again") from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); correct its path") from error
+        several = "; several lists are separated by blanks" if "," in path.name else ""
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); correct its path{several}"
+        ) from error
 
 
 def describe_problems(path: Path, problems: Sequence[str]) -> str:

@@ -115,7 +115,7 @@ def _entries(
     if kind == "kaldi":
         return read_kaldi_folder(path, access.allow_pipes, access.with_text)
     if kind == "lhotse":
-        return read_cuts(lines, path)
+        return read_cuts(lines, path, access.with_text)
     if kind == "shard":
         return read_shard_lines(lines, path, access.cache_dir, access.with_text)
     return read_raw_lines(lines, path)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SIGNALS_TOGETHER = 5.0  # seconds
+QUIET_SECONDS = 60.0  # between lines
 LEAST_SCALE = 2.0**-10  # of float16's losses, begun at 2^16: each step that is no number halves it
 
 
@@ -116,11 +117,16 @@ class LogLines(TrainerCallback):
     """The Trainer's figures in our log, and how long it will take."""
 
     def __init__(self) -> None:
-        self._began = (0.0, 0)  # time and step
+        self._began, self._told = (0.0, 0), 0.0  # time and step; time
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A training that goes on has steps behind it that took no time."""
-        self._began = time.monotonic(), state.global_step
+        self._began, self._told = (time.monotonic(), state.global_step), time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """A sign of life where lines are far apart."""
+        if state.is_world_process_zero and time.monotonic() - self._told > QUIET_SECONDS:
+            self._tell(state, self._pace(state))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """One line; what each codebook does is for TensorBoard, the whole run for the summary."""
@@ -132,10 +138,18 @@ class LogLines(TrainerCallback):
             if not any(part.isdigit() for part in name.split("_"))
             and name not in {"epoch", "total_flos"}
         ]
+        # A line of a test comes at the same step.
+        self._tell(state, shown + (self._pace(state) if "loss" in logs else []))
+
+    def _pace(self, state: Any) -> list[str]:
         done, since = state.global_step - self._began[1], time.monotonic() - self._began[0]
-        if "loss" in logs and done:  # a line of a test comes at the same step
-            left = timedelta(seconds=round(since / done * (state.max_steps - state.global_step)))
-            shown += [f"{since / done:.3g} s a step", f"{left} left"]
+        if not done:
+            return []
+        left = timedelta(seconds=round(since / done * (state.max_steps - state.global_step)))
+        return [f"{since / done:.3g} s a step", f"{left} left"]
+
+    def _tell(self, state: Any, shown: list[str]) -> None:
+        self._told = time.monotonic()
         logger.info("step %d of %d: %s", state.global_step, state.max_steps, ", ".join(shown))
 
 

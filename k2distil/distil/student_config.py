@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from k2distil.errors import ConfigError, nearest
@@ -103,10 +104,23 @@ def _check_keys(tree: dict[str, Any], defaults: Any, where: str) -> None:
         if key not in known:
             raise ConfigError(
                 f"{where}.{key}: unknown key of {defaults.model_type}"
-                f"{nearest(str(key), known, else_see='')}"
+                f"{_meant(key, known, defaults, where)}"
             )
         inner = getattr(defaults, key, None)
         if hasattr(inner, "model_type") and value is not None:  # None: a section without a key
             if not isinstance(value, dict):
                 raise ConfigError(f"{where}.{key}: expected a section of keys, got {value!r}")
             _check_keys(value, inner, f"{where}.{key}")
+
+
+def _meant(key: str, known: Collection[str], defaults: Any, where: str) -> str:
+    """A section that has the key, or a key of this one; or that others are of another model."""
+    for name, inner in vars(defaults).items():
+        if hasattr(inner, "model_type") and key in vars(inner):
+            return f"; did you mean {where}.{name}.{key}?"
+    if key in DEFAULT_STUDENT:
+        return (
+            f"; `student:` has keys of another model_type ({DEFAULT_STUDENT['model_type']}, it "
+            "seems): give a yaml that has those of this one alone"
+        )
+    return nearest(str(key), known, else_see="")

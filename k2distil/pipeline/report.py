@@ -23,6 +23,7 @@ from k2distil.report.page import GENERATOR
 logger = logging.getLogger(__name__)
 
 EXPECTED = "codes, embeddings, a quantizer, or the --save_path of a student's training"
+VOWELS = "aeiou"
 FRAMES_SHOWN = 250  # of an utterance's codes
 ROWS_SHOWN = 20  # of what failed
 UNLEARNT = 0.95  # of the codes' entropy: a student above it has learnt nothing of them
@@ -75,8 +76,9 @@ def _describe(page: Page, path: Path) -> None:
 
 
 def _describe_quantizer(page: Page, quantizer: Quantizer) -> None:
+    article = "An" if quantizer.type[0] in VOWELS else "A"
     page.text(
-        f"A {quantizer.type} quantizer: {quantizer.num_codebooks} codebooks of "
+        f"{article} {quantizer.type} quantizer: {quantizer.num_codebooks} codebooks of "
         f"{quantizer.codebook_size} entries, for frames of {quantizer.dim} dimensions."
     )
     figures = quantizer.figures

@@ -20,7 +20,7 @@ from k2distil.errors import DataError
 from k2distil.pipeline.run.lists import names_of, read_lists
 from k2distil.pipeline.run.summary import Summary, write_config
 from k2distil.pipeline.student.arguments import dtype_of
-from k2distil.pipeline.student.check import check_utterances, refuse_unfit
+from k2distil.pipeline.student.check import USED_IN_PART, check_utterances, refuse_unfit
 from k2distil.pipeline.student.checked import Checked
 from k2distil.pipeline.student.codes import check_coverage
 from k2distil.pipeline.student.errors import explaining
@@ -187,6 +187,18 @@ def _check(
     if config.bad_utterances == "error":
         unreadable = checked.unreadable if for_training else []  # a test has the rest of them
         refuse_unfit(names_of(paths), unreadable + checked.unfit)
+    if for_training and job.codes is not None and not checked.coded.any():
+        raise DataError(
+            f"{names_of(paths)}: of no utterance that can be used the codes fit, such as: "
+            f"{checked.unfit[0]['reason'] if checked.unfit else 'none has any'}; give the codes of "
+            "this audio, or --codebook_weight 0 to train on text alone"
+        )
+    if for_training and checked.unfit:
+        in_part = sum(int(USED_IN_PART in row["reason"]) for row in checked.unfit)
+        logger.warning(
+            "%d utterances do not fit: %d are used in part, %d not at all",
+            *(len(checked.unfit), in_part, len(checked.unfit) - in_part),
+        )
     if not checked.labelled.any():
         raise DataError(f'{names_of(paths)}: no utterance that can be used has text ("txt")')
     return checked
@@ -201,8 +213,10 @@ def _describe(job: DistilJob, train: Checked) -> None:
         *(len(student.tokenizer), 1000 * student.frame_shift),
     )
     hours, with_text = train.seconds.sum() / 3600, train.seconds[train.labelled].sum() / 3600
+    with_codes = train.seconds[train.coded].sum() / 3600
     logger.info(
-        "%d utterances, %.2f h, of them %.2f h with text", len(train.rows), hours, with_text
+        "%d utterances, %.2f h, of them %.2f h with text, %.2f h with codes",
+        *(len(train.rows), hours, with_text, with_codes),
     )
     batches = config.max_steps * config.accumulate_batches * job.processes.size
     most = batches * config.batch_seconds / 3600
@@ -217,6 +231,7 @@ def _sizes(student: Student, train: Checked) -> dict[str, Any]:
     return {
         "utterances": len(train.rows),
         "labelled": int(train.labelled.sum()),
+        "with_codes": int(train.coded.sum()),
         "hours": float(train.seconds.sum()) / 3600,
         "parameters": sum(each.numel() for each in student.model.parameters()),
     }

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SIZE = (6.4, 2.6)  # inches
+COUNTED = {"codebook", "codebooks", "frames", "step", "utterances"}  # in whole numbers
 COLOURS = ("#2166ac", "#b2182b", "#4d9221", "#7b3294")
 
 
@@ -71,6 +72,7 @@ def _begin(x: str, y: str) -> tuple[Axes, Any]:
     """Axes to draw on, and what makes SVG of them."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     figure = Figure(figsize=SIZE, layout="constrained")
@@ -78,6 +80,9 @@ def _begin(x: str, y: str) -> tuple[Axes, Any]:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.spines[["top", "right"]].set_visible(False)
+    for axis, what in ((axes.xaxis, x), (axes.yaxis, y)):
+        if what in COUNTED:
+            axis.set_major_locator(MaxNLocator(integer=True))
 
     def finish() -> str:
         written = io.StringIO()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from k2distil.data import load_audio, read_list
+from k2distil.data import ListAccess, load_audio, read_list
 from k2distil.errors import DataError
 
 GOOD = {
@@ -164,3 +164,17 @@ def test_a_gzip_that_is_cut_or_none_is_an_error(tmp_path: Path) -> None:
     for content in (whole[:-20], b"junk"):
         path.write_bytes(content)
         assert f"{path}: not a whole gzip file" in problems_of(path)
+
+
+def test_a_text_that_goes_on_outside_its_cut_is_not_its_transcript(tmp_path: Path) -> None:
+    path = tmp_path / "windows.jsonl"
+    said = {"text": "a long sentence", "start": -4.0, "duration": 11.0}
+    path.write_text(changed(supervisions=[said]) + "\n")
+    words = problems_of(path)
+    assert "a text of -4.00 to 7.00 s in a cut of" in words
+    assert "trim_to_supervisions()" in words
+    (utterance,) = read_list(path, access=ListAccess(with_text=False))  # to extract is no matter
+    assert utterance.text is None
+    path.write_text(changed(supervisions=[{**said, "start": 0.0, "duration": 0.5}]) + "\n")
+    (utterance,) = read_list(path)
+    assert utterance.text == "a long sentence"

@@ -201,6 +201,14 @@ def test_the_seed_decides_the_weights():
         ({"model_type": "parakeet_ctc", "encoder_config": {"hidden_size": "x"}}, "hidden_size"),
         ({"model_type": "parakeet_ctc", 1: 2}, "student.1: unknown key"),
         (
+            {"model_type": "parakeet_ctc", "hidden_size": 32},
+            "did you mean student.encoder_config.hidden_size",
+        ),
+        (
+            {"model_type": "wav2vec2", "encoder_config": {}},
+            "has keys of another model_type (parakeet_ctc",
+        ),
+        (
             {"model_type": "wav2vec2", **WIDTHS, "hidden_size": 100, "num_attention_heads": 12},
             "wav2vec2 does not take these values",
         ),

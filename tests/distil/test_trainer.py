@@ -149,16 +149,20 @@ def test_a_later_signal_ends_a_step_that_does_not(monkeypatch):
 
 
 def test_a_line_tells_how_long_it_will_take(monkeypatch, caplog):
-    now = iter([100.0, 160.0, 161.0])
-    monkeypatch.setattr(callbacks.time, "monotonic", lambda: next(now))
+    now = [100.0]
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now[0])
     caplog.set_level("INFO")
     state = SimpleNamespace(global_step=20, max_steps=4000, is_world_process_zero=True)
     lines = callbacks.LogLines()
     lines.on_train_begin(None, state, None)
-    state.global_step = 40
+    for step, seconds in ((30, 130.0), (33, 161.0), (40, 180.0)):
+        state.global_step, now[0] = step, seconds
+        lines.on_step_end(None, state, None)
+    now[0], state.global_step = 160.0, 40
     lines.on_log(None, state, None, {"loss": 2.0})
     lines.on_log(None, state, None, {"eval_wer": 0.5})
     assert [record.message for record in caplog.records] == [
+        "step 33 of 4000: 4.69 s a step, 5:10:14 left",
         "step 40 of 4000: loss 2, 3 s a step, 3:18:00 left",
         "step 40 of 4000: wer 0.5",
     ]

@@ -145,6 +145,11 @@ CODES = np.zeros((50, 2), np.uint8)
             [],
             ["no codes for 1 of 20", "(1 are in TMP/codes.h5.dropped.tsv)"],
         ),
+        (
+            lambda c, p: [rewrite(p / "codes.h5", f"utt{n:02}", CODES[:10]) for n in range(20)],
+            ["--bad_utterances", "skip"],
+            ["of no utterance that can be used the codes fit", "10 teacher frames", "text alone"],
+        ),
         (lambda c, p: change(c, 3, txt="a <pad>"), [], ["utt03", "'<pad>' is CTC's blank"]),
         (lambda c, p: change(c, 3, txt="a | b"), [], ["utt03", "'|' stands for the blank"]),
         (

@@ -29,7 +29,10 @@ from k2distil.storage import (
 
 ENTRIES = "entries"  # the root attribute
 OF_THE_LIST = ("list", "utterances")  # what a list decides of a fingerprint
-REMEDY = "give their entries as they were, another --save_path, or --force to start over"
+REMEDY = (
+    "give their entries as they were (--train_data with all lists, the old ones and the new), "
+    "another --save_path, or --force to start over"
+)
 
 
 @dataclass(frozen=True)

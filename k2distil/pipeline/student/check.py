@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 UNFIT_SHOWN = 10  # utterances
 LONG = 60.0  # seconds; 120 s take 7 GB of the default student, 300 s 31 GB
+USED_IN_PART = "can be used"  # of a reason
 LEAST_INPUTS = 2  # frames of features, or samples
 
 
@@ -64,7 +65,7 @@ def check_utterances(
     notes = TextNotes(student, for_training)
     unfit: list[Rejection] = []
     num_of_other_audio = 0  # codes in a test
-    fits, labelled = np.ones(len(measured.rows), bool), np.zeros(len(measured.rows), bool)
+    labelled, coded = (np.zeros(len(measured.rows), bool) for _ in range(2))
     for place, (row, size) in enumerate(measured):
         each = utterances[row]
         fault = _fault_of_audio(size, least_frames)
@@ -72,11 +73,11 @@ def check_utterances(
         if not for_training and faults.pop("codes", None) is not None:
             num_of_other_audio += 1
         fitting = [name for name, found in faults.items() if found is None]
-        fits[place], labelled[place] = bool(fitting), "text" in fitting
+        labelled[place], coded[place] = "text" in fitting, "codes" in fitting
         if each.text is not None:
             notes.note(each.text, "text" in fitting)
         if reasons := [found for found in (fault, *faults.values()) if found is not None]:
-            reasons += [f"its {name} can be used" for name in fitting]
+            reasons += [f"its {name} {USED_IN_PART}" for name in fitting]
             unfit.append(rejection(each, "; ".join(reasons)))
     notes.tell(len(measured.rows))
     if num_of_other_audio:
@@ -86,6 +87,7 @@ def check_utterances(
         )
     if num_idle := len(utterances) - len(of_use):
         logger.info("%d utterances have neither text nor codes and are not used", num_idle)
+    fits = labelled | coded
     rows, seconds = measured.rows[fits], measured.seconds[fits]
     if for_training and max_seconds is None and len(seconds) and seconds.max() > LONG:
         logger.warning(
@@ -93,7 +95,7 @@ def check_utterances(
             "--max_seconds leaves longer audio out",
             *(utterances[int(rows[seconds.argmax()])].key, seconds.max()),
         )
-    return Checked(rows, seconds, labelled[fits], unreadable, unfit, too_long)
+    return Checked(rows, seconds, labelled[fits], coded[fits], unreadable, unfit, too_long)
 
 
 class _Size(NamedTuple):

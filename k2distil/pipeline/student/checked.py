@@ -17,13 +17,15 @@ from k2distil.batch import Rejection
 class Checked:
     """Which utterances of a list can be used, and why the others cannot.
 
-    rows: (U,) int64, their places in the list; seconds: (U,) float64; labelled: (U,) bool, whether
-    each has text. unreadable: rows of failed.tsv; unfit, too_long: of dropped.tsv.
+    rows: (U,) int64, their places in the list; seconds: (U,) float64; labelled, coded: (U,) bool,
+    whether each has text, and codes, that fit. unreadable: rows of failed.tsv; unfit, too_long: of
+    dropped.tsv.
     """
 
     rows: np.ndarray
     seconds: np.ndarray
     labelled: np.ndarray
+    coded: np.ndarray
     unreadable: list[Rejection]
     unfit: list[Rejection]
     too_long: list[Rejection]
@@ -41,6 +43,7 @@ class Checked:
                 rows=self.rows,
                 seconds=self.seconds,
                 labelled=self.labelled,
+                coded=self.coded,
                 rejected=np.frombuffer(rejected, np.uint8),
             )
 
@@ -49,7 +52,7 @@ class Checked:
         """What `save` wrote; None: there is nothing, or nothing whole."""
         try:
             with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in ("rows", "seconds", "labelled")}
+                arrays = {name: file[name] for name in ("rows", "seconds", "labelled", "coded")}
                 unreadable, unfit, too_long = json.loads(file["rejected"].tobytes())
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None

@@ -25,10 +25,6 @@ logger = logging.getLogger(__name__)
 NAME = "train_distil"  # of summary, config and lists in the folder
 METRICS_FILE = "metrics.json"  # in the folder of the best student
 LEASE = ".lease"
-GO_ON = (
-    "to train this student further, give its last/ as --student_checkpoint and another "
-    "--save_path; or give the same settings"
-)
 
 
 class StudentFolder:
@@ -86,7 +82,14 @@ class StudentFolder:
         if (done := self._complete(fingerprint, by_device)) is not None:
             return done
         if self._has_results() and not force:
-            refuse_other_settings(self.path, found or {}, fingerprint, GO_ON)
+            there = "last" if (self.path / "last").is_dir() else "best"
+            refuse_other_settings(
+                self.path,
+                found or {},
+                fingerprint,
+                f"to train from here with other settings, give {self.path / there} as "
+                "--student_checkpoint and another --save_path; or give the same settings",
+            )
         self._replaces = fingerprint if describe_differences(found or {}, fingerprint) else None
         return None
 

@@ -15,6 +15,7 @@ def checked() -> Checked:
         np.array([0, 2, 2**40]),
         np.array([1 / 3, 2.0, 1e-3]),
         np.array([True, False, True]),
+        np.array([False, False, True]),
         [{"key": "甲", "wav": "b \udcff.wav", "reason": "no audio"}],
         [],
         [{"key": "乙", "wav": "c.wav", "reason": "long"}],
@@ -24,7 +25,7 @@ def checked() -> Checked:
 def test_it_comes_back_as_it_was(checked: Checked, tmp_path: Path) -> None:
     checked.save(tmp_path / "checked.npz")
     found = Checked.load(tmp_path / "checked.npz")
-    for name in ("rows", "seconds", "labelled"):
+    for name in ("rows", "seconds", "labelled", "coded"):
         expected, values = getattr(checked, name), getattr(found, name)
         assert values.dtype == expected.dtype
         assert np.array_equal(values, expected)
