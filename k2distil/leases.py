@@ -21,7 +21,6 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 
 from k2distil.atomic import reason_of_disk
 from k2distil.errors import DataError
@@ -120,12 +119,7 @@ class Leases:
     def __enter__(self) -> Leases:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._closed.set()
         for path in list(self._held):
             self.release(path)

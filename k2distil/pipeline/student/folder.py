@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from k2distil.atomic import make_folder, read_json, write_json
@@ -42,12 +41,7 @@ class StudentFolder:
     def __enter__(self) -> StudentFolder:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._held.close()
 
     def begin(
