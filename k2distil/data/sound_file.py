@@ -91,9 +91,11 @@ def fault_of_length(file: SoundFile, source: Source) -> str | None:
         file: opened from `source`.
         source: path or bytes; of a wav or flac also a part of a file.
     """
-    if cut := _sign_of_truncation(file, source):
+    info = file.extra_info
+    if cut := _sign_of_truncation(file, info, source):
         return f"truncated: {cut}; copy the file again or remove it from the list"
-    if file.format in ("WAV", "WAVEX") and (log := _BYTES_BEHIND.search(file.extra_info)):
+    is_wav = file.format in ("WAV", "WAVEX")
+    if is_wav and "Unknown chunk" in info and (log := _BYTES_BEHIND.search(info)):
         length, a_second, announced, end = map(int, log.groups())
         if length - end > TOLERANCE * a_second and not _is_tag_or_padding(source, end):
             return (
@@ -118,16 +120,16 @@ def _is_tag_or_padding(source: Source, place: int) -> bool:
     return found.startswith((b"ID3", b"APETAGEX")) or len(set(found)) == 1
 
 
-def _sign_of_truncation(file: SoundFile, source: Source) -> str | None:
+def _sign_of_truncation(file: SoundFile, info: str, source: Source) -> str | None:
     name = _SAMPLES.get(file.format)
     size_log = rf"^ *{name} *: (\d+) \(should be (\d+)\)"
-    if name and (log := re.search(size_log, file.extra_info, re.MULTILINE)):
+    if name and "should be" in info and (log := re.search(size_log, info, re.MULTILINE)):
         announced, found = map(int, log.groups())
         missing = (announced - found) * file.frames / max(1, found)
         is_much = not file.frames or missing > TOLERANCE * file.samplerate
         if found < announced < UNKNOWN_WAV_SIZE and is_much:
             return f"{announced} bytes of samples announced, {found} found"
-    if file.format == "RF64" and (log := _RF64_FRAMES_LOG.search(file.extra_info)):
+    if file.format == "RF64" and (log := _RF64_FRAMES_LOG.search(info)):
         found, announced = map(int, log.groups())
         if found < announced:
             return f"{announced} frames announced, {found} found"
