@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,7 @@ def read_cuts(
     resolve = path_resolver(list_path)
     for number, line in lines:
         try:
-            cut = json.loads(line)
-            found = _utterance(cut, resolve, _text_of(cut) if with_text else None)
+            found = _utterance(json.loads(line), resolve, with_text)
         except DataError as error:
             yield number, str(error)
         except (ValueError, RecursionError) as error:
@@ -84,7 +84,7 @@ def read_cuts(
             yield number, found
 
 
-def _utterance(cut: dict[str, Any], resolve: Callable[[str], str], text: str | None) -> Utterance:
+def _utterance(cut: dict[str, Any], resolve: Callable[[str], str], with_text: bool) -> Utterance:
     name, kind = cut["id"], cut.get("type", "MonoCut")
     if name is None:
         raise DataError("a cut whose id is null; give each an id of its own")
@@ -116,7 +116,7 @@ def _utterance(cut: dict[str, Any], resolve: Callable[[str], str], text: str | N
         resolve(source["source"]),
         start,
         start + duration,
-        text,
+        _text_of(cut) if with_text else None,
         channel=source["channels"].index(channel),
     )
 
@@ -127,16 +127,21 @@ def _text_of(cut: dict[str, Any]) -> str | None:
     Raises:
         DataError: one goes on outside, as where the cut is a window of a recording.
     """
-    texts = []
+    begin, duration, texts = cut["start"], cut["duration"], []
+    # Outside the recording nothing is said: times are rounded, or lengths were other ones.
+    whole = (cut.get("recording") or {}).get("duration", math.inf)
+    earliest = -OVERHANG if begin > OVERHANG else -math.inf
+    latest = duration + OVERHANG if begin + duration < whole - OVERHANG else math.inf
     for each in cut.get("supervisions", ()):
         if not each.get("text"):
             continue
         start = each.get("start", 0.0)
         end = start + each.get("duration", 0.0)
-        if start < -OVERHANG or end > cut["duration"] + OVERHANG:
+        if start < earliest or end > latest:
             raise DataError(
                 f"cut {cut['id']}: a text of {start:.2f} to {end:.2f} s in a cut of "
-                f"{cut['duration']:.2f} s; give those of cuts.trim_to_supervisions()"
+                f"{cut['duration']:.2f} s; give those of "
+                "cuts.trim_to_supervisions(keep_overlapping=False)"
             )
         texts.append(each["text"])
     return " ".join(texts) or None

@@ -6,7 +6,9 @@ import itertools
 import json
 import random
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -99,7 +101,7 @@ def _opened(path: Path, data_type: str) -> tuple[str, Lines]:
         )
     if path.name == "wav.scp":
         return "kaldi", iter(())
-    if path.is_file() and tarfile.is_tarfile(path):
+    if _is_tar(path):
         raise DataError(f"{path}: a tar itself; write its path into a list, one a line")
     lines = lines_of(path)
     first = next(lines, None)
@@ -168,6 +170,12 @@ def sample_utterances(
         return utterances[:num]
     chosen = random.Random(seed).sample(range(len(utterances)), num)
     return [utterances[index] for index in sorted(chosen)]
+
+
+def _is_tar(path: Path) -> bool:
+    with suppress(OSError, EOFError, zlib.error):  # of what is no whole file the reader tells
+        return path.is_file() and tarfile.is_tarfile(path)
+    return False
 
 
 def _guess_type(path: Path, line: str) -> str:

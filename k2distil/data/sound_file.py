@@ -15,7 +15,7 @@ UNKNOWN_WAV_SIZE = 0x7FFF_0000  # bytes
 UNKNOWN_FRAMES = 1 << 50  # `frames` are this or more where the header does not tell them
 FAR = 1 << 54  # bytes, where an MP3 of unknown length seems to end
 MAX_OGG_PAGE = 65_307  # bytes (RFC 3533, section 6)
-LOOKED_AT = 4096  # bytes behind the samples of a wav
+LOOKED_AT = 1 << 16  # bytes at a time, behind the samples of a wav
 TOLERANCE = 0.1  # seconds that a header may be off by: some writers count themselves in
 
 # What libsndfile calls the samples of a format in its log.
@@ -25,7 +25,7 @@ _SAMPLES = {
 }
 _BYTES_BEHIND = re.compile(
     r"^Length : (\d+).*^  Bytes/sec +: (\d+).*^data : (\d+)\n"
-    r"\*\*\* Unknown chunk marker \(\w+\) at position (\d+)",
+    r"(?:\*\*\* Unknown chunk marker \(\w+\)|Have 0 marker) at position (\d+)",
     re.MULTILINE | re.DOTALL,
 )
 _RF64_FRAMES_LOG = re.compile(r"frame count (\d+) does not match value from 'ds64' chunk of (\d+)")
@@ -95,7 +95,7 @@ def fault_of_length(file: SoundFile, source: Source) -> str | None:
     if cut := _sign_of_truncation(file, info, source):
         return f"truncated: {cut}; copy the file again or remove it from the list"
     is_wav = file.format in ("WAV", "WAVEX")
-    if is_wav and "Unknown chunk" in info and (log := _BYTES_BEHIND.search(info)):
+    if is_wav and "at position" in info and (log := _BYTES_BEHIND.search(info)):
         length, a_second, announced, end = map(int, log.groups())
         if length - end > TOLERANCE * a_second and not _is_tag_or_padding(source, end):
             return (
@@ -107,17 +107,30 @@ def fault_of_length(file: SoundFile, source: Source) -> str | None:
 
 
 def _is_tag_or_padding(source: Source, place: int) -> bool:
-    """Whether what lies there is no audio, as some programs add it behind a whole file."""
+    """Whether what lies there to the end is no audio, as some programs add it behind a whole file.
+
+    Silence to the end may be of an unfinished header too; nobody misses it.
+    """
     if isinstance(source, str):
         with open(source, "rb") as file:
-            file.seek(place)
-            found = file.read(LOOKED_AT)
-    else:
-        before = source.tell()  # libsndfile reads on from there
-        source.seek(place)
-        found = source.read(LOOKED_AT) or b""
+            return _is_no_audio(file, place)
+    before = source.tell()  # libsndfile reads on from there
+    try:
+        return _is_no_audio(source, place)
+    finally:
         source.seek(before)
-    return found.startswith((b"ID3", b"APETAGEX")) or len(set(found)) == 1
+
+
+def _is_no_audio(file: BinaryIO | Window, place: int) -> bool:
+    file.seek(place)
+    found = first = file.read(LOOKED_AT) or b""
+    if first.startswith((b"ID3", b"APETAGEX")):
+        return True
+    while found:
+        if found.strip(first[:1]):
+            return False
+        found = file.read(LOOKED_AT) or b""
+    return True
 
 
 def _sign_of_truncation(file: SoundFile, info: str, source: Source) -> str | None:

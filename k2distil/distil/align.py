@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORE_INDEX = -100  # where there is no code; cross_entropy's own default
+OTHER_AUDIO = "the codes are of other audio"
 TOLERANCE = 3  # student frames that the two lengths may differ by
 
 
@@ -117,7 +118,7 @@ def check_lengths(
         offset = f" after an offset of {codebook_offset}" if codebook_offset else ""
         raise DataError(
             f"{key}: {num_teacher_frames} teacher frames{offset}, but {num_frames} student frames "
-            f"of {frames_ratio} each; the codes are of other audio (speed perturbation, another "
+            f"of {frames_ratio} each; {OTHER_AUDIO} (speed perturbation, another "
             "sample rate or segment), or --frames_ratio is another one"
         )
 

@@ -117,15 +117,19 @@ class LogLines(TrainerCallback):
     """The Trainer's figures in our log, and how long it will take."""
 
     def __init__(self) -> None:
-        self._began, self._told = (0.0, 0), 0.0  # time and step; time
+        self._began: tuple[float, int] | None = None  # when, and at which step
+        self._told = 0.0  # when
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """A training that goes on has steps behind it that took no time."""
-        self._began, self._told = (time.monotonic(), state.global_step), time.monotonic()
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """A training that goes on has steps behind it, which took no time of this run."""
+        if self._began is None:
+            self._told = time.monotonic()
+            self._began = self._told, state.global_step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A sign of life where lines are far apart."""
-        if state.is_world_process_zero and time.monotonic() - self._told > QUIET_SECONDS:
+        is_quiet = time.monotonic() - self._told > QUIET_SECONDS and not control.should_log
+        if state.is_world_process_zero and is_quiet:
             self._tell(state, self._pace(state))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
@@ -142,9 +146,9 @@ class LogLines(TrainerCallback):
         self._tell(state, shown + (self._pace(state) if "loss" in logs else []))
 
     def _pace(self, state: Any) -> list[str]:
-        done, since = state.global_step - self._began[1], time.monotonic() - self._began[0]
-        if not done:
+        if self._began is None or state.global_step == self._began[1]:
             return []
+        since, done = time.monotonic() - self._began[0], state.global_step - self._began[1]
         left = timedelta(seconds=round(since / done * (state.max_steps - state.global_step)))
         return [f"{since / done:.3g} s a step", f"{left} left"]
 

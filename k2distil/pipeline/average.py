@@ -26,13 +26,16 @@ def average(config: AverageConfig) -> Summary:
     folder, save_path = config.student_checkpoint, config.save_path
     if save_path.exists():
         raise ConfigError(f"--save_path {save_path}: there already; give another")
-    student = load_student(_student_in(folder))  # all but its weights
     chosen = checkpoints(folder)[-config.num_checkpoints :]
+    if not chosen:
+        raise DataError(f"{folder}: no checkpoints in it; give the --save_path of a training")
     if len(chosen) < config.num_checkpoints:
         raise DataError(
-            f"{folder}: {len(chosen)} checkpoints, not --num_checkpoints {config.num_checkpoints}; "
-            "train with as many --keep_checkpoints"
+            f"{folder}: has {len(chosen)} of --num_checkpoints {config.num_checkpoints}; give "
+            f"--num_checkpoints {len(chosen)}, or train into another --save_path with "
+            f"--keep_checkpoints {config.num_checkpoints}, and --save_steps that gives as many"
         )
+    student = load_student(_student_in(folder))  # all but its weights
     weights = average_weights([path for _, path in chosen])
     student.model.load_state_dict(weights)
     save_path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ import torch
 from k2distil.config import TrainDistilConfig
 from k2distil.data import PackedUtterances
 from k2distil.distil import CodebookLoss
+from k2distil.distil.align import OTHER_AUDIO
 from k2distil.distil.codebook_head import CodebookHead
 from k2distil.distil.student import Student
 from k2distil.distil.vocabulary import normalize
@@ -188,10 +189,11 @@ def _check(
         unreadable = checked.unreadable if for_training else []  # a test has the rest of them
         refuse_unfit(names_of(paths), unreadable + checked.unfit)
     if for_training and job.codes is not None and not checked.coded.any():
+        told = next((row["reason"] for row in checked.unfit if OTHER_AUDIO in row["reason"]), "")
         raise DataError(
-            f"{names_of(paths)}: of no utterance that can be used the codes fit, such as: "
-            f"{checked.unfit[0]['reason'] if checked.unfit else 'none has any'}; give the codes of "
+            f"{names_of(paths)}: of no utterance that can be used the codes fit; give the codes of "
             "this audio, or --codebook_weight 0 to train on text alone"
+            + (f". Such as: {told}" if told else "")
         )
     if for_training and checked.unfit:
         in_part = sum(int(USED_IN_PART in row["reason"]) for row in checked.unfit)

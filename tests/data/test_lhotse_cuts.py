@@ -172,9 +172,18 @@ def test_a_text_that_goes_on_outside_its_cut_is_not_its_transcript(tmp_path: Pat
     path.write_text(changed(supervisions=[said]) + "\n")
     words = problems_of(path)
     assert "a text of -4.00 to 7.00 s in a cut of" in words
-    assert "trim_to_supervisions()" in words
+    assert "trim_to_supervisions(keep_overlapping=False)" in words
     (utterance,) = read_list(path, access=ListAccess(with_text=False))  # to extract is no matter
     assert utterance.text is None
     path.write_text(changed(supervisions=[{**said, "start": 0.0, "duration": 0.5}]) + "\n")
     (utterance,) = read_list(path)
     assert utterance.text == "a long sentence"
+
+
+def test_times_beyond_the_recording_are_those_of_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "rounded.jsonl"
+    said = {"text": "to the end", "start": 0.0, "duration": 1.4}
+    recording = {**GOOD["recording"], "duration": 1.5}
+    path.write_text(changed(supervisions=[said], recording=recording) + "\n")
+    (utterance,) = read_list(path)
+    assert utterance.text == "to the end"

@@ -375,3 +375,9 @@ def test_a_list_from_a_pipe_is_read_whole(tmp_path: Path, compressed: bool) -> N
 def test_a_tar_in_the_place_of_a_list_is_told_as_such(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "00.tar", {"a.wav": b"RIFF\xff\xfe" + bytes(2000)})
     assert "00.tar: a tar itself; write its path into a list" in problems_of(path)
+
+
+def test_a_list_that_is_cut_short_is_no_fault_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "cut.list.gz"
+    path.write_bytes(gzip.compress(b'{"key": "a", "wav": "a.wav"}\n' * 50)[:30])
+    assert "not a whole gzip file" in problems_of(path)

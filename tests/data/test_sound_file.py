@@ -218,3 +218,19 @@ def test_an_unfinished_header_in_a_tar_is_found_without_the_samples(tmp_path: Pa
     member = Utterance("utt1", str(tmp_path / "a.tar"), tar_offset=512, tar_size=len(data))
     with pytest.raises(DataError, match="16000 bytes of samples announced, 16000 more"):
         audio_seconds(member)
+
+
+@pytest.mark.parametrize("kind", ["ULAW", "PCM_U8", "PCM_16"])
+def test_silence_behind_the_announced_samples_does_not_hide_what_comes_then(
+    tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "a.wav"
+    samples = np.concatenate([noise(2), np.zeros(8000), noise(7.5)])
+    soundfile.write(path, samples, 16000, subtype=kind)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"data") + 4
+    whole = int.from_bytes(data[place : place + 4], "little")
+    data[place : place + 4] = (whole // 5).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="more behind them"):
+        load(path)

@@ -154,14 +154,20 @@ def test_a_line_tells_how_long_it_will_take(monkeypatch, caplog):
     caplog.set_level("INFO")
     state = SimpleNamespace(global_step=20, max_steps=4000, is_world_process_zero=True)
     lines = callbacks.LogLines()
-    lines.on_train_begin(None, state, None)
+    control = SimpleNamespace(should_log=False)
+    lines.on_log(None, state, control, {"loss": 3.0})
+    lines.on_step_begin(None, state, control)
     for step, seconds in ((30, 130.0), (33, 161.0), (40, 180.0)):
         state.global_step, now[0] = step, seconds
-        lines.on_step_end(None, state, None)
+        lines.on_step_begin(None, state, control)
+        lines.on_step_end(None, state, control)
+    now[0], control.should_log = 300.0, True  # a line comes anyway
+    lines.on_step_end(None, state, control)
     now[0], state.global_step = 160.0, 40
     lines.on_log(None, state, None, {"loss": 2.0})
     lines.on_log(None, state, None, {"eval_wer": 0.5})
     assert [record.message for record in caplog.records] == [
+        "step 20 of 4000: loss 3",
         "step 33 of 4000: 4.69 s a step, 5:10:14 left",
         "step 40 of 4000: loss 2, 3 s a step, 3:18:00 left",
         "step 40 of 4000: wer 0.5",

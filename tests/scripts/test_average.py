@@ -45,9 +45,11 @@ def test_what_cannot_be_averaged_is_told(material, tmp_path, capfd):
     succeed("train_distil.sh", *flags(material))
     student = tmp_path / "student"
     given = ["--student_checkpoint", student, "--save_path", tmp_path / "mean"]
-    few = "2 checkpoints, not --num_checkpoints 5; train with as many --keep_checkpoints"
+    few = "has 2 of --num_checkpoints 5; give --num_checkpoints 2, or train into another"
     assert few in refused(capfd, *given, "--num_checkpoints", 5)
     assert "best: there already; give another" in refused(capfd, *given[:3], student / "best")
+    of_best = ["--student_checkpoint", student / "best", *given[2:]]
+    assert "no checkpoints in it; give the --save_path" in refused(capfd, *of_best)
     weights = student / "checkpoint-8" / "model.safetensors"
     tensors = load_file(weights)
     name = next(name for name in tensors if name.startswith("student."))

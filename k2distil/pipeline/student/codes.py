@@ -181,6 +181,20 @@ def _usual_shift(config: TrainDistilConfig, student: Student) -> float:
     return USUAL_SHIFT if ratio is None else student.frame_shift / ratio
 
 
+def refuse_other_list(names: str, utterances: Sequence[Utterance], codes: Codes) -> None:
+    """Refuse codes of which a list has no key at all.
+
+    Raises:
+        DataError: with a key of each.
+    """
+    if not any(each.key in codes.reader for each in utterances):
+        raise DataError(
+            f"{codes.reader.names}: has codes for none of the {len(utterances)} utterances of "
+            f"{names}; its keys look like {next(iter(codes.reader))!r}, the list's like "
+            f"{utterances[0].key!r}; give the codes made from this list"
+        )
+
+
 def check_coverage(
     names: str, utterances: Sequence[Utterance], codes: Codes, ignore_missing: bool
 ) -> None:
@@ -189,13 +203,8 @@ def check_coverage(
     Raises:
         DataError: none of the list's keys has codes; or some have none and none may be missing.
     """
+    refuse_other_list(names, utterances, codes)
     missing = [each.key for each in utterances if each.key not in codes.reader]
-    if len(missing) == len(utterances):
-        raise DataError(
-            f"{codes.reader.names}: has codes for none of the {len(utterances)} utterances of "
-            f"{names}; its keys look like {next(iter(codes.reader))!r}, the list's like "
-            f"{utterances[0].key!r}; give the codes made from this list"
-        )
     if not missing:
         return
     for reader in codes.reader.readers:

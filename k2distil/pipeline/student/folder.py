@@ -76,14 +76,12 @@ class StudentFolder:
         if (done := self._complete(fingerprint, by_device)) is not None:
             return done
         if self._has_results() and not force:
-            there = "last" if (self.path / "last").is_dir() else "best"
-            refuse_other_settings(
-                self.path,
-                found or {},
-                fingerprint,
-                f"to train from here with other settings, give {self.path / there} as "
-                "--student_checkpoint and another --save_path; or give the same settings",
+            there = next((each for each in self._students() if each.is_dir()), None)
+            go_on = (
+                f"to train on from {there}, give it as --student_checkpoint; or " if there else ""
             )
+            remedy = f"{go_on}give the same settings"
+            refuse_other_settings(self.path, found or {}, fingerprint, remedy)
         self._replaces = fingerprint if describe_differences(found or {}, fingerprint) else None
         return None
 
@@ -158,8 +156,11 @@ class StudentFolder:
 
     def _has_results(self) -> bool:
         """Whether anything would be lost: an earlier run may have ended before its first step."""
-        students = [self.path / "best", self.path / "last"]
-        return any(each.is_dir() for each in students) or last_checkpoint(self.path) is not None
+        has_student = any(each.is_dir() for each in self._students())
+        return has_student or last_checkpoint(self.path) is not None
+
+    def _students(self) -> list[Path]:
+        return [self.path / "last", self.path / "best"]
 
     def _clear(self) -> None:
         for each in self.path.iterdir():

@@ -25,7 +25,7 @@ from k2distil.pipeline.run.lists import names_of, read_lists
 from k2distil.pipeline.run.processes import Processes
 from k2distil.pipeline.run.unused_flags import warn_of_unused
 from k2distil.pipeline.student.arguments import training_arguments
-from k2distil.pipeline.student.codes import Codes, check_coverage, open_codes
+from k2distil.pipeline.student.codes import Codes, check_coverage, open_codes, refuse_other_list
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -69,9 +69,11 @@ def open_job(config: TrainDistilConfig) -> DistilJob:
     codes = None
     if config.codebook_weight > 0 and config.codebook_path is not None:
         codes = open_codes(config.codebook_path, config, student)
-        may_miss = config.missing_codes == "ignore"
-        if may_miss or config.max_seconds is None:  # else lengths have to be known
-            check_coverage(names_of(config.train_data), utterances, codes, may_miss)
+        names, may_miss = names_of(config.train_data), config.missing_codes == "ignore"
+        if may_miss or config.max_seconds is None:
+            check_coverage(names, utterances, codes, may_miss)
+        else:  # lengths have to be known first
+            refuse_other_list(names, utterances, codes)
     return DistilJob(config, utterances, student, layer, codes, args, processes)
 
 
