@@ -172,29 +172,17 @@ def _check(
     job: DistilJob, paths: Sequence[Path] | None, utterances: PackedUtterances, for_training: bool
 ) -> Checked:
     """The utterances of a list that can be used."""
-    config = job.config
+    config, names = job.config, names_of(paths)
     longest = config.max_seconds if for_training else None
     checked = check_utterances(
         utterances, job.student, job.codes, for_training, config.decode_timeout, longest
     )
-    if not len(checked.rows) and checked.too_long:
-        raise DataError(
-            f"{names_of(paths)}: all of its audio is longer than --max_seconds {longest}, or "
-            "cannot be used; raise it"
-        )
-    if not len(checked.rows) and checked.unreadable:
-        first = checked.unreadable[0]["reason"]
-        raise DataError(f"{names_of(paths)}: none of its audio can be read: {first}")
+    _refuse_no_audio(names, checked, longest)
     if config.bad_utterances == "error":
         unreadable = checked.unreadable if for_training else []  # a test has the rest of them
-        refuse_unfit(names_of(paths), unreadable + checked.unfit)
-    if for_training and job.codes is not None and not checked.coded.any():
-        told = next((row["reason"] for row in checked.unfit if OTHER_AUDIO in row["reason"]), "")
-        raise DataError(
-            f"{names_of(paths)}: of no utterance that can be used the codes fit; give the codes of "
-            "this audio, or --codebook_weight 0 to train on text alone"
-            + (f". Such as: {told}" if told else "")
-        )
+        refuse_unfit(names, unreadable + checked.unfit)
+    if for_training and job.codes is not None:
+        _refuse_no_codes(names, checked)
     if for_training and checked.unfit:
         in_part = sum(int(USED_IN_PART in row["reason"]) for row in checked.unfit)
         logger.warning(
@@ -202,8 +190,29 @@ def _check(
             *(len(checked.unfit), in_part, len(checked.unfit) - in_part),
         )
     if not checked.labelled.any():
-        raise DataError(f'{names_of(paths)}: no utterance that can be used has text ("txt")')
+        raise DataError(f'{names}: no utterance that can be used has text ("txt")')
     return checked
+
+
+def _refuse_no_audio(names: str, checked: Checked, longest: float | None) -> None:
+    if not len(checked.rows) and checked.too_long:
+        raise DataError(
+            f"{names}: all of its audio is longer than --max_seconds {longest}, or cannot be used; "
+            "raise it"
+        )
+    if not len(checked.rows) and checked.unreadable:
+        first = checked.unreadable[0]["reason"]
+        raise DataError(f"{names}: none of its audio can be read: {first}")
+
+
+def _refuse_no_codes(names: str, checked: Checked) -> None:
+    if not checked.coded.any():
+        told = next((row["reason"] for row in checked.unfit if OTHER_AUDIO in row["reason"]), "")
+        raise DataError(
+            f"{names}: of no utterance that can be used the codes fit; give the codes of this "
+            "audio, or --codebook_weight 0 to train on text alone"
+            + (f". Such as: {told}" if told else "")
+        )
 
 
 def _describe(job: DistilJob, train: Checked) -> None:
