@@ -24,7 +24,7 @@ INT = (  # as YAML 1.2 has it; to PyYAML 1:4 is 64, and 010 is 8
 
 
 class _Loader(yaml.SafeLoader):
-    """The values of such yaml."""
+    """Reads such yaml."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012
         first: [(tag, pattern) for tag, pattern in found if tag != INT_TAG]

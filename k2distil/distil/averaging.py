@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from k2distil.errors import DataError
@@ -50,7 +49,7 @@ def _student_of(folder: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise DataError(f"{folder / WEIGHTS}: damaged ({error}); remove this checkpoint") from error
     return {
-        name.removeprefix(STUDENT): torch.as_tensor(tensor)
+        name.removeprefix(STUDENT): tensor
         for name, tensor in found.items()
         if name.startswith(STUDENT)
     }

@@ -85,8 +85,9 @@ def odd_tokens(tokens: Iterable[str]) -> list[str]:
     >>> odd_tokens(["a", "B", "b", "Ａ", "，", "'"])
     ['both cases (B b)', 'full-width forms (Ａ)', 'punctuation (，)']
     """
-    found = sorted({each for each in tokens if len(each) == 1 and each not in SPOKEN_MARKS})
-    cases = [f"{each} {each.lower()}" for each in found if each.lower() in set(found) - {each}]
+    there = {each for each in tokens if len(each) == 1 and each not in SPOKEN_MARKS}
+    found = sorted(there)
+    cases = [f"{each} {each.lower()}" for each in found if each != each.lower() in there]
     wide = [each for each in found if "\uff01" <= each <= "\uff5e" and each.isalnum()]
     marks = [each for each in found if unicodedata.category(each)[0] in "PS"]
     kinds = {"both cases": cases, "full-width forms": wide, "punctuation": marks}

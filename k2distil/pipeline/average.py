@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from k2distil.atomic import make_folder
 from k2distil.config import AverageConfig
 from k2distil.distil.averaging import average_weights
 from k2distil.distil.pretrained import load_student
@@ -38,7 +39,7 @@ def average(config: AverageConfig) -> Summary:
     student = load_student(_student_in(folder))  # all but its weights
     weights = average_weights([path for _, path in chosen])
     student.model.load_state_dict(weights)
-    save_path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(save_path.parent)
     student.save(save_path, {})
     steps = ", ".join(str(step) for step, _ in chosen)
     logger.info("%s: the mean of the student at steps %s", save_path, steps)
