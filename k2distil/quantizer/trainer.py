@@ -18,7 +18,7 @@ Additive rounds alternate between best codes and best entries, which alone creep
 the entries go on in the direction of their last change: momentum (Polyak 1964), not in the last
 rounds. The rotation of product quantizers gains nothing by it that further rounds do not.
 
-docs/quantizer.md has the figures.
+docs/quantizer_measured.md has the figures.
 """
 
 from __future__ import annotations
