@@ -2,4 +2,4 @@
 
 from importlib.util import find_spec
 
-collect_ignore = [] if find_spec("triton") else ["k2distil/quantizer/kernels.py"]
+collect_ignore = [] if find_spec("triton") else ["k2distil/quantizer/search/kernels.py"]

@@ -7,14 +7,14 @@ from k2distil.quantizer.checkpoint import (
     write_tensors,
 )
 from k2distil.quantizer.correction import Correction
-from k2distil.quantizer.correction_training import num_correction_steps
-from k2distil.quantizer.finishing import finish
 from k2distil.quantizer.metrics import PROBE_FRAMES, HeldOutFigures, evaluate
 from k2distil.quantizer.model import AdditiveQuantizer, ProductQuantizer, Quantizer
 from k2distil.quantizer.multi_quantization import MultiQuantizer, package_state
-from k2distil.quantizer.reservoir import FrameReservoir
-from k2distil.quantizer.statistics import Share
-from k2distil.quantizer.trainer import QuantizerTrainer, StepStats
+from k2distil.quantizer.training.correction_training import num_correction_steps
+from k2distil.quantizer.training.finishing import finish
+from k2distil.quantizer.training.reservoir import FrameReservoir
+from k2distil.quantizer.training.statistics import Share
+from k2distil.quantizer.training.trainer import QuantizerTrainer, StepStats
 
 __all__ = [
     "PROBE_FRAMES",

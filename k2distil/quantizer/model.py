@@ -20,7 +20,17 @@ from torch import Tensor, nn
 from k2distil.device import no_tf32
 from k2distil.errors import ConfigError, DataError
 from k2distil.quantizer.correction import Correction
-from k2distil.quantizer.fused import (
+from k2distil.quantizer.search.additive import (
+    beam_search,
+    entry_rows,
+    gram_products,
+    has_gram_table,
+    interaction_tables,
+    refine,
+    unary_scores,
+    vector_products,
+)
+from k2distil.quantizer.search.fused import (
     CHUNK_VALUES,
     KernelCache,
     Search,
@@ -30,17 +40,7 @@ from k2distil.quantizer.fused import (
     has_kernels,
     product_search,
 )
-from k2distil.quantizer.search import (
-    beam_search,
-    entry_rows,
-    gram_products,
-    has_gram_table,
-    interaction_tables,
-    refine,
-    unary_scores,
-)
-from k2distil.quantizer.slices import find_axes, saves_work, sliced_scores
-from k2distil.quantizer.vector_search import vector_products
+from k2distil.quantizer.search.slices import find_axes, saves_work, sliced_scores
 
 MAX_CODEBOOK_SIZE = 65_536  # entries; codes stay within 16 bits
 MAX_TABLE_VALUES = 2**31  # N * K * D: a table of 8 GiB; training holds several
@@ -312,10 +312,10 @@ class ProductQuantizer(Quantizer):
 
 
 class AdditiveQuantizer(Quantizer):
-    """Any codebooks: less error at the same bytes, found by a search (search.py).
+    """Any codebooks: less error at the same bytes, found by a search.
 
     Inner products of entries are looked up in `interactions`, (N, N * K, K); with many entries
-    there is no such table and they are computed as they are needed (vector_search.py).
+    there is no such table and they are computed as they are needed (search/additive.py).
 
     Args:
         beam: prefixes kept; num_sweeps: how often each code is chosen again at the end.

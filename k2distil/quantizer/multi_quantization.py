@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from k2distil.errors import CheckpointError, ConfigError
-from k2distil.quantizer.joint_search import refine_jointly
 from k2distil.quantizer.model import Quantizer
-from k2distil.quantizer.search import interaction_tables, unary_scores
+from k2distil.quantizer.search.additive import interaction_tables, unary_scores
+from k2distil.quantizer.search.joint import refine_jointly
 
 PACKAGE_KEYS = ("to_logits.weight", "to_logits.bias", "centers", "logits_scale", "centers_scale")
 ID_KEY = "id_buf"  # the package's 8 hex digits, as ASCII
@@ -40,7 +40,7 @@ class MultiQuantizer(Quantizer):
     Args:
         centers: (N, K, D), as the package scales them.
         logits_weight: (N, K, D); logits_bias: (N, K): the best one of each codebook is the start.
-        width: candidates kept (joint_search.py); num_rounds: of refinement.
+        width: candidates kept (search/joint.py); num_rounds: of refinement.
     """
 
     type = "multi_quantization"

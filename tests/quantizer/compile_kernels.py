@@ -11,7 +11,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from k2distil.quantizer import kernels
+from k2distil.quantizer.search import kernels
 
 FLOATS = ["frames", "mean", "scales", "bias", "out", "projected", "unary", "interactions"]
 HALVES = ["high", "low"]

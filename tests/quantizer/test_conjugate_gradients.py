@@ -3,11 +3,12 @@ import io
 import pytest
 import torch
 
-from k2distil.quantizer import QuantizerTrainer, load_quantizer, save_quantizer, search
-from k2distil.quantizer.conjugate_gradients import solve
+from k2distil.quantizer import QuantizerTrainer, load_quantizer, save_quantizer
 from k2distil.quantizer.metrics import relative_error
-from k2distil.quantizer.statistics import CodeSums
-from k2distil.quantizer.updates import update_additive
+from k2distil.quantizer.search import additive as search
+from k2distil.quantizer.training.conjugate_gradients import solve
+from k2distil.quantizer.training.statistics import CodeSums
+from k2distil.quantizer.training.updates import update_additive
 from tests.quantizer.conftest import batch, power_law_frames, trained
 from tests.quantizer.test_trainer import error_of
 from tests.quantizer.test_updates import random_sums

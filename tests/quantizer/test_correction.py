@@ -10,8 +10,8 @@ from k2distil.quantizer import (
     num_correction_steps,
     save_quantizer,
 )
-from k2distil.quantizer.correction_training import add_correction
 from k2distil.quantizer.metrics import relative_error
+from k2distil.quantizer.training.correction_training import add_correction
 from tests.quantizer.conftest import trained
 
 DIM = 16

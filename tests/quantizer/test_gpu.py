@@ -10,8 +10,8 @@ from k2distil.quantizer import (
     AdditiveQuantizer,
     QuantizerTrainer,
 )
-from k2distil.quantizer.correction_training import add_correction
 from k2distil.quantizer.metrics import relative_error
+from k2distil.quantizer.training.correction_training import add_correction
 from tests.quantizer.conftest import batch, power_law_frames, trained
 from tests.quantizer.test_correction import curved_frames
 

@@ -3,8 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from k2distil.quantizer.joint_search import refine_jointly
-from k2distil.quantizer.search import gram_products, refine
+from k2distil.quantizer.search.additive import gram_products, refine
+from k2distil.quantizer.search.joint import refine_jointly
 from tests.quantizer.test_search import errors, least_errors, problem
 
 

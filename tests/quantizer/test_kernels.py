@@ -14,11 +14,12 @@ import pytest
 import torch
 
 from k2distil.errors import DataError
-from k2distil.quantizer import AdditiveQuantizer, ProductQuantizer, Quantizer, fused, model
-from k2distil.quantizer.fused import has_kernels
+from k2distil.quantizer import AdditiveQuantizer, ProductQuantizer, Quantizer, model
+from k2distil.quantizer.search import fused
+from k2distil.quantizer.search.fused import has_kernels
 from tests.quantizer.conftest import power_law_frames
 
-kernels = pytest.importorskip("k2distil.quantizer.kernels", exc_type=ImportError)
+kernels = pytest.importorskip("k2distil.quantizer.search.kernels", exc_type=ImportError)
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

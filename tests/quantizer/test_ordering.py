@@ -3,7 +3,7 @@ import torch
 
 from k2distil.quantizer import AdditiveQuantizer, ProductQuantizer
 from k2distil.quantizer.metrics import error_by_num_codebooks, relative_error
-from k2distil.quantizer.ordering import order_codebooks
+from k2distil.quantizer.training.ordering import order_codebooks
 from tests.quantizer.conftest import power_law_frames, trained
 from tests.quantizer.test_model import random_product
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from k2distil.quantizer.procrustes import by_products, nearest_rotation
+from k2distil.quantizer.training.procrustes import by_products, nearest_rotation
 
 
 def matrix_of(dim, fall, rank=None):

@@ -5,7 +5,7 @@ import torch
 
 from k2distil.errors import ConfigError, DataError
 from k2distil.quantizer import FrameReservoir
-from k2distil.quantizer.reservoir import MEASURED
+from k2distil.quantizer.training.reservoir import MEASURED
 
 
 def numbered(num_frames):

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from k2distil.quantizer.search import (
+from k2distil.quantizer.search.additive import (
     beam_search,
     gram_products,
     interaction_tables,

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from k2distil.quantizer.seeding import revive_entries, seed_entries
+from k2distil.quantizer.training.seeding import revive_entries, seed_entries
 
 
 def generator(seed=0):

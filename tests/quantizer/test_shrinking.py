@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from k2distil.quantizer import trainer
 from k2distil.quantizer.metrics import relative_error
-from k2distil.quantizer.shrinking import shrink_entries
+from k2distil.quantizer.training import trainer
+from k2distil.quantizer.training.shrinking import shrink_entries
 from tests.quantizer.conftest import power_law_frames, trained
 
 N, K, D = 2, 64, 12

@@ -5,7 +5,7 @@ import torch
 
 from k2distil.quantizer import ProductQuantizer, QuantizerTrainer, load_quantizer
 from k2distil.quantizer.checkpoint import save_quantizer
-from k2distil.quantizer.slices import FEW, find_axes, pad_axes
+from k2distil.quantizer.search.slices import FEW, find_axes, pad_axes
 from tests.quantizer.conftest import batch, power_law_frames, trained
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from k2distil.quantizer.starts import best_start
+from k2distil.quantizer.training.starts import best_start
 
 DIM, NUM_CODEBOOKS, CODEBOOK_SIZE = 32, 4, 32
 

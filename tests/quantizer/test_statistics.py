@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from k2distil.quantizer.statistics import CodeSums
+from k2distil.quantizer.training.statistics import CodeSums
 
 
 def one_hot(codes, codebook_size):

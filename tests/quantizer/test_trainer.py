@@ -9,8 +9,8 @@ import torch
 from k2distil.errors import CheckpointError, ConfigError, DataError
 from k2distil.quantizer import QuantizerTrainer, Share
 from k2distil.quantizer.metrics import num_dead_codes, relative_error
-from k2distil.quantizer.statistics import ALONE
-from k2distil.quantizer.unused import use_every_entry
+from k2distil.quantizer.training.statistics import ALONE
+from k2distil.quantizer.training.unused import use_every_entry
 from tests.quantizer.conftest import batch, power_law_frames, trained
 
 
@@ -50,7 +50,7 @@ def test_entries_go_beyond_the_solution_by_momentum_but_not_at_the_end(monkeypat
     frames = power_law_frames(6000, 32)
     tables = {}
     for momentum in (0.0, 0.9):
-        monkeypatch.setattr("k2distil.quantizer.schedule.MOMENTUM", momentum)
+        monkeypatch.setattr("k2distil.quantizer.training.schedule.MOMENTUM", momentum)
         trainer = QuantizerTrainer("additive", 32, 4, 16)
         schedule = trainer.schedule
         while trainer.steps_done < schedule.start_of_additive + schedule.additive_steps:
@@ -299,7 +299,7 @@ def test_entries_that_the_noise_step_makes_useless_are_used_in_the_end(monkeypat
         table[0, 1:6] = table[0, 0]  # only one of equals is ever chosen
         return table
 
-    monkeypatch.setattr("k2distil.quantizer.trainer.shrink_entries", collapse)
+    monkeypatch.setattr("k2distil.quantizer.training.trainer.shrink_entries", collapse)
     frames = power_law_frames(4000, 32)
     quantizer = trained(frames, "additive", 4, 16)
     assert num_dead_codes(quantizer.encode(frames), 16) >= 5

@@ -4,7 +4,7 @@ import torch
 
 from k2distil.quantizer import AdditiveQuantizer
 from k2distil.quantizer.metrics import num_dead_codes, relative_error, unused_entries
-from k2distil.quantizer.unused import use_every_entry
+from k2distil.quantizer.training.unused import use_every_entry
 
 
 def with_far_entries(num_far):

@@ -3,8 +3,8 @@ import itertools
 import pytest
 import torch
 
-from k2distil.quantizer.statistics import CodeSums
-from k2distil.quantizer.updates import RIDGE, update_additive, update_product
+from k2distil.quantizer.training.statistics import CodeSums
+from k2distil.quantizer.training.updates import RIDGE, update_additive, update_product
 
 
 def random_sums(num_codebooks, codebook_size, dim, num_frames=500):

@@ -5,9 +5,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from k2distil.quantizer import AdditiveQuantizer, ProductQuantizer, search
-from k2distil.quantizer.search import beam_search, gram_products, has_gram_table, refine
-from k2distil.quantizer.vector_search import vector_products
+from k2distil.quantizer import AdditiveQuantizer, ProductQuantizer
+from k2distil.quantizer.search import additive as search
+from k2distil.quantizer.search.additive import (
+    beam_search,
+    gram_products,
+    has_gram_table,
+    refine,
+    vector_products,
+)
 from tests.quantizer.test_search import errors, least_errors, problem
 
 

@@ -11,7 +11,7 @@ from k2distil.errors import CheckpointError, DataError
 from k2distil.pipeline.run.processes import joined
 from k2distil.pipeline.train_quantizer import _check_together
 from k2distil.quantizer import Share
-from k2distil.quantizer.statistics import CodeSums
+from k2distil.quantizer.training.statistics import CodeSums
 
 
 def test_one_process_is_alone():

@@ -38,14 +38,14 @@ from k2distil.quantizer.model import (
     Quantizer,
     check_sizes,
 )
-from k2distil.quantizer.ordering import order_codebooks
-from k2distil.quantizer.schedule import TRAINING_SEARCH, plan
-from k2distil.quantizer.seeding import revive_entries
-from k2distil.quantizer.shrinking import shrink_entries
-from k2distil.quantizer.slices import pad_axes
-from k2distil.quantizer.starts import best_start
-from k2distil.quantizer.statistics import ALONE, CodeSums, Share
-from k2distil.quantizer.updates import update_additive, update_product
+from k2distil.quantizer.search.slices import pad_axes
+from k2distil.quantizer.training.ordering import order_codebooks
+from k2distil.quantizer.training.schedule import TRAINING_SEARCH, plan
+from k2distil.quantizer.training.seeding import revive_entries
+from k2distil.quantizer.training.shrinking import shrink_entries
+from k2distil.quantizer.training.starts import best_start
+from k2distil.quantizer.training.statistics import ALONE, CodeSums, Share
+from k2distil.quantizer.training.updates import update_additive, update_product
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from k2distil.quantizer.conjugate_gradients import solve
-from k2distil.quantizer.procrustes import nearest_rotation
-from k2distil.quantizer.statistics import CodeSums
+from k2distil.quantizer.training.conjugate_gradients import solve
+from k2distil.quantizer.training.procrustes import nearest_rotation
+from k2distil.quantizer.training.statistics import CodeSums
 
 RIDGE = 10.0  # frames' worth of weight that ties each additive entry to its place
 

@@ -1,7 +1,7 @@
 """Choose all codebooks again at once: candidates of each, joined two by two.
 
 The refinement of multi_quantization (github.com/k2-fsa/multi_quantization, `_refine_indexes`), here
-on scores and inner products alone (search.py). Each codebook keeps the `width` entries that are
+on scores and inner products alone (additive.py). Each codebook keeps the `width` entries that are
 best while all others stay as they are. Then neighbours are joined: of all pairs of candidates the
 best are kept, of the pairs of those again, until one group holds all codebooks.
 
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from k2distil.quantizer.search import entry_rows, sum_rows
+from k2distil.quantizer.search.additive import entry_rows, sum_rows
 
 MAX_GROWN_WIDTH = 128  # candidates; a greater `width` is kept, but does not grow
 

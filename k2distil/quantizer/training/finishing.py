@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from k2distil.quantizer.correction_training import add_correction
 from k2distil.quantizer.metrics import PROBE_FRAMES
 from k2distil.quantizer.model import AdditiveQuantizer, Quantizer
-from k2distil.quantizer.reservoir import FrameReservoir
-from k2distil.quantizer.unused import use_every_entry
+from k2distil.quantizer.training.correction_training import add_correction
+from k2distil.quantizer.training.reservoir import FrameReservoir
+from k2distil.quantizer.training.unused import use_every_entry
 
 
 def finish(

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from k2distil.quantizer.model import ProductQuantizer
-from k2distil.quantizer.seeding import seed_entries
-from k2distil.quantizer.slices import pad_axes
-from k2distil.quantizer.statistics import CodeSums
-from k2distil.quantizer.updates import update_product
+from k2distil.quantizer.search.slices import pad_axes
+from k2distil.quantizer.training.seeding import seed_entries
+from k2distil.quantizer.training.statistics import CodeSums
+from k2distil.quantizer.training.updates import update_product
 
 ROUNDS = 6  # which tell starts apart; of 144 that a training has
 PIECE = 4096  # frames summed at a time

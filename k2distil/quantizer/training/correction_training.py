@@ -11,7 +11,7 @@ from k2distil.device import no_tf32
 from k2distil.quantizer.correction import Correction
 from k2distil.quantizer.metrics import relative_error
 from k2distil.quantizer.model import AdditiveQuantizer
-from k2distil.quantizer.schedule import TRAINING_SEARCH
+from k2distil.quantizer.training.schedule import TRAINING_SEARCH
 
 BATCH_SIZE = 512
 MIN_STEPS, MAX_STEPS = 50, 1600

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from k2distil.quantizer.search import entry_rows, has_gram_table
+from k2distil.quantizer.search.additive import entry_rows, has_gram_table
 
 # Frames, of a deviation of 1, are summed as multiples of GRID in float64: exact up to 2^29. So sums
 # are the same bits in any order, and shared among any number of processes.

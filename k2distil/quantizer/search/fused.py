@@ -113,7 +113,7 @@ def product_search(
     axes: Tensor, entries: Tensor, bias: Tensor, mean: Tensor, scale: Tensor
 ) -> Search:
     """As ProductQuantizer does; axes: (N, d, D), entries: (N, d, K), along these, bias: (N, K)."""
-    from k2distil.quantizer.kernels import MAX_FLOAT16, Nearest, SplitLinear
+    from k2distil.quantizer.search.kernels import MAX_FLOAT16, Nearest, SplitLinear
 
     weight = axes.flatten(0, 1).T
     nothing = weight.new_zeros(weight.shape[1])
@@ -137,7 +137,7 @@ def additive_search(
     num_sweeps: int,
 ) -> Search | None:
     """As AdditiveQuantizer does; None: not of these sizes."""
-    from k2distil.quantizer import kernels
+    from k2distil.quantizer.search import kernels
 
     num_codebooks, codebook_size = bias.shape
     if not kernels.can_search(num_codebooks, codebook_size, beam):

@@ -1,0 +1,1 @@
+"""Frames and entries -> codes: the searches, in torch and as kernels."""

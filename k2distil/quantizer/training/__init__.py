@@ -1,0 +1,1 @@
+"""Frames -> the entries of a quantizer."""
