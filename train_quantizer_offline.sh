@@ -8,4 +8,4 @@ python=${PYTHON:-python3}
 export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" K2DISTIL_PROG=train_quantizer_offline.sh
 # By -m, a folder `k2distil` or a `random.py` where the user stands would be taken for ours.
 exec "$python" -c 'import sys; sys.path = [path for path in sys.path if path]
-from k2distil.bin.train_quantizer import main; sys.exit(main())' "$@"
+from k2distil.bin.main import main; sys.exit(main())' train_quantizer "$@"

@@ -11,7 +11,7 @@ import sys
 import torch
 from torch import Tensor, nn
 
-from k2distil.bin.train_distil import main
+from k2distil.bin.main import main
 from k2distil.distil.codebook_head import CodebookHead
 from k2distil.pipeline import train_distil
 from k2distil.storage import EmbeddingReader
@@ -44,4 +44,4 @@ if __name__ == "__main__":
     train_distil._codebook_head = lambda job, checkpoint: CodebookHead(
         FrameLoss(job.student.dim, table, job.codes.frames_ratio), {}
     )
-    sys.exit(main())
+    sys.exit(main(["train_distil", *sys.argv[1:]]))

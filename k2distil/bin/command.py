@@ -11,7 +11,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import FrameType, NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
@@ -19,7 +18,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 from k2distil.bin.launch import launch, tell_launcher
 from k2distil.bin.show import show
 from k2distil.config.load import load_config, option_types
-from k2distil.config.options import TeacherOptions
+from k2distil.config.options import LaunchOptions, TeacherOptions
 from k2distil.errors import K2DistilError, nearest
 
 EXIT_OK, EXIT_SOME_FAILED, EXIT_USER_ERROR = 0, 1, 2
@@ -47,17 +46,15 @@ class Parser(argparse.ArgumentParser):
         show(self.format_help().rstrip(), file)
 
 
-def run(
-    kind: Any, target: str, argv: Sequence[str] | None = None, several: ModuleSpec | None = None
-) -> int:
+def run(kind: Any, target: str, argv: Sequence[str]) -> int:
     """Parse flags and yaml into a `kind`, call `target`(config), return the exit status.
 
     Args:
-        kind: a config dataclass; its docstring is "name: what it does".
-        target: "module:function", imported only after the flags are known to be right; it returns
-            a `pipeline.run.summary.Summary`.
-        argv: the flags; None: those of the process.
-        several: the module to start once per device where --gpu names several; None: one process.
+        kind: a config dataclass; its docstring is "k2distil COMMAND: what it does". One of
+            LaunchOptions is started once per device where --gpu names several.
+        target: "module:COMMAND", a function that returns a `pipeline.run.summary.Summary`;
+            imported only after the flags are known to be right.
+        argv: the flags.
     """
     level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR
     logging.basicConfig(
@@ -66,16 +63,15 @@ def run(
     signal.signal(signal.SIGINT, _interrupt)
     try:
         config = parse(kind, argv)
-        if several is not None:
-            flags = sys.argv[1:] if argv is None else argv
+        name, _, command = target.partition(":")
+        if issubclass(kind, LaunchOptions):
             nodes = config.nnodes, config.rdzv_endpoint, config.max_restarts
-            if (status := launch(several.name, flags, config.gpu, *nodes)) is not None:
+            if (status := launch("k2distil", [command, *argv], config.gpu, *nodes)) is not None:
                 return status
-        name, _, function = target.partition(":")
         module = importlib.import_module(name)
         # Not before: torch aborts where its import is left by an exception, and nothing is begun.
         signal.signal(signal.SIGTERM, _terminate)
-        result = getattr(module, function)(config)
+        result = getattr(module, command)(config)
     except K2DistilError as error:
         show("\n".join(f"error: {line}" for line in str(error).splitlines()), sys.stderr)
         return EXIT_USER_ERROR
@@ -120,7 +116,7 @@ def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
     sys.exit(EXIT_SIGTERM)
 
 
-def parse(kind: Any, argv: Sequence[str] | None = None) -> Any:
+def parse(kind: Any, argv: Sequence[str]) -> Any:
     """One --flag per field of `kind`; a flag that is not given leaves the yaml value alone."""
     name, _, what = (kind.__doc__ or "").partition(": ")
     parser = Parser(

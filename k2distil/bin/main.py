@@ -1,6 +1,5 @@
-"""k2distil COMMAND: the same commands as the scripts, for an installed package, and more."""
+"""k2distil COMMAND: what the scripts call, torchrun starts and an installed package offers."""
 
-import importlib
 import sys
 from collections.abc import Sequence
 
@@ -9,13 +8,11 @@ from k2distil.bin.command import run
 from k2distil.bin.show import show
 from k2distil.errors import nearest
 
-SCRIPTS = {  # each a module of its own, which torchrun can start
+COMMANDS = {
     "save_embedding": config.SaveEmbeddingConfig,
     "train_quantizer": config.TrainQuantizerConfig,
     "save_codebook": config.SaveCodebookConfig,
     "train_distil": config.TrainDistilConfig,
-}
-OTHERS = {
     "evaluate": config.EvaluateConfig,
     "average": config.AverageConfig,
     "merge": config.MergeConfig,
@@ -35,20 +32,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name == "--version":
         show(__version__)
         return 0
-    if name in SCRIPTS:
-        return importlib.import_module(f"k2distil.bin.{name}").main(rest)
-    if name in OTHERS:
-        return run(OTHERS[name], f"k2distil.pipeline.{name}:{name}", rest)
-    known = [*SCRIPTS, *OTHERS]
-    hint = nearest(name, known, f"; known: {', '.join(known)}")
+    if name in COMMANDS:
+        return run(COMMANDS[name], f"k2distil.pipeline.{name}:{name}", rest)
+    hint = nearest(name, list(COMMANDS), f"; known: {', '.join(COMMANDS)}")
     show(f"error: {name}: unknown command{hint}", sys.stderr)
     return 2
 
 
 def _usage() -> str:
-    does = {
-        name: (kind.__doc__ or "").partition(": ")[2] for name, kind in (SCRIPTS | OTHERS).items()
-    }
+    does = {name: (kind.__doc__ or "").partition(": ")[2] for name, kind in COMMANDS.items()}
     rows = "\n".join(f"  {name:17} {what.removesuffix('.')}" for name, what in does.items())
     return f"usage: k2distil COMMAND [FLAGS]\n\ncommands:\n{rows}\n\nk2distil COMMAND --help"
 

@@ -21,7 +21,7 @@ from k2distil.config.options import (
 
 @dataclass(frozen=True, kw_only=True)
 class SaveEmbeddingConfig(TeacherOptions, AudioOptions, ExtractOptions, LaunchOptions, RunOptions):
-    """save_embedding.sh: the teacher's embeddings of some utterances -> h5."""
+    """k2distil save_embedding: the teacher's embeddings of some utterances -> h5."""
 
     save_path: Path = option("h5 file to write")
     num_audio: int | None = option("number of utterances", 1000, minimum=1)
@@ -31,7 +31,7 @@ class SaveEmbeddingConfig(TeacherOptions, AudioOptions, ExtractOptions, LaunchOp
 
 @dataclass(frozen=True, kw_only=True)
 class TrainQuantizerConfig(TeacherOptions, AudioOptions, LaunchOptions, RunOptions):
-    """train_quantizer_offline.sh: embeddings (or audio) -> a quantizer."""
+    """k2distil train_quantizer: embeddings (or audio) -> a quantizer."""
 
     save_path: Path = option("quantizer file, or a folder to get quantizer.pt")
     embedding_path: Path | None = option("embeddings from save_embedding.sh", None)
@@ -60,7 +60,7 @@ class TrainQuantizerConfig(TeacherOptions, AudioOptions, LaunchOptions, RunOptio
 
 @dataclass(frozen=True, kw_only=True)
 class SaveCodebookConfig(TeacherOptions, AudioOptions, ExtractOptions, LaunchOptions, RunOptions):
-    """save_codebook.sh: the codes (or embeddings) of all utterances -> h5."""
+    """k2distil save_codebook: the codes (or embeddings) of all utterances -> h5."""
 
     save_path: Path = option("h5 file to write")
     save_codebook: bool = option("write codes; without it, embeddings", False)
@@ -157,7 +157,7 @@ class ExportConfig(DataOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainDistilConfig(StudentOptions, OptimizerOptions, ListOptions, LaunchOptions, RunOptions):
-    """train_distil.sh: transcripts and codes -> a student."""
+    """k2distil train_distil: transcripts and codes -> a student."""
 
     save_path: Path = option("folder for the student, checkpoints and logs", in_utf8=True)
     cv_data: tuple[Path, ...] | None = option(

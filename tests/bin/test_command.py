@@ -99,7 +99,7 @@ def test_any_shell_may_start_a_script(script):
 
 
 def test_k2distil_lists_its_commands_and_refuses_others():
-    main = [sys.executable, "-m", "k2distil.bin.main"]
+    main = [sys.executable, "-m", "k2distil"]
     listed = subprocess.run(main, capture_output=True, text=True, cwd=ROOT)
     assert listed.returncode == 0
     assert "save_codebook" in listed.stdout

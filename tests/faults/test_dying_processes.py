@@ -82,7 +82,7 @@ def test_sigkill_in_the_merge(place, start_job, undisturbed, tally, tmp_path):
 def test_sigkill_of_ranks_of_torchrun(start_job, undisturbed, tally):
     job = start_job()
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    torchrun += ["--nproc_per_node", "2", "--max-restarts", "3", "-m", "k2distil.bin.save_codebook"]
+    torchrun += ["--nproc_per_node", "2", "--max-restarts", "3", "-m", "k2distil", "save_codebook"]
     agent = job.start_command([*torchrun, *job.flags, "--num_workers", "0"], seconds=0.3)
     choose = random.Random(0)
     for _ in range(3):

@@ -101,8 +101,8 @@ def run(
         env = environment(**more_environment)
         options = {"capture_output": True, "text": True, "check": False}
         return subprocess.run(words, env=env, timeout=TIMEOUT, **options)
-    module = f"k2distil.bin.{script.removesuffix('.sh').removesuffix('_offline')}"
-    return run_warm(module, words[1:], environment(K2DISTIL_PROG=script), TIMEOUT)
+    name = script.removesuffix(".sh").removesuffix("_offline")
+    return run_warm([name, *words[1:]], environment(K2DISTIL_PROG=script), TIMEOUT)
 
 
 def succeed(script: str, *flags: object, **options) -> str:
@@ -114,7 +114,7 @@ def succeed(script: str, *flags: object, **options) -> str:
 
 def k2distil(*arguments: object) -> str:
     """Run `k2distil`, which must leave with status 0; -> its standard output."""
-    done = run_warm("k2distil.bin.main", list(map(str, arguments)), environment(), TIMEOUT)
+    done = run_warm(list(map(str, arguments)), environment(), TIMEOUT)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

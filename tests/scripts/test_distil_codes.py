@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from k2distil.bin.train_distil import main
+from k2distil.bin.main import main
 from tests.scripts.conftest import Corpus, run, succeed
 from tests.scripts.student_material import flags, losses
 
@@ -88,7 +88,7 @@ def test_outputs_that_mean_other_codes_are_refused(
 ) -> None:
     with h5py.File(of_both[1], "a") as file:
         file.attrs.update(attributes)
-    assert main([str(each) for each in with_codes(material, of_both, *more)]) == 2
+    assert main(["train_distil", *map(str, with_codes(material, of_both, *more))]) == 2
     log = capfd.readouterr().err
     assert "Traceback" not in log
     for word in words:
@@ -110,7 +110,7 @@ def test_each_output_is_compared_with_every_other_that_says_its_quantizer(
     with h5py.File(of_both[1], "a") as file:
         file.attrs["quantizer_id"] = "fedcba9876543210"
     paths = [tmp_path / "codes.h5", *of_both]  # the first one does not say it
-    assert main([str(each) for each in with_codes(material, paths)]) == 2
+    assert main(["train_distil", *map(str, with_codes(material, paths))]) == 2
     log = capfd.readouterr().err
     assert "quantizer_id is 0123456789abcdef in" in log
     assert "codes_a.h5, fedcba9876543210 in" in log
@@ -133,7 +133,7 @@ def test_what_an_output_does_not_say_a_flag_says(
     if "frame_shift" not in attributes:
         with h5py.File(of_both[1 - place], "a") as file:
             file.attrs["frame_shift"] = 0.04
-    assert main([str(each) for each in with_codes(material, of_both)]) == 2
+    assert main(["train_distil", *map(str, with_codes(material, of_both))]) == 2
     assert flag.replace("X", "ab"[place]) in capfd.readouterr().err
 
 
@@ -144,7 +144,7 @@ def test_one_key_for_two_utterances_is_refused(
         codes = file["utt10"][:-1]
         del file["utt10"]
         file["utt10"] = codes
-    assert main([str(each) for each in with_codes(material, of_both)]) == 2
+    assert main(["train_distil", *map(str, with_codes(material, of_both))]) == 2
     log = capfd.readouterr().err
     assert f"utt10: 70 frames in {of_both[0]}, 69 in {of_both[1]}" in log
     assert "lists whose keys differ" in log
@@ -155,7 +155,7 @@ def test_a_key_in_three_outputs_is_counted_once(
 ) -> None:
     first, second = split(tmp_path, slice(0, 11), slice(9, 19))
     paths = [first, second, second]
-    assert main([str(each) for each in with_codes(material, paths)]) == 2  # none has utt19
+    assert main(["train_distil", *map(str, with_codes(material, paths))]) == 2  # none has utt19
     assert any(each.startswith("10 keys are in several") for each in caplog.messages)
 
 
@@ -163,7 +163,7 @@ def test_what_no_output_has_is_told_of_all(
     material: Corpus, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     paths = split(tmp_path, slice(0, 8), slice(8, 19))
-    assert main([str(each) for each in with_codes(material, paths)]) == 2
+    assert main(["train_distil", *map(str, with_codes(material, paths))]) == 2
     log = capfd.readouterr().err
     assert f"{paths[0]}, {paths[1]}: no codes for 1 of 20 utterances" in log
     assert "utt19" in log

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from k2distil.bin.train_distil import main
+from k2distil.bin.main import main
 from tests.scripts.conftest import (
     Corpus,
     run,
@@ -178,7 +178,7 @@ CODES = np.zeros((50, 2), np.uint8)
 def test_bad_input_is_named(spoil, more, words, material, tmp_path, capfd):
     spoil(material, tmp_path)
     more = [str(each).replace("TMP", str(tmp_path)) for each in more]
-    assert main([str(each) for each in flags(material, *more)]) == 2
+    assert main(["train_distil", *map(str, flags(material, *more))]) == 2
     log = capfd.readouterr().err
     assert "Traceback" not in log
     for word in words:
@@ -260,12 +260,12 @@ def test_what_is_too_long_needs_no_codes_and_all_of_it_is_an_error(material, tmp
     with h5py.File(tmp_path / "codes.h5", "a") as file:
         codes = file["utt05"][:]
         del file["utt05"]
-    assert main(more) == 2
+    assert main(["train_distil", *more]) == 2
     assert "no codes for 1 of 13 utterances" in capfd.readouterr().err
     with h5py.File(tmp_path / "codes.h5", "a") as file:
         file["utt05"] = codes
     succeed("train_distil.sh", *more)
-    assert main([str(each) for each in flags(material, "--max_seconds", 0.2, "--force")]) == 2
+    assert main(["train_distil", *map(str, flags(material, "--max_seconds", 0.2, "--force"))]) == 2
     assert "all of its audio is longer than --max_seconds 0.2" in capfd.readouterr().err
 
 

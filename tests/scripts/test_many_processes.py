@@ -68,7 +68,7 @@ def test_two_processes_at_once_make_what_one_makes(make_job, alone):
 def test_two_processes_of_torchrun_make_what_one_makes(make_job, alone):
     job = make_job()
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    torchrun += ["--nproc_per_node", "2", "-m", "k2distil.bin.save_codebook"]
+    torchrun += ["--nproc_per_node", "2", "-m", "k2distil", "save_codebook"]
     job.start_command([*torchrun, *job.flags, "--num_workers", "0"])
     assert job.end() == [0], job.log()
     assert_same(job, alone)

@@ -159,7 +159,7 @@ def test_audio_put_right_between_two_runs_does_not_change_a_training(material, t
 def by_two_words(material, save_path, *more):
     return [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-        *("-m", "k2distil.bin.train_distil"),
+        *("-m", "k2distil", "train_distil"),
         *map(str, flags(material, "--save_path", save_path, *more)),
     ]
 

@@ -28,7 +28,7 @@ def embeddings(tmp_path):
 def of_two(*flags):
     return [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-        *("-m", "k2distil.bin.train_quantizer", "--gpu", "cpu", "--num_workers", "0"),
+        *("-m", "k2distil", "train_quantizer", "--gpu", "cpu", "--num_workers", "0"),
         *map(str, flags),
     ]
 

@@ -78,7 +78,7 @@ def set_clock(seconds):
     os.utime = touch_by_own_clock  # as a file system does that takes the client's time
 
 
-if "K2DISTIL_FAULTS" in os.environ and any("k2distil.bin." in each for each in sys.orig_argv):
+if "K2DISTIL_FAULTS" in os.environ and "save_codebook" in sys.orig_argv:
     faults = json.loads(os.environ["K2DISTIL_FAULTS"])
     if "host" in faults:
         move_to(faults.pop("host"))
