@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DTYPES = ("float32", "float16", "bfloat16")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+KEPT_BYTES = 2**31 - 1
 
 
 def device_indexes(gpu: str | None) -> list[int]:
@@ -131,3 +134,16 @@ def no_tf32(device: torch.device) -> Iterator[None]:
     finally:
         for place, value in zip(places, before, strict=True):
             setattr(place, name, value)
+
+
+def keep_freed_memory() -> bool:
+    """Have freed tensors of the CPU stay with the process, for the next ones; -> whether they do.
+
+    glibc gives large ones back to the system and asks for them again, page by page: a training
+    spent half of its time on that (docs/performance.md). It takes up to twice the memory so.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):  # not glibc
+        return False
+    return bool(mallopt(M_MMAP_THRESHOLD, KEPT_BYTES) and mallopt(M_TRIM_THRESHOLD, KEPT_BYTES))

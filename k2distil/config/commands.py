@@ -184,10 +184,12 @@ class TrainDistilConfig(StudentOptions, OptimizerOptions, ListOptions, LaunchOpt
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(ListOptions, DeviceOptions):
-    """k2distil evaluate: a student -> word and character error rates on a list."""
+    """k2distil evaluate: a student -> the texts of a list, and error rates where it has text."""
 
     student_checkpoint: Path = option("folder of a student, such as <save_path>/best", in_utf8=True)
-    save_path: Path | None = option("JSON file for the rates and every text; not given: none", None)
+    save_path: Path | None = option(
+        "JSON file for the rates and every text; not given: none, for lists with text", None
+    )
     batch_seconds: float = option(
         "seconds of audio per batch, padding included", 120.0, minimum=0.1
     )

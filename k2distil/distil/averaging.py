@@ -14,22 +14,21 @@ from torch import Tensor
 from k2distil.errors import DataError
 
 WEIGHTS = "model.safetensors"  # of a DistilModel, as the Trainer saves it
-STUDENT = "student."
 
 
 def average_weights(checkpoints: Sequence[Path]) -> dict[str, Tensor]:
-    """The student's state, each tensor the mean over checkpoints; whole numbers of the last.
+    """A DistilModel's state, each tensor the mean over checkpoints; whole numbers of the last.
 
     Args:
-        checkpoints: folders of the Trainer, the latest one last.
+        checkpoints: folders of the Trainer, whole ones, the latest last.
 
     Raises:
-        DataError: one is damaged, or of another student than the last.
+        DataError: one is of another student than the last.
     """
-    last = _student_of(checkpoints[-1])
+    last = _weights_of(checkpoints[-1])
     sums = {name: tensor.double() for name, tensor in last.items() if tensor.is_floating_point()}
     for folder in checkpoints[:-1]:
-        found = _student_of(folder)
+        found = _weights_of(folder)
         if {name: each.shape for name, each in found.items()} != {
             name: each.shape for name, each in last.items()
         }:
@@ -40,16 +39,7 @@ def average_weights(checkpoints: Sequence[Path]) -> dict[str, Tensor]:
     return last | means
 
 
-def _student_of(folder: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
+def _weights_of(folder: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
-    try:
-        found = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{folder / WEIGHTS}: damaged ({error}); remove this checkpoint") from error
-    return {
-        name.removeprefix(STUDENT): tensor
-        for name, tensor in found.items()
-        if name.startswith(STUDENT)
-    }
+    return load_file(folder / WEIGHTS)

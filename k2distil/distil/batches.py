@@ -9,7 +9,7 @@ from itertools import chain
 from torch.utils.data import Sampler
 
 SIMILAR = (0.9, 1.1)  # lengths that count as the same, so that batches differ from pass to pass
-USUAL_SHARE = 0.5  # of a batch, for scarce text
+USUAL_SHARE = 0.5  # of a batch, for text, at least
 PAIRED = 32  # batches of labelled and of unlabelled utterances that are matched by length
 PADDED_TOGETHER = 1.2  # times batch_seconds that a batch of both may take, padded to one length
 
@@ -17,9 +17,9 @@ PADDED_TOGETHER = 1.2  # times batch_seconds that a batch of both may take, padd
 class BatchesBySeconds(Sampler[list[list[int]]]):
     """`num_batches` batches, the same for the same seed; each in parts that are padded alone.
 
-    Where text is scarce, utterances with text and those without are drawn from pools of their own,
-    each in shuffled passes, so that it is in every batch. They are one part where they are of
-    similar length, else two.
+    Utterances with text and those without are drawn from pools of their own, each in shuffled
+    passes, so that both are in every batch: else, as those of similar length come together, many
+    batches would have one kind alone. They are one part where they are of similar length, else two.
 
     Args:
         seconds: of each utterance.
@@ -27,7 +27,8 @@ class BatchesBySeconds(Sampler[list[list[int]]]):
         batch_seconds: the most a batch may hold, padding included (`PADDED_TOGETHER` times that
             in one part); a longer utterance goes alone.
         labelled_share: of a batch's seconds, for those with text, if there are both kinds; None:
-            `USUAL_SHARE`, but where text is no scarcer than that, all are drawn from one pool.
+            `USUAL_SHARE`, or the share that they have of all audio, if that is more. Those without
+            of which so few are left that their longest would not fit are not told apart.
         num_batches: of this process.
         seed: of the order.
         rank, world_size: this process takes every `world_size`-th batch, from `rank` on.
@@ -50,16 +51,13 @@ class BatchesBySeconds(Sampler[list[list[int]]]):
         self.most_together = PADDED_TOGETHER * batch_seconds
         with_text = [index for index, has_text in enumerate(labelled) if has_text]
         without = [index for index, has_text in enumerate(labelled) if not has_text]
-        if labelled_share is None:
-            is_scarce = sum(seconds[i] for i in with_text) < USUAL_SHARE * sum(seconds)
-            labelled_share = USUAL_SHARE if is_scarce else 1.0
-        if with_text and without and labelled_share < 1:
-            self.pools = [
-                (with_text, labelled_share * batch_seconds),
-                (without, (1 - labelled_share) * batch_seconds),
-            ]
-        else:
-            self.pools = [(list(range(len(seconds))), batch_seconds)]
+        self.pools = [(list(range(len(seconds))), batch_seconds)]
+        if with_text and without:
+            usual = max(USUAL_SHARE, sum(seconds[i] for i in with_text) / sum(seconds))
+            share = usual if labelled_share is None else labelled_share
+            most, least = share * batch_seconds, (1 - share) * batch_seconds
+            if labelled_share is not None or max(seconds[i] for i in without) <= least:
+                self.pools = [(with_text, most), (without, least)]
 
     def __len__(self) -> int:
         """The batches of this process."""

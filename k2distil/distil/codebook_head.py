@@ -9,6 +9,7 @@ from pathlib import Path
 
 import safetensors
 import safetensors.torch
+from torch import Tensor
 
 from k2distil.distil.loss import CodebookLoss
 from k2distil.errors import CheckpointError
@@ -30,8 +31,7 @@ class CodebookHead:
 
     def files(self) -> dict[str, bytes]:
         """What stands beside a student, by name."""
-        tensors = {name: each.cpu().contiguous() for name, each in self.loss.state_dict().items()}
-        return {HEAD_FILE: safetensors.torch.save(tensors, dict(self.made_for))}
+        return _files(self.loss.state_dict(), self.made_for)
 
     def go_on_from(self, folder: Path) -> None:
         """Take the weights that stand beside the student there, if they are for the same.
@@ -43,14 +43,7 @@ class CodebookHead:
         if not path.exists():
             logger.info("what predicts the codes starts anew: %s has no %s", folder, HEAD_FILE)
             return
-        try:
-            with safetensors.safe_open(path, "pt") as file:
-                found = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, safetensors.SafetensorError) as error:
-            raise CheckpointError(
-                f"{path}: damaged ({error}); remove it, and what predicts the codes starts anew"
-            ) from error
+        tensors, found = _read(path)
         differences = [
             f"{name} {found.get(name)} there, {value} here"
             for name, value in self.made_for.items()
@@ -64,3 +57,30 @@ class CodebookHead:
             return
         self.loss.load_state_dict(tensors)
         logger.info("what predicts the codes goes on from %s", path)
+
+
+def with_weights(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, bytes]:
+    """What stands beside the student there, with other weights; empty: nothing does.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    path = folder / HEAD_FILE
+    return _files(tensors, _read(path)[1]) if path.exists() else {}
+
+
+def _files(tensors: Mapping[str, Tensor], made_for: Mapping[str, str]) -> dict[str, bytes]:
+    contents = {name: each.cpu().contiguous() for name, each in tensors.items()}
+    return {HEAD_FILE: safetensors.torch.save(contents, dict(made_for))}
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """-> its tensors, and what it was made for."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"{path}: damaged ({error}); remove it, and what predicts the codes starts anew"
+        ) from error

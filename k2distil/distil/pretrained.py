@@ -1,4 +1,4 @@
-"""Students continued from a folder that transformers wrote: nothing random but a new CTC head."""
+"""Students continued from a folder that transformers wrote: nothing random but new CTC tokens."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def load_student(folder: Path, tokenizer: Any = None, seed: int | None = None) -
 
     Args:
         folder: of it.
-        tokenizer: of other tokens than the folder's, for which it gets a new CTC head.
+        tokenizer: of other tokens than the folder's, for which it gets a new CTC head; those that
+            both have keep their weights.
         seed: of the weights of a new CTC head, also of a folder that has none, as after
             pretraining; None: there must be one.
 
@@ -75,8 +76,13 @@ def load_student(folder: Path, tokenizer: Any = None, seed: int | None = None) -
         if keeps_head:
             model, absent = _load(folder, config, seed or 0)
         if not keeps_head or (seed is not None and absent):
+            head = _head_of(folder, config, own)
             model = _with_new_head(folder, config, tokens, seed or 0)
-            logger.info("%s: the student's CTC head is new, for %d tokens", folder, len(tokens))
+            kept = _keep_rows(model, tokens, head, own)
+            logger.info(
+                "%s: the student's CTC head is new, for %d tokens, of which it knew %d",
+                *(folder, len(tokens), kept),
+            )
     except ImportError as error:
         raise CheckpointError(f"{folder}: {what_lacks(error)}") from error
     except CheckpointError:
@@ -178,6 +184,30 @@ def _with_new_head(folder: Path, config: Any, tokenizer: Any, seed: int) -> Any:
             if name.startswith(HEADS):
                 weight.copy_(fresh[name])
     return model
+
+
+def _head_of(folder: Path, config: Any, tokenizer: Any) -> dict[str, Tensor]:
+    """The weights of the folder's own CTC head; empty: it has none of these tokens."""
+    if tokenizer is None or _fault_of_outputs(config, tokenizer) is not None:
+        return {}
+    model, absent = _load(folder, config, seed=0)
+    if absent:
+        return {}
+    return {name: each for name, each in model.state_dict().items() if name.startswith(HEADS)}
+
+
+def _keep_rows(model: Any, tokenizer: Any, head: dict[str, Tensor], own: Any) -> int:
+    """Give tokens that both have, and the blank, the rows they had; -> how many."""
+    if not head:
+        return 0
+    before = own.get_vocab() | {tokenizer.pad_token: own.pad_token_id}
+    now = tokenizer.get_vocab()
+    known = [token for token in now if token in before]
+    new, old = [now[token] for token in known], [before[token] for token in known]
+    for name, weight in model.state_dict().items():
+        if name in head:
+            weight[new] = head[name][old]
+    return len(known)
 
 
 def _tokens_of(tokenizer: Any) -> tuple[Any, ...]:

@@ -36,11 +36,10 @@ def error_rates(transcripts: Sequence[Transcript]) -> dict[str, float]:
 
     if not transcripts:
         raise DataError("no audio of the test list could be decoded; see the warnings above")
-    references = [normalize("NFC", each.reference) for each in transcripts]
-    hypotheses = [normalize("NFC", each.hypothesis) for each in transcripts]
+    references, hypotheses = zip(*map(_comparable, transcripts), strict=True)
     written, heard = (list(map(without_chinese_blanks, each)) for each in (references, hypotheses))
     return {
-        "wer": float(jiwer.wer(references, hypotheses)),
+        "wer": float(jiwer.wer(list(references), list(hypotheses))),
         "cer": float(jiwer.cer(written, heard)),
     }
 
@@ -64,9 +63,7 @@ def worst(transcripts: Sequence[Transcript], num: int) -> str:
     by_word = has_words([each.reference for each in transcripts])
     process = jiwer.process_words if by_word else jiwer.process_characters
     shape = (lambda text: text) if by_word else without_chinese_blanks
-    scored = [
-        (process(shape(each.reference), shape(each.hypothesis)), each) for each in transcripts
-    ]
+    scored = [(process(*map(shape, _comparable(each))), each) for each in transcripts]
     scored.sort(key=lambda pair: -(pair[0].substitutions + pair[0].deletions + pair[0].insertions))
     shown = []
     for output, each in scored[:num]:
@@ -75,6 +72,11 @@ def worst(transcripts: Sequence[Transcript], num: int) -> str:
         rows = rows if rows[0] else rows[1:]  # jiwer 4 has a blank line there, 3.1 has none
         shown.append("\n".join([each.key, *(rows if by_word else _aligned(rows))]))
     return "\n\n".join(shown)
+
+
+def _comparable(transcript: Transcript) -> tuple[str, str]:
+    """Reference and hypothesis; letters and their accents in one character."""
+    return normalize("NFC", transcript.reference), normalize("NFC", transcript.hypothesis)
 
 
 def _is_wide(character: str) -> bool:
@@ -129,13 +131,15 @@ class CodeScores:
     def figures(self) -> dict[str, float]:
         """Cross entropy and accuracy, over all codebooks and for each, beside the codes' entropy.
 
-        The entropy is what a student would score that knew how often each code comes and no more.
+        The entropy is what a student would score that knew how often each code comes and no more;
+        from few codes it would seem less, which Miller and Madow's term makes up for.
         """
         nats, right, number = self.sums
         if not number.sum():
             return {}
         share = self.counts / number.clamp(min=1)[:, None]
-        entropy = -torch.xlogy(share, share).sum(1)
+        missed = ((share > 0).sum(1) - 1).clamp(min=0) / (2 * number.clamp(min=1))
+        entropy = -torch.xlogy(share, share).sum(1) + missed
         figures = {
             "codebook_cross_entropy": float(nats.sum() / number.sum()),
             "codebook_accuracy": float(right.sum() / number.sum()),

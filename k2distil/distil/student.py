@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from k2distil.atomic import flush
 from k2distil.batch import SAMPLE_RATE
@@ -63,10 +63,16 @@ class Student:
 
     @property
     def least_frames(self) -> int:
-        """Output frames that an utterance needs in training: one, or as many as the widest mask."""
+        """Output frames that an utterance needs in training, where it may be alone in a batch.
+
+        As many as the widest mask; two for BatchNorm, which takes the variance over them.
+        """
         config = self.model.config
         masks = self.masks_itself and getattr(config, "apply_spec_augment", True)
-        return config.mask_time_length if masks and config.mask_time_prob > 0 else 1
+        if masks and config.mask_time_prob > 0:
+            return config.mask_time_length
+        has_batch_norm = any(isinstance(each, nn.BatchNorm1d) for each in self.model.modules())
+        return 2 if has_batch_norm else 1
 
     @property
     def frame_shift(self) -> float:

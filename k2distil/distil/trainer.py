@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from k2distil.atomic import replacing
+from k2distil.atomic import flush, replacing
 from k2distil.batch import Rejection
 from k2distil.distil.callbacks import not_a_number
 from k2distil.distil.model import Batch, count_items
@@ -23,7 +26,8 @@ from transformers import Trainer, TrainingArguments  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
-STATE_FILE = "trainer_state.json"
+STATE_FILE = "trainer_state.json"  # the Trainer writes it last
+TORCH_FILES = {".bin", ".pt", ".pth"}
 PARTS = {"loss": "loss", "ctc": "ctc_loss", "codebook": "codebook_loss"}  # output: in the log
 
 
@@ -34,6 +38,7 @@ class DistilTrainer(Trainer):
         model: a DistilModel.
         args: transformers'.
         batches: of training; one pass over it is the whole training.
+        keep_checkpoints: the latest ones that stay.
         test: the model -> figures, of all processes together; None: no tests.
         on_test: called with step and figures by the first process.
     """
@@ -43,14 +48,16 @@ class DistilTrainer(Trainer):
         model: nn.Module,
         args: TrainingArguments,
         batches: DataLoader,
+        keep_checkpoints: int,
         test: Callable[[nn.Module], dict[str, float]] | None,
         on_test: Callable[[int, dict[str, float]], None],
     ) -> None:
         super().__init__(model, args, eval_dataset=[])  # [] for its check; `test` has the data
-        self.batches, self.test, self.on_test = batches, test, on_test
+        self.batches, self.keep_checkpoints = batches, keep_checkpoints
+        self.test, self.on_test = test, on_test
         self.model_accepts_loss_kwargs = True  # so that it does not divide the loss once more
-        self._parts = torch.zeros(3, device=args.device)  # sums over steps since the last line
-        self._num_steps = 0
+        # Since the last line: sums over steps, and how many of these had anything of that part.
+        self._parts, self._num_steps = torch.zeros(2, 3, device=args.device)
         self.tested_step: int | None = None
         self.failed: dict[str, Rejection] = {}  # what this process could not decode
 
@@ -63,12 +70,13 @@ class DistilTrainer(Trainer):
     ) -> tuple[list[Batch], Tensor]:
         """The batches of a step, and how many texts and codes all processes have in theirs."""
         found = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
-        self._num_steps += 1
         counts = [count_items(batch["parts"]) for batch in found]
         items = sum(counts, torch.zeros(2, dtype=torch.long))
         if self.args.world_size > 1:
             items = self.accelerator.reduce(items.to(device), "sum")
-        return found, items.to(device)
+        items = items.to(device)
+        self._num_steps += torch.cat([torch.ones_like(items[:1]), items > 0])
+        return found, items
 
     def compute_loss(
         self,
@@ -94,9 +102,9 @@ class DistilTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Write the loss and both its parts into the line of the log."""
         if "loss" in logs:  # transformers' own stays NaN after the first one
-            parts = self.accelerator.reduce(self._parts, "sum") / self._num_steps
+            parts = self.accelerator.reduce(self._parts, "sum") / self._num_steps.clamp(min=1)
             logs = {**logs, **dict(zip(PARTS.values(), parts.tolist(), strict=True))}
-            self._parts, self._num_steps = torch.zeros_like(parts), 0
+            self._parts, self._num_steps = torch.zeros(2, 3, device=parts.device)
             weight = self.accelerator.unwrap_model(self.model).weight
             logs = {**logs, "codebook_weight": weight}  # of the last step: `loss` falls with it
         super().log(logs, start_time)
@@ -151,18 +159,43 @@ class DistilTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.check_weights()
         super()._save_checkpoint(model, trial)
+        if not self.args.should_save:
+            return
+        folder = Path(str(self.args.output_dir))
+        new = folder / f"checkpoint-{self.state.global_step}"
+        for path in (*new.iterdir(), new, folder):  # before those that it replaces go
+            flush(path)
+        for _, old in checkpoints(folder)[: -self.keep_checkpoints]:
+            shutil.rmtree(old)
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """(step, folder) of those that are whole, by step: the Trainer writes its state last."""
+    """(step, folder) of those that are whole, by step."""
     found = []
     for each in folder.glob("checkpoint-*"):
         try:
             state = json.loads((each / STATE_FILE).read_text("utf-8"))
-            found.append((int(state["global_step"]), each))
-        except (OSError, ValueError, KeyError):
-            logger.warning("%s: not whole, not used", each)
+            step = int(state["global_step"])
+            for path in each.glob("[!.]*"):
+                _check_whole(path)
+        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+            logger.warning("%s: not whole, not used (%s)", each, error)
+        else:
+            found.append((step, each))
     return sorted(found)
+
+
+def _check_whole(path: Path) -> None:
+    """A disk that was full, or lost power, may have cut a file.
+
+    Raises:
+        ValueError, SafetensorError: it has.
+    """
+    if path.suffix == ".safetensors":
+        with safetensors.safe_open(path, "pt"):  # compares its header with its length
+            return
+    if path.stat().st_size == 0 or (path.suffix in TORCH_FILES and not zipfile.is_zipfile(path)):
+        raise ValueError(f"{path.name} is damaged")
 
 
 def last_checkpoint(folder: Path) -> Path | None:

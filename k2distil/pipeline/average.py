@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+
+from torch import Tensor
 
 from k2distil.atomic import make_folder
 from k2distil.config import AverageConfig
 from k2distil.distil.averaging import average_weights
+from k2distil.distil.codebook_head import with_weights
 from k2distil.distil.pretrained import load_student
 from k2distil.distil.trainer import checkpoints
-from k2distil.errors import ConfigError, DataError
+from k2distil.errors import CheckpointError, ConfigError, DataError
 from k2distil.pipeline.run.summary import Summary
 
 logger = logging.getLogger(__name__)
@@ -36,11 +40,12 @@ def average(config: AverageConfig) -> Summary:
             f"--num_checkpoints {len(chosen)}, or train into another --save_path with "
             f"--keep_checkpoints {config.num_checkpoints}, and --save_steps that gives as many"
         )
-    student = load_student(_student_in(folder))  # all but its weights
+    there = _student_in(folder)
+    student = load_student(there)  # all but its weights
     weights = average_weights([path for _, path in chosen])
-    student.model.load_state_dict(weights)
+    student.model.load_state_dict(_part(weights, "student."))
     make_folder(save_path.parent)
-    student.save(save_path, {})
+    student.save(save_path, with_weights(there, _part(weights, "codebook_loss.")))
     steps = ", ".join(str(step) for step, _ in chosen)
     logger.info("%s: the mean of the student at steps %s", save_path, steps)
     return Summary()
@@ -48,5 +53,19 @@ def average(config: AverageConfig) -> Summary:
 
 def _student_in(folder: Path) -> Path:
     """The one that is there; while it trains there may be the best alone."""
-    last = folder / "last"
-    return last if last.is_dir() else folder / "best"
+    found = next((folder / name for name in ("last", "best") if (folder / name).is_dir()), None)
+    if found is None:
+        raise CheckpointError(
+            f"{folder}: no student in it yet, neither best/ nor last/; a training writes them at "
+            "its first test and at its end: run its command again"
+        )
+    return found
+
+
+def _part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Of one module of a DistilModel."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in weights.items()
+        if name.startswith(prefix)
+    }

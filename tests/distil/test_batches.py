@@ -1,7 +1,9 @@
 """Batches of seconds, with text in each of them."""
 
+import random
 from itertools import chain, islice
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -58,6 +60,20 @@ def test_text_has_the_share_of_the_seconds_that_was_asked_for():
     for batch in batches([1.0] * 80, labelled, share=0.2):
         assert len(batch) == 10
         assert sum(labelled[index] for index in batch) == 2
+
+
+def test_text_of_short_audio_is_in_every_batch_though_it_is_not_scarce():
+    rng = random.Random(0)
+    seconds = [rng.uniform(2, 6) for _ in range(300)] + [rng.uniform(8, 20) for _ in range(70)]
+    labelled = [index < 300 for index in range(370)]
+    of_all = sum(seconds[:300]) / sum(seconds)
+    assert of_all > 0.5
+    shares = []
+    for batch in batches(seconds, labelled, num=200, most=120.0, share=None):
+        with_text = sum(seconds[index] for index in batch if labelled[index])
+        shares.append(with_text / sum(seconds[index] for index in batch))
+    assert 0.2 < min(shares) <= max(shares) < 0.9
+    assert sum(shares) / len(shares) == pytest.approx(of_all, abs=0.05)
 
 
 def test_text_that_is_not_scarce_keeps_the_share_it_has():

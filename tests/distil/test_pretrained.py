@@ -90,6 +90,12 @@ def test_other_tokens_get_a_head_of_their_own(text, saved):
     if text.isupper():
         assert len(tokenizer) == len(TOKENIZER)
         assert not torch.equal(new[f"{head}.weight"], old[f"{head}.weight"])
+    now, before = tokenizer.get_vocab(), TOKENIZER.get_vocab()
+    assert tokenizer.pad_token in before
+    for name in (f"{head}.weight", f"{head}.bias"):
+        for token, row in now.items():
+            is_known = token in before and torch.equal(new[name][row], old[name][before[token]])
+            assert is_known == (token in before), token
     assert all(torch.equal(new[name], old[name]) for name in old if not name.startswith(head))
     student.save(folder.with_name("t"), {})
     again = load_student(folder.with_name("t"))

@@ -62,7 +62,10 @@ def test_accents_count_the_same_composed_and_apart():
     for text in texts:
         apart = unicodedata.normalize("NFD", text)
         assert apart != text
-        assert error_rates([Transcript("a", text, apart)]) == {"wer": 0.0, "cer": 0.0}
+        transcripts = [Transcript("b", "one two", "one"), Transcript("a", text, apart)]
+        assert error_rates(transcripts[1:]) == {"wer": 0.0, "cer": 0.0}
+        assert worst(transcripts, 1).startswith("b")
+        assert worst(transcripts[::-1], 1).startswith("b")
 
 
 def test_code_scores_equal_plain_sums():
@@ -91,8 +94,21 @@ def test_code_scores_equal_plain_sums():
     for book in range(number):
         mean = sum(nats[book]) / len(nats[book])
         assert figures[f"codebook_{book}_cross_entropy"] == pytest.approx(mean)
-    entropies = [torch.distributions.Categorical(each).entropy() for each in counts]
+    entropies = [
+        torch.distributions.Categorical(each).entropy() + ((each > 0).sum() - 1) / (2 * each.sum())
+        for each in counts
+    ]
     assert figures["codebook_entropy"] == pytest.approx(float(sum(entropies) / number), rel=1e-5)
+
+
+def test_the_entropy_of_few_codes_is_near_that_of_all():
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 256, (500, 1), generator=generator)
+    scores = CodeScores(1, 256, 1)
+    scores.add(torch.zeros(500, 1, 256), codes)
+    figures = scores.figures()
+    assert figures["codebook_cross_entropy"] == pytest.approx(math.log(256))
+    assert figures["codebook_entropy"] == pytest.approx(math.log(256), rel=0.02)
 
 
 def test_without_codes_there_are_no_figures():

@@ -1,16 +1,24 @@
 """What is ours in transformers' Trainer, without a training."""
 
+import json
 import signal
 from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from k2distil.distil import callbacks
 from k2distil.distil import trainer as trainer_module
 from k2distil.distil.callbacks import FiniteLoss, Pace, StopOnSignal
-from k2distil.distil.trainer import DistilTrainer
+from k2distil.distil.trainer import (
+    STATE_FILE,
+    DistilTrainer,
+    Trainer,
+    checkpoints,
+    last_checkpoint,
+)
 from k2distil.errors import DataError
 
 
@@ -32,6 +40,78 @@ def test_weights_and_statistics_that_are_no_numbers_are_not_saved(name, fp16, tm
     with pytest.raises(DataError, match=words) as raised:
         trainer._save_checkpoint(trainer.model, None)
     assert ("--dtype float32" in str(raised.value)) == fp16
+
+
+def write_checkpoint(folder, step):
+    """Files of the kinds that the Trainer writes."""
+    new = folder / f"checkpoint-{step}"
+    new.mkdir()
+    save_file({"a": torch.ones(3)}, new / "model.safetensors")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"):
+        torch.save({"step": step}, new / name)
+    (new / STATE_FILE).write_text(json.dumps({"global_step": step}))
+    return new
+
+
+@pytest.mark.parametrize("keep", ["nothing", "half"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", STATE_FILE]
+)
+def test_a_checkpoint_of_which_a_file_is_cut_is_not_used(name, keep, tmp_path, caplog):
+    good, bad = write_checkpoint(tmp_path, 9), write_checkpoint(tmp_path, 10)
+    assert last_checkpoint(tmp_path) == bad
+    (bad / f".{name}.tmp").touch()  # of a killed process
+    assert last_checkpoint(tmp_path) == bad
+    content = (bad / name).read_bytes()
+    (bad / name).write_bytes(content[: len(content) // 2 if keep == "half" else 0])
+    assert last_checkpoint(tmp_path) == good
+    assert "checkpoint-10: not whole, not used" in caplog.text
+
+
+def test_a_checkpoint_is_on_disk_before_older_ones_go(monkeypatch, tmp_path):
+    trainer = DistilTrainer.__new__(DistilTrainer)
+    trainer.model, trainer.keep_checkpoints = torch.nn.Linear(1, 1), 2
+    trainer.args = SimpleNamespace(output_dir=str(tmp_path), world_size=1, should_save=True)
+    trainer.state = SimpleNamespace(global_step=10)
+    for step in (8, 9):
+        write_checkpoint(tmp_path, step)
+    monkeypatch.setattr(
+        Trainer, "_save_checkpoint", lambda self, model, trial: write_checkpoint(tmp_path, 10)
+    )
+    flushed = []
+
+    def note(path):
+        assert (tmp_path / "checkpoint-8").exists()
+        flushed.append(path)
+
+    monkeypatch.setattr(trainer_module, "flush", note)
+    trainer._save_checkpoint(trainer.model, None)
+    assert [step for step, _ in checkpoints(tmp_path)] == [9, 10]
+    new = tmp_path / "checkpoint-10"
+    assert set(flushed) == {*new.iterdir(), new, tmp_path}
+
+
+def test_a_step_without_text_does_not_count_in_the_mean_of_ctc(monkeypatch):
+    trainer = DistilTrainer.__new__(DistilTrainer)
+    trainer.args = SimpleNamespace(world_size=1)
+    trainer._parts, trainer._num_steps = torch.zeros(2, 3)
+    trainer.model = SimpleNamespace(weight=5.0)
+    trainer.accelerator = SimpleNamespace(
+        reduce=lambda values, how: values, unwrap_model=lambda model: model
+    )
+    logged = []
+    monkeypatch.setattr(Trainer, "log", lambda self, logs, start_time: logged.append(logs))
+    text, none = torch.tensor([[3], [4]]), torch.full((2, 1), -100)
+    ctc, codes = 4.0, 2.0
+    for labels in (text, none, none, text):
+        batch = {"parts": [{"labels": labels, "codes": text}]}
+        trainer.get_batch_samples(iter([batch]), 1, torch.device("cpu"))
+        has_text = float(labels[0, 0] >= 0)
+        trainer._parts += torch.tensor([ctc * has_text + codes, ctc * has_text, codes])
+    trainer.log({"loss": float("nan")})
+    (line,) = logged
+    assert (line["loss"], line["ctc_loss"], line["codebook_loss"]) == (4.0, 4.0, 2.0)
+    assert float(trainer._num_steps.sum()) == 0
 
 
 def test_a_checkpoint_goes_before_the_test_of_its_step_and_knows_of_it(monkeypatch, tmp_path):
@@ -68,7 +148,7 @@ def test_a_loss_that_was_no_number_once_is_one_again_in_the_next_line(monkeypatc
         reduce=lambda tensor, how: tensor, unwrap_model=lambda model: model
     )
     trainer.model = SimpleNamespace(weight=4.5)
-    trainer._parts, trainer._num_steps = torch.zeros(3), 0
+    trainer._parts, trainer._num_steps = torch.zeros(2, 3)
     for loss in (float("nan"), 6.0):
         trainer._parts += torch.tensor([loss, 1.0, 5.0])
         trainer._num_steps += 2

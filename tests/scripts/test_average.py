@@ -1,11 +1,14 @@
 """k2distil average on checkpoints of a real training."""
 
 import json
+import re
+import shutil
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from k2distil.bin.main import main
+from k2distil.distil.codebook_head import HEAD_FILE
 from tests.scripts.conftest import k2distil, succeed
 from tests.scripts.student_material import flags
 
@@ -39,6 +42,15 @@ def test_the_mean_of_the_latest_checkpoints_is_a_student(material, tmp_path):
         *("--gpu", "cpu", "--save_path", tmp_path / "rates.json"),
     )
     assert len(json.loads((tmp_path / "rates.json").read_text())["utterances"]) == 4
+    head = load_file(save_path / HEAD_FILE)
+    for name, tensor in head.items():
+        parts = [one[f"codebook_loss.{name}"] for one in each]
+        torch.testing.assert_close(tensor, torch.stack(parts).mean(0), rtol=1e-5, atol=1e-7)
+    more = ["--student_checkpoint", save_path, "--save_path", tmp_path / "more", "--max_steps", 1]
+    config = tmp_path / "conf.yaml"
+    config.write_text(re.sub(r"student:\n(  .*\n)+", "", config.read_text()))
+    log = succeed("train_distil.sh", *flags(material, *more, "--warmup_steps", 0))
+    assert f"what predicts the codes goes on from {save_path}" in log
 
 
 def test_what_cannot_be_averaged_is_told(material, tmp_path, capfd):
@@ -56,5 +68,10 @@ def test_what_cannot_be_averaged_is_told(material, tmp_path, capfd):
     save_file({key: each for key, each in tensors.items() if key != name}, weights)
     assert "checkpoint-8: of another student than" in refused(capfd, *given)
     weights.write_bytes(b"no weights")
-    assert "model.safetensors: damaged" in refused(capfd, *given)
+    assert "has 1 of --num_checkpoints 2" in refused(capfd, *given, "--num_checkpoints", 2)
+    shutil.rmtree(student / "best")
+    shutil.rmtree(student / "last")
+    assert "student: no student in it yet, neither best/ nor last/" in refused(
+        capfd, *given, "--num_checkpoints", 1
+    )
     assert not (tmp_path / "mean").exists()

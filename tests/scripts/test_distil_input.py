@@ -126,7 +126,7 @@ CODES = np.zeros((50, 2), np.uint8)
             ["--missing_codes", "ignore"],
             [
                 "short",
-                "too short for the student: 1 inputs, 1 frames; remove it",
+                "too short for the student: 1 inputs, 1 frames of at least 2; remove it",
                 "--bad_utterances skip",
             ],
         ),
@@ -276,7 +276,7 @@ def test_a_student_that_masks_itself_needs_audio_as_long_as_a_mask(material, tmp
     more = ["--missing_codes", "ignore", "--num_time_masks", 3]
     done = run("train_distil.sh", *flags(material, *more))
     assert done.returncode == 2, done.stderr
-    assert "7 frames, fewer than its mask_time_length of 10" in done.stderr
+    assert "7 frames of at least 10" in done.stderr
     assert "not used: --num_time_masks; this student masks itself" in done.stderr
 
 

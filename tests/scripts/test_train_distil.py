@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from k2distil.bin.main import main
 from k2distil.distil.codebook_head import HEAD_FILE
+from k2distil.distil.scoring import Transcript, error_rates
 from k2distil.distil.trainer import last_checkpoint
 from k2distil.errors import DataError
 from tests.scripts.conftest import (
@@ -242,7 +243,9 @@ def raiser(error):
     return fail
 
 
-def test_evaluate_says_what_is_wrong_with_a_student(material, tmp_path, caplog, monkeypatch):
+def test_evaluate_says_what_is_wrong_with_a_student(
+    material, tmp_path, caplog, capsys, monkeypatch
+):
     succeed("train_distil.sh", *flags(material))
     done = subprocess.run(
         [
@@ -275,7 +278,16 @@ def test_evaluate_says_what_is_wrong_with_a_student(material, tmp_path, caplog, 
     student = ["--gpu", "cpu", "--num_workers", "0"]
     student += ["--student_checkpoint", str(tmp_path / "student" / "last")]
     assert main(["evaluate", *student, "--train_data", str(material.path)]) == 0
-    assert "8 of 20 utterances have no text: left out" in caplog.text
+    assert "8 of 20 utterances have no text: left out; with --save_path" in caplog.text
+    heard = tmp_path / "heard.json"
+    of_all = ["--train_data", str(material.path), "--save_path", str(heard)]
+    capsys.readouterr()
+    assert main(["evaluate", *student, *of_all]) == 0
+    assert ", 20 utterances (8 without text), 0 failed" in capsys.readouterr().out
+    of_both = json.loads(heard.read_text())
+    of_text = [each for each in of_both["utterances"] if each["reference"]]
+    assert (len(of_text), len(of_both["utterances"])) == (12, 20)
+    assert of_both["wer"] == error_rates([Transcript(**each) for each in of_text])["wer"]
     more = [*student, "--train_data", str(tmp_path / "cv.list"), "--save_path"]
     assert main(["evaluate", *more, str(tmp_path / "rates.json")]) == 0
     caplog.clear()
@@ -294,8 +306,17 @@ def test_evaluate_says_what_is_wrong_with_a_student(material, tmp_path, caplog, 
     before = (tmp_path / "codes.h5").read_bytes()
     assert main(["evaluate", *more, str(tmp_path / "codes.h5")]) == 2
     assert (tmp_path / "codes.h5").read_bytes() == before
+    material.lines[:] = material.lines[12:]  # those without text
+    capsys.readouterr()
+    assert main(["evaluate", *student, "--train_data", str(material.path)]) == 2
+    assert "no utterance has text" in capsys.readouterr().err
+    assert main(["evaluate", *student, *of_all]) == 0
+    assert "data.list: 8 utterances (8 without text), 0 failed" in capsys.readouterr().out
+    alone = json.loads(heard.read_text())
+    assert alone.keys() == {"failed", "utterances"}
+    assert alone["utterances"] == [each for each in of_both["utterances"] if not each["reference"]]
     material.add("short", speech(0.0125))
-    assert main(["evaluate", *student, "--train_data", str(material.path)]) == 1
+    assert main(["evaluate", *student, "--train_data", str(material.path), *of_all[2:]]) == 1
 
 
 def test_a_full_disk_is_named_and_the_training_goes_on_afterwards(material, small_disk, resize):

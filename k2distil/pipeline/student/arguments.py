@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from k2distil.config import TrainDistilConfig
-from k2distil.device import use_device
+from k2distil.device import keep_freed_memory, use_device
 from k2distil.errors import ConfigError
 from k2distil.torchaudio_guard import hide_broken_torchaudio
 
@@ -35,6 +35,8 @@ def training_arguments(
 
     device = use_device(config.gpu)
     on_cpu = device.type == "cpu"
+    if on_cpu:
+        keep_freed_memory()
     bf16, fp16 = _precision(config.dtype, on_cpu)
     args = TrainingArguments(
         output_dir=str(config.save_path),

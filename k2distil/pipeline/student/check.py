@@ -157,13 +157,11 @@ def _without_long(
 
 def _fault_of_audio(size: _Size, least_frames: int) -> str | None:
     """Features of a single frame have no deviation to be scaled by."""
-    if size.num_inputs >= LEAST_INPUTS and size.num_frames >= max(1, least_frames):
+    if size.num_inputs >= LEAST_INPUTS and size.num_frames >= least_frames:
         return None
-    is_masked = 0 < size.num_frames < least_frames
-    masks = f", fewer than its mask_time_length of {least_frames}" if is_masked else ""
     return (
         f"{size.seconds:.3f} s are too short for the student: {size.num_inputs} inputs, "
-        f"{size.num_frames} frames{masks}; remove it from the list"
+        f"{size.num_frames} frames of at least {least_frames}; remove it from the list"
     )
 
 

@@ -60,7 +60,9 @@ def make_trainer(
         assert test is not None
         folder.offer(student, head, test.digest, test.metric, step, figures)
 
-    trainer = DistilTrainer(model, job.args, _batches(job, train), test, keep_best)
+    trainer = DistilTrainer(
+        *(model, job.args, _batches(job, train), config.keep_checkpoints, test, keep_best)
+    )
     trainer.add_callback(WeightOverSteps(model, config.codebook_weight_end))
     return trainer
 
