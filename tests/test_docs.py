@@ -123,12 +123,53 @@ def test_the_snippets_for_wenet_run_on_what_has_its_signatures(tmp_path):
     assert names["model"](batch, torch.device("cpu"))["loss_codebook"] > 0
 
 
+def without_comments(code):
+    return re.sub(r" *#.*", "", code).strip()
+
+
+def test_the_chinese_document_for_wenet_has_the_same_code():
+    assert [yaml.safe_load(text) for text in blocks("interop.zh.md", "yaml")] == [
+        yaml.safe_load(text) for text in blocks("interop.md", "yaml")
+    ]
+    assert blocks("interop.zh.md", "python") == blocks("interop.md", "python")[1:4]
+
+
+@pytest.mark.parametrize("language", ["bash", "python"])
+def test_both_readmes_have_the_same_commands_and_snippets(language):
+    one, two = (
+        [without_comments(code) for code in blocks(f"../{name}", language)]
+        for name in ("README.md", "README.zh.md")
+    )
+    assert len(one) > 1
+    assert one == two
+
+
+def test_the_steps_of_the_readme_are_commands_that_parse(monkeypatch):
+    monkeypatch.chdir(ROOT)  # of conf/
+    text = next(code for code in blocks("../README.md", "bash") if "train_distil.sh" in code)
+    steps = without_comments(text).replace("\\\n", " ").split("\n\n")
+    kinds = [*COMMANDS.values(), TrainDistilConfig]
+    configs = [parse(kind, step.split()[1:]) for kind, step in zip(kinds, steps, strict=True)]
+    assert configs[0].save_path == configs[1].embedding_path
+    assert configs[1].save_path == configs[2].quantizer_path
+    assert configs[3].codebook_path == (configs[2].save_path,)
+
+
+def anchors(document):
+    """As GitHub makes them of headings."""
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.S)
+    titles = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 def test_links_between_documents_lead_somewhere():
     for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
         for part in document.read_text(encoding="utf-8").split("](")[1:]:
-            target = part.partition(")")[0].partition("#")[0]
+            target, _, anchor = part.partition(")")[0].partition("#")
             if not target.startswith("http"):
-                assert (document.parent / target).exists(), f"{document}: {target}"
+                found = document.parent / target if target else document
+                assert found.exists(), f"{document}: {target}"
+                assert not anchor or anchor in anchors(found), f"{document}: {target}#{anchor}"
 
 
 def test_what_converts_a_nemo_manifest_makes_a_list(tmp_path):

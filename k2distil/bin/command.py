@@ -3,13 +3,14 @@
 import argparse
 import errno
 import importlib
+import inspect
 import logging
 import os
 import re
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from types import FrameType, NoneType, UnionType
@@ -18,12 +19,39 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 from k2distil.bin.launch import launch, tell_launcher
 from k2distil.bin.show import show
 from k2distil.config.load import load_config, option_types
-from k2distil.config.options import LaunchOptions, TeacherOptions
+from k2distil.config.options import (
+    AudioOptions,
+    DataOptions,
+    DeviceOptions,
+    ExtractOptions,
+    FileOptions,
+    LaunchOptions,
+    ListOptions,
+    OptimizerOptions,
+    RunOptions,
+    StudentOptions,
+    TeacherOptions,
+)
 from k2distil.errors import K2DistilError, nearest
 
 EXIT_OK, EXIT_SOME_FAILED, EXIT_USER_ERROR = 0, 1, 2
 EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
 EXIT_SIGINT, EXIT_SIGTERM = 130, 143  # 128 + signal number, as shells report it
+
+OWN_GROUP = "main"  # of --help: what is required, and the command's own options
+GROUPS: dict[type, str] = {  # of the others, as --help lists them
+    DataOptions: "audio lists",
+    ListOptions: "audio lists",
+    TeacherOptions: "teacher",
+    AudioOptions: "audio through the teacher",
+    StudentOptions: "student",
+    OptimizerOptions: "training",
+    FileOptions: "files",
+    DeviceOptions: "run",
+    RunOptions: "run",
+    ExtractOptions: "run",
+    LaunchOptions: "several nodes",
+}
 
 # Of a path that the user gave, met where it was only looked at.
 DISK_ERRORS = {
@@ -118,37 +146,8 @@ def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
 
 def parse(kind: Any, argv: Sequence[str]) -> Any:
     """One --flag per field of `kind`; a flag that is not given leaves the yaml value alone."""
-    name, _, what = (kind.__doc__ or "").partition(": ")
-    parser = Parser(
-        prog=os.environ.get("K2DISTIL_PROG", name),
-        usage="%(prog)s [--config YAML] [--FLAG VALUE ...]",
-        description=what,
-        allow_abbrev=False,
-        formatter_class=_wide,
-    )
-    wenets = "; or WeNet's train.yaml" if issubclass(kind, TeacherOptions) else ""
-    parser.add_argument("--config", type=Path, help=f"yaml of these options{wenets}")
-    parser.add_argument(
-        "--override_config",
-        action="append",
-        default=[],
-        metavar='"KEY VALUE"',
-        help="set one key of the yaml; may be repeated",
-    )
+    parser = _parser(kind)
     hints = option_types(kind)
-    options = {each.name: each for each in fields(kind) if each.name in hints}
-    own = "output" if "save_path" in hints else "file"
-    for owner in kind.__mro__[:-1]:  # the command's own options first, then the shared groups
-        title = own if owner is kind else owner.__name__.removesuffix("Options").lower()
-        group = parser.add_argument_group(title)
-        for name in [name for name in vars(owner).get("__annotations__", {}) if name in options]:
-            each = options.pop(name)
-            if get_origin(_kind_of(hints[name])) is dict:
-                continue  # a section of the yaml
-            text = each.metadata["help"].replace("%", "%%") + _default_text(each, kind.required)
-            group.add_argument(
-                f"--{name}", default=argparse.SUPPRESS, help=text, **_argument(hints[name])
-            )
     known, unknown = parser.parse_known_args(argv)
     if unknown:
         sections = {name for name in hints if get_origin(_kind_of(hints[name])) is dict}
@@ -167,8 +166,62 @@ def parse(kind: Any, argv: Sequence[str]) -> Any:
     return load_config(kind, flags.pop("config"), flags.pop("override_config"), flags)
 
 
+def _parser(kind: Any) -> Parser:
+    """The flags of a command, in the groups of --help."""
+    name, _, what = inspect.cleandoc(kind.__doc__ or "").partition(": ")
+    prog = os.environ.get("K2DISTIL_PROG", name)
+    here = "./" if prog.endswith(".sh") else ""
+    parser = Parser(
+        prog=prog,
+        usage="%(prog)s [--config YAML] [--FLAG VALUE ...]",
+        description=what,
+        epilog=f"example: {here}%(prog)s {kind.example}\nyaml keys have the names of the flags",
+        allow_abbrev=False,
+        formatter_class=_wide,
+    )
+    wenets = "; or WeNet's train.yaml" if issubclass(kind, TeacherOptions) else ""
+    parser.add_argument(
+        "--config", type=Path, metavar="PATH", help=f"yaml of these options{wenets}"
+    )
+    parser.add_argument(
+        "--override_config",
+        action="append",
+        default=[],
+        metavar='"KEY VALUE"',
+        help="set one key of the yaml; may be repeated",
+    )
+    hints = option_types(kind)
+    for title, options in _groups(kind, hints).items():
+        group = parser.add_argument_group(title)
+        for each in options:
+            text = each.metadata["help"].replace("%", "%%") + _default_text(each, kind.required)
+            group.add_argument(
+                f"--{each.name}",
+                default=argparse.SUPPRESS,
+                help=text,
+                **_argument(hints[each.name]),
+            )
+    return parser
+
+
+def _groups(kind: Any, hints: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """title -> fields; no sections of the yaml, which have no flag."""
+    options = {each.name: each for each in fields(kind) if each.name in hints}
+    flags = {name for name in options if get_origin(_kind_of(hints[name])) is not dict}
+    groups: dict[str, list[Any]] = {OWN_GROUP: [], **{title: [] for title in GROUPS.values()}}
+    taken = [name for name in kind.required if name in flags]
+    groups[OWN_GROUP] += [options[name] for name in taken]
+    for owner in (kind, *(each for each in GROUPS if issubclass(kind, each))):
+        title = GROUPS.get(owner, OWN_GROUP)
+        for name in vars(owner).get("__annotations__", {}):
+            if name in flags and name not in taken:
+                groups[title].append(options[name])
+                taken.append(name)
+    return {title: options for title, options in groups.items() if options}
+
+
 def _wide(prog: str) -> argparse.HelpFormatter:
-    return argparse.HelpFormatter(prog, max_help_position=34, width=100)
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=100)
 
 
 def _kind_of(hint: Any) -> Any:

@@ -2,25 +2,33 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from k2distil import __version__, config
 from k2distil.bin.command import run
 from k2distil.bin.show import show
 from k2distil.errors import nearest
 
-COMMANDS = {
-    "save_embedding": config.SaveEmbeddingConfig,
-    "train_quantizer": config.TrainQuantizerConfig,
-    "save_codebook": config.SaveCodebookConfig,
-    "train_distil": config.TrainDistilConfig,
-    "evaluate": config.EvaluateConfig,
-    "average": config.AverageConfig,
-    "merge": config.MergeConfig,
-    "inspect": config.InspectConfig,
-    "report": config.ReportConfig,
-    "verify": config.VerifyConfig,
-    "export": config.ExportConfig,
+GROUPS = {  # of commands, as --help lists them
+    "the four steps": {
+        "save_embedding": config.SaveEmbeddingConfig,
+        "train_quantizer": config.TrainQuantizerConfig,
+        "save_codebook": config.SaveCodebookConfig,
+        "train_distil": config.TrainDistilConfig,
+    },
+    "students": {
+        "evaluate": config.EvaluateConfig,
+        "average": config.AverageConfig,
+    },
+    "files": {
+        "inspect": config.InspectConfig,
+        "verify": config.VerifyConfig,
+        "report": config.ReportConfig,
+        "merge": config.MergeConfig,
+        "export": config.ExportConfig,
+    },
 }
+COMMANDS: dict[str, Any] = {name: kind for group in GROUPS.values() for name, kind in group.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,9 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _usage() -> str:
-    does = {name: (kind.__doc__ or "").partition(": ")[2] for name, kind in COMMANDS.items()}
-    rows = "\n".join(f"  {name:17} {what.removesuffix('.')}" for name, what in does.items())
-    return f"usage: k2distil COMMAND [FLAGS]\n\ncommands:\n{rows}\n\nk2distil COMMAND --help"
+    lines = ["usage: k2distil COMMAND [FLAGS]"]
+    for title, commands in GROUPS.items():
+        lines += ["", f"{title}:"]
+        for name, kind in commands.items():
+            what = (kind.__doc__ or "").splitlines()[0].partition(": ")[2]
+            lines.append(f"  {name:17} {what.removesuffix('.')}")
+    last = "k2distil COMMAND --help lists its flags; k2distil --version prints the version."
+    return "\n".join([*lines, "", last])
 
 
 if __name__ == "__main__":

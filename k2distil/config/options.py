@@ -36,12 +36,14 @@ class TeacherOptions:
     """Which teacher, and which of its outputs."""
 
     encoder_type: EncoderType | None = option(
-        "kind of teacher; an openai-whisper .pt serves as either whisper kind", None
+        "kind of teacher; an openai-whisper .pt works as either whisper kind", None
     )
     checkpoint: str | None = option(
         "teacher: a WeNet or openai .pt, a Hugging Face folder or hub id, a fairseq .pt", None
     )
-    middle_layer: int = option("layer to take, 1 to L; -1: the last, final norm included", -1)
+    middle_layer: int = option(
+        "layer to take, 1 to L, the number of layers; -1: the last, final norm included", -1
+    )
     middle_layer_norm: Literal["none", "final"] = option(
         "final: apply the encoder's final norm after a middle layer too", "none"
     )
@@ -56,7 +58,7 @@ class TeacherOptions:
         None,
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = option(
-        "the teacher computes in this; auto: float32 on the CPU, float16 on a GPU", "auto"
+        "what the teacher computes in; auto: float32 on the CPU, float16 on a GPU", "auto"
     )
     wenet_yaml: dict[str, Any] | None = None  # no option: `load_config` sets it
 
@@ -69,11 +71,13 @@ class DataOptions:
         "audio lists: data.list, list of shards, Kaldi folder or lhotse cuts; one or several", None
     )
     data_type: Literal["auto", "raw", "shard", "kaldi", "lhotse"] = option(
-        "kind of all lists; auto: told from each", "auto"
+        "kind of all lists; auto: found out list by list", "auto"
     )
     allow_pipes: bool = option("run the commands (`... |`) of a Kaldi wav.scp", False)
     cache_dir: Path | None = option(
-        "folder for shards given by URL; not given: shards_cache beside the output", None
+        "folder for shards given by URL; not given: shards_cache beside what the command writes "
+        "(or, if it writes nothing, reads)",
+        None,
     )
 
 
@@ -81,13 +85,15 @@ class DataOptions:
 class ListOptions(DataOptions):
     """How it is read."""
 
-    channel: int = option("audio channel, 0: the first", 0, minimum=0)
+    channel: int = option(
+        "audio channel to take, where the list names none; 0: the first", 0, minimum=0
+    )
     num_workers: int | None = option(
         "decoding processes; 0: none; not given: one per core but one, at most 8", None, minimum=0
     )
     decode_timeout: float = option(
-        "seconds after which an utterance whose audio does not come counts as failed; in a "
-        "training or a test, and with --num_workers 0, of commands (`... |`) alone",
+        "seconds to wait for an utterance's audio before it counts as failed; train_distil, "
+        "evaluate and --num_workers 0 limit only commands (`... |`) so",
         300.0,
         minimum=1,
     )
@@ -99,34 +105,45 @@ class AudioOptions(ListOptions):
 
     num_audio: int | None = option("number of utterances; not given: all", None, minimum=1)
     num_audio_from: Literal["random", "first"] = option(
-        "num_audio are a seeded random sample, or the first of the list", "random"
+        "which --num_audio utterances: a seeded random sample, or the first of the list", "random"
     )
     long_audio: Literal["error", "skip", "chunk"] = option(
-        "audio longer than 30 s, for Whisper: fail the utterance, drop it, or embed pieces", "error"
+        "audio longer than 30 s, for Whisper: fail the utterance, drop it (skip), or embed 30 s "
+        "pieces (chunk)",
+        "error",
     )
     batch_seconds: float = option(
         "seconds of audio per batch, padding included", 120.0, minimum=0.1
     )
     part_utterances: int = option(
-        "utterances per part; a process that dies loses the few parts in its work", 256, minimum=1
+        "utterances per part; a process that dies loses only the few parts it works on",
+        256,
+        minimum=1,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractOptions:
-    """How extraction runs, and what it writes."""
+class FileOptions:
+    """What an extraction writes."""
 
     embedding_dtype: Literal["float16", "float32"] = option(
         "dtype of embeddings in the h5", "float16"
     )
     shard_output: float | None = option(
-        "hours of audio per h5, numbered beside save_path, which lists them; not given: one h5",
+        "hours of audio per h5: several files, numbered, which --save_path lists; not given: "
+        "one h5",
         None,
         minimum=1e-6,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractOptions:
+    """How an extraction runs."""
+
     lease_seconds: float = option(
-        "a process of another host that gives no sign for so long is taken for dead, and its "
-        "parts are made by others",
+        "seconds without a sign of life after which a process of another host counts as dead, and "
+        "others make its parts",
         60.0,
         minimum=1,
     )
@@ -138,11 +155,11 @@ class LaunchOptions:
     """How torchrun starts the processes of `--gpu 0,1,...`."""
 
     nnodes: str | None = option(
-        "number of nodes, or MIN:MAX; run the same command on each (torchrun's)", None
+        "torchrun's: number of nodes, or MIN:MAX; run the same command on each", None
     )
-    rdzv_endpoint: str | None = option("host:port of one of the nodes (torchrun's)", None)
+    rdzv_endpoint: str | None = option("torchrun's: host:port of one of the nodes", None)
     max_restarts: int = option(
-        "how often all processes are started again when one dies (torchrun's)", 0, minimum=0
+        "torchrun's: how often to start all processes again when one dies", 0, minimum=0
     )
 
 
@@ -152,7 +169,7 @@ class DeviceOptions:
 
     gpu: str | None = option(
         "CUDA device indexes, one process each (0 or 0,1,2,3), or cpu; not given: 0, or the CPU "
-        "without one",
+        "where there is no GPU",
         None,
     )
 
@@ -176,8 +193,8 @@ class StudentOptions:
         None,
     )
     student_checkpoint: Path | None = option(
-        "folder of a student, or of a model of transformers after pretraining, to go on with "
-        "instead of a new one; a CTC head it lacks is new",
+        "folder of a student, or of a pretrained model of transformers, to start from instead of "
+        "a new one; a CTC head it lacks is made",
         None,
         in_utf8=True,
     )
@@ -188,13 +205,18 @@ class StudentOptions:
     )
     student_layer: int = option("encoder layer that predicts the codes; -1: the last", -1)
     codebook_weight: float = option(
-        "of the codebook loss beside CTC's, at the first step; 0: text alone", 5.0, minimum=0
+        "weight of the codebook loss at the first step, CTC's being 1; it changes in a straight "
+        "line to --codebook_weight_end; 0: train on text alone",
+        5.0,
+        minimum=0,
     )
     codebook_weight_end: float = option(
-        "what it has become behind the last step, in a straight line", 0.0, minimum=0
+        "weight of the codebook loss after the last step", 0.0, minimum=0
     )
     codebook_head: Literal["linear", "autoregressive"] = option(
-        "linear: each code alone; autoregressive: from those before it too, slower", "linear"
+        "linear: predict each code by itself; autoregressive: from the codes of the codebooks "
+        "before it too, slower",
+        "linear",
     )
     frames_ratio: int | None = option(
         "teacher frames per student frame; not given: taken from both frame shifts",
@@ -203,7 +225,7 @@ class StudentOptions:
     )
     codebook_offset: int = option("teacher frames to skip before the student's first", 0)
     chunk_frames: int | None = option(
-        "predict codes of so many frames at a time, for less memory; not given: all",
+        "predict the codes of this many frames at a time, for less memory; not given: of all",
         None,
         minimum=1,
     )
@@ -218,31 +240,39 @@ class OptimizerOptions:
         "seconds of audio per batch and device, padding included", 120.0, minimum=0.1
     )
     max_seconds: float | None = option(
-        "longer audio is left out of the training and listed; not given: none is", None, minimum=0.1
+        "leave longer audio out of the training, and list it; not given: use all",
+        None,
+        minimum=0.1,
     )
     accumulate_batches: int = option("batches per optimizer step", 1, minimum=1)
     labelled_share: float | None = option(
-        "of a batch's seconds, for utterances with text, where some have none; not given: half, "
-        "or as all of the audio has it, where that is more",
+        "share of every batch's seconds for utterances with text, where some have none; not given: "
+        "0.5, or the share of all audio that has text, whichever is larger",
         None,
         minimum=0.01,
         maximum=0.99,
     )
-    learning_rate: float = option("AdamW, the highest", 1e-3, minimum=0)
-    warmup_steps: int = option("steps up to it; then a cosine down to 0", 2_000, minimum=0)
-    weight_decay: float = option("AdamW", 0.01, minimum=0)
-    max_grad_norm: float = option("the gradient is clipped to this; 0: not at all", 5.0, minimum=0)
-    num_time_masks: int = option("SpecAugment: time masks; 0: none", 2, minimum=0)
-    time_mask_frames: int = option("SpecAugment: widest, 10 ms frames", 50, minimum=0)
-    num_freq_masks: int = option("SpecAugment: frequency masks; 0: none", 2, minimum=0)
-    freq_mask_bins: int = option("SpecAugment: widest, mel bins", 10, minimum=0)
+    learning_rate: float = option("AdamW: the peak learning rate", 1e-3, minimum=0)
+    warmup_steps: int = option(
+        "steps in which the learning rate rises to its peak; then it falls to 0 along a cosine",
+        2_000,
+        minimum=0,
+    )
+    weight_decay: float = option("AdamW: weight decay", 0.01, minimum=0)
+    max_grad_norm: float = option("clip the gradient to this norm; 0: do not clip", 5.0, minimum=0)
+    num_time_masks: int = option("SpecAugment: number of time masks", 2, minimum=0)
+    time_mask_frames: int = option(
+        "SpecAugment: longest time mask, in frames of 10 ms", 50, minimum=0
+    )
+    num_freq_masks: int = option("SpecAugment: number of frequency masks", 2, minimum=0)
+    freq_mask_bins: int = option("SpecAugment: widest frequency mask, in mel bins", 10, minimum=0)
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = option(
-        "of mixed precision; auto: float32 on the CPU, bfloat16 on a GPU that has it, else float16",
+        "mixed precision; auto: float32 on the CPU, bfloat16 on a GPU (float16 on one without it)",
         "auto",
     )
-    eval_steps: int = option("steps between tests on cv_data", 1_000, minimum=1)
+    eval_steps: int = option("steps between validations on --cv_data", 1_000, minimum=1)
     save_steps: int = option("steps between checkpoints: what a crash can lose", 1_000, minimum=1)
     keep_checkpoints: int = option(
-        "checkpoints that are kept, the latest; k2distil average takes them", 2, minimum=1
+        "how many of the latest checkpoints to keep, for k2distil average", 2, minimum=1
     )
     logging_steps: int = option("steps between lines in the log and TensorBoard", 50, minimum=1)
