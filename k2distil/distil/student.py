@@ -237,7 +237,7 @@ def _version_to_take() -> str:
 @contextmanager
 def _trial(model: Any) -> Iterator[None]:
     """Run a model as for a test, and leave nothing behind."""
-    training, state = model.training, torch.get_rng_state()
+    training = model.training
     model.eval()
     try:
         with torch.no_grad():
@@ -247,7 +247,6 @@ def _trial(model: Any) -> Iterator[None]:
             if hasattr(part, "cached_sequence_length"):  # of rotary positions on this device
                 part.cached_sequence_length = None
         model.train(training)
-        torch.set_rng_state(state)
 
 
 def try_out(student: Student) -> None:

@@ -330,9 +330,20 @@ def test_text_that_does_not_fit_the_audio_decoded_adds_nothing():
 
 def test_masks_are_for_training_alone():
     student = make_student(PARAKEET, TOKENIZER, seed=0)
+    switch_off_layerdrop(student)
     given = batch(student, [[2, 3]], [False])
     model = DistilModel(student.model, None, 2, 5.0, SpecAugment()).eval()
     assert model([given])["loss"] == model([given])["loss"]
+
+    def loss(spec_augment, features):
+        torch.manual_seed(0)  # of dropout
+        inputs = {**given["inputs"], "input_features": features}
+        model = DistilModel(student.model, None, 2, 5.0, spec_augment).train()
+        return model([{**given, "inputs": inputs}])["loss"]
+
+    features = given["inputs"]["input_features"]
+    all_masked = loss(lambda features, num_frames: features * 0, features)
+    assert all_masked == loss(None, features * 0) != loss(None, features)
 
 
 def test_the_default_student_is_the_one_of_conf():

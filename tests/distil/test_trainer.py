@@ -42,6 +42,25 @@ def test_weights_and_statistics_that_are_no_numbers_are_not_saved(name, fp16, tm
     assert ("--dtype float32" in str(raised.value)) == fp16
 
 
+def check_in_one_of_two(rank, folder):
+    """BatchNorm's statistics are each process' own until they are checked."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
+    trainer = DistilTrainer.__new__(DistilTrainer)
+    trainer.model = torch.nn.BatchNorm1d(1)
+    trainer.model.running_mean.fill_(rank)
+    trainer.args = SimpleNamespace(world_size=2)
+    trainer.check_weights()
+    (folder / str(rank)).write_text(str(float(trainer.model.running_mean)))
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_test_and_save_the_statistics_of_the_first(tmp_path):
+    torch.multiprocessing.spawn(check_in_one_of_two, (tmp_path,), nprocs=2)
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["0.0", "0.0"]
+
+
 def write_checkpoint(folder, step):
     """Files of the kinds that the Trainer writes."""
     new = folder / f"checkpoint-{step}"
