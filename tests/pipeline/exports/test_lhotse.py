@@ -5,7 +5,9 @@ import os
 import sys
 import tarfile
 import warnings
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import h5py
 import numpy as np
@@ -171,6 +173,46 @@ def test_shards_hold_the_codes_of_other_teachers_and_other_audio_too(corpus, arr
         assert np.array_equal(packed.load_others(), others[cut.id])
         if cut.has_custom("target"):
             np.testing.assert_allclose(packed.load_target(), cut.load_audio(), atol=1e-4)
+
+
+def with_features(cuts, folder):
+    fbank = lhotse.Fbank(lhotse.FbankConfig(num_mel_bins=8))
+    return cuts.compute_and_store_features(
+        fbank, folder, storage_type=lhotse.NumpyFilesWriter, progress_bar=False
+    )
+
+
+def test_features_are_packed_without_lilcom_as_they_are(corpus, caplog, monkeypatch):
+    caplog.set_level("INFO")
+    monkeypatch.setitem(sys.modules, "lilcom", None)
+    source = saved(with_features(some_cuts(corpus), corpus / "fbank"), corpus / "in.jsonl")
+    cuts, _ = exported(corpus, cuts_path=source, shar=corpus / "shar")
+    assert caplog.text.count("no lilcom here, features are packed as numpy's arrays") == 1
+    packed = list(lhotse.CutSet.from_shar(in_dir=corpus / "shar"))
+    assert [cut.id for cut in packed] == ["utt1", "utt3"]
+    for cut in packed:
+        assert np.array_equal(cut.load_features(), cuts[cut.id].load_features())
+
+
+def test_features_are_packed_by_lilcom_where_it_is(corpus, monkeypatch):
+    lilcom = ModuleType("lilcom")
+    lilcom.__spec__ = ModuleSpec("lilcom", None)  # by which lhotse looks for it
+    lilcom.compress = lambda values, tick_power: values.tobytes()
+    monkeypatch.setitem(sys.modules, "lilcom", lilcom)
+    source = saved(with_features(some_cuts(corpus), corpus / "fbank"), corpus / "in.jsonl")
+    exported(corpus, cuts_path=source, shar=corpus / "shar")
+    with tarfile.open(corpus / "shar" / "features.000000.tar") as tar:
+        assert "utt1.llc" in tar.getnames()
+
+
+def test_features_that_lilcom_packed_need_it(corpus, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lilcom", None)
+    cuts = with_features(some_cuts(corpus), corpus / "fbank")
+    for cut in cuts:
+        cut.features.storage_type = "lilcom_files"
+    source = saved(cuts, corpus / "in.jsonl")
+    with pytest.raises(DataError, match=r"lhotse needs a package \(.*lilcom.*\) for these cuts"):
+        exported(corpus, cuts_path=source, shar=corpus / "shar")
 
 
 def test_a_prefix_says_where_the_training_finds_the_codes(corpus):
