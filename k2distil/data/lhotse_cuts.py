@@ -58,6 +58,15 @@ def fault_of_manifest(fields: Any) -> str | None:
     )
 
 
+def without(transform: str) -> str:
+    """The line of lhotse that leaves out the cuts that a transform has changed.
+
+    >>> without("Speed")
+    "cuts.filter(lambda cut: 'Speed' not in str(cut.recording.transforms))"
+    """
+    return f"cuts.filter(lambda cut: {transform!r} not in str(cut.recording.transforms))"
+
+
 def read_cuts(
     lines: Lines, list_path: Path, with_text: bool = True
 ) -> Iterator[tuple[int, Utterance | str]]:
@@ -97,7 +106,7 @@ def _utterance(cut: dict[str, Any], resolve: Callable[[str], str], with_text: bo
         if (what := transform.get("name")) not in TIME_STAYS:
             raise DataError(
                 f"cut {name}: changed by {what}, so that its frames are not those of the audio "
-                "file; give the cuts from before that"
+                f"file; leave such cuts out: {without(what)}"
             )
     channel = cut["channel"]
     source = next((each for each in recording["sources"] if channel in each["channels"]), None)

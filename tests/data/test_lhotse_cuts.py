@@ -70,6 +70,23 @@ def test_cuts_of_other_times_or_kinds_are_refused_by_name(tmp_path: Path) -> Non
         assert f"line {number}: {words}" in message
 
 
+@pytest.mark.parametrize("how", ["Speed", "Tempo"])
+def test_the_line_of_the_remedy_leaves_such_cuts_out(tmp_path: Path, how: str) -> None:
+    lhotse = pytest.importorskip("lhotse")
+    soundfile.write(tmp_path / "a.wav", np.full(16000, 0.1), 8000)
+    cuts = lhotse.CutSet.from_cuts([lhotse.Recording.from_file(tmp_path / "a.wav").to_cut()])
+    cuts += cuts.resample(16000).modify_ids(lambda name: f"{name}-16k")
+    cuts += getattr(cuts, f"perturb_{how.lower()}")(0.9)
+    cuts.to_file(tmp_path / "cuts.jsonl.gz")
+    message = problems_of(tmp_path / "cuts.jsonl.gz")
+    line = message.splitlines()[-1].partition("leave such cuts out: ")[2]
+    remedied = eval(line, {"cuts": lhotse.CutSet.from_file(tmp_path / "cuts.jsonl.gz")})
+    remedied.to_file(tmp_path / "remedied.jsonl.gz")
+    assert [each.key for each in read_list(tmp_path / "remedied.jsonl.gz")] == [
+        cut.id for cut in list(cuts)[:2]
+    ]
+
+
 def test_of_a_file_for_each_channel_the_cut_s_is_taken(tmp_path: Path) -> None:
     lhotse = pytest.importorskip("lhotse")
     first, others = np.full(16000, 0.1), np.full((16000, 2), [0.2, 0.3])

@@ -18,6 +18,7 @@ import torch
 from k2distil.config import ExportConfig
 from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.export import export
+from k2distil.pipeline.run.rejections import read_rejections
 from tests.storage.arrays import make_h5
 
 lhotse = pytest.importorskip("lhotse")
@@ -222,13 +223,24 @@ def test_a_prefix_says_where_the_training_finds_the_codes(corpus):
 
 
 @pytest.mark.parametrize("how", ["speed", "tempo"])
-def test_cuts_of_perturbed_speed_are_refused_and_nothing_is_written(corpus, how):
+def test_cuts_of_perturbed_speed_are_left_out_and_listed(corpus, how):
     cuts = some_cuts(corpus)
     perturbed = getattr(cuts, f"perturb_{how}")(0.9)
-    source = saved(cuts + perturbed, corpus / "in.jsonl.gz")
-    message = rf"utt1_.*: a cut of perturbed {how} \(0\.9\), .*export the cuts before perturbing"
+    found, summary = exported(corpus, cuts_path=saved(cuts + perturbed, corpus / "in.jsonl.gz"))
+    assert [cut.id for cut in found] == ["utt1", "utt3"]
+    assert summary.num_failed == 2
+    first, second = read_rejections(corpus / "cuts.jsonl.gz", "failed")
+    assert (first["key"], second["key"]) == tuple(cut.id for cut in perturbed)
+    assert f"a cut of perturbed {how} (0.9), but codes are of the audio as it is" in first["reason"]
+    plain = eval(first["reason"].partition("without such cuts: ")[2], {"cuts": cuts + perturbed})
+    assert [cut.id for cut in plain] == ["utt1", "utt3"]
+
+
+def test_cuts_that_are_all_of_perturbed_speed_are_counted(corpus):
+    perturbed = some_cuts(corpus).perturb_speed(0.9)
+    message = r"none of 2 cuts can be exported, e\.g\. utt1_sp0\.9: a cut of perturbed speed"
     with pytest.raises(DataError, match=message):
-        export(config(corpus, cuts_path=source))
+        export(config(corpus, cuts_path=saved(perturbed, corpus / "in.jsonl.gz")))
     assert not (corpus / "cuts.jsonl.gz").exists()
 
 
