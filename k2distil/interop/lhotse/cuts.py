@@ -173,6 +173,7 @@ def attach_codes(
             "make it with save_codebook.sh --save_codebook, or add them"
         )
     frame_shift, num_codebooks = reader.meta["frame_shift"], reader.meta["num_codebooks"]
+    a_key = next(iter(reader), "")  # once: in an h5 without index all names are looked up for it
     for cut in cuts:
         if isinstance(cut, dict):
             yield cut
@@ -180,7 +181,7 @@ def attach_codes(
             yield Rejection(
                 key=cut.id, wav="", reason="a mixed or padded cut; attach codes before mixing"
             )
-        elif (fault := _fault(cut, reader, frame_shift)) is not None:
+        elif (fault := _fault(cut, reader, frame_shift, a_key)) is not None:
             yield Rejection(key=cut.id, wav=_wav_of(cut), reason=fault)
         else:
             shape = [reader.num_frames(cut.id), num_codebooks]
@@ -234,11 +235,14 @@ def _fault_of_length(recording: Utterance, duration: float) -> str | None:
     return None
 
 
-def _fault(cut: Any, reader: CodebookReader, frame_shift: float) -> str | None:
+def _fault(cut: Any, reader: CodebookReader, frame_shift: float, a_key: str) -> str | None:
     if (fault := _fault_of_transforms(cut)) is not None:
         return fault
     if cut.id not in reader:
-        fault = f"no codes in {reader.path}, whose keys must be the ids of the cuts"
+        fault = (
+            f"no codes in {reader.path}, whose keys must be the ids of the cuts; its keys look "
+            f"like {a_key!r}, the cuts' like {cut.id!r}"
+        )
         if len(cut.supervisions) == 1 and (name := cut.supervisions[0].id) in reader:
             fault += (
                 f"; the id of its supervision, {name}, is one: cut.with_id() makes it the cut's"

@@ -286,8 +286,9 @@ def test_without_any_codes_nothing_is_written(corpus):
     cuts = lhotse.CutSet.from_cuts(cut.with_id(f"x{cut.id}") for cut in some_cuts(corpus))
     source = saved(cuts, corpus / "in.jsonl.gz")
     message = r"none of 2 cuts can be exported, e.g. xutt1: no codes in .*, whose keys must be the"
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as caught:
         export(config(corpus, cuts_path=source))
+    assert "; its keys look like 'utt1', the cuts' like 'xutt1'" in str(caught.value)
     assert not (corpus / "cuts.jsonl.gz").exists()
 
 
