@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,36 @@ def fault_of_manifest(fields: Any) -> str | None:
     )
 
 
+def is_in_shar(fields: Any) -> bool:
+    """Whether a line of JSON is a cut whose audio lies in a tar of lhotse's Shar."""
+    try:
+        return any(each["type"] == "shar" for each in fields["recording"]["sources"])
+    except (KeyError, TypeError):
+        return False
+
+
+def remedy_of_shar(folder: Path) -> str:
+    """What to give in place of a Shar; in its tars is no text.
+
+    >>> remedy_of_shar(Path("exp/shar")).partition("; ")[2].partition(" (")[0]
+    'give a list of these: ls exp/shar/recording.*.tar > shards.list'
+    """
+    return (
+        "the audio of a Shar lies in its tars; give a list of these: ls "
+        f"{shlex.quote(str(folder))}/recording.*.tar > shards.list (for a student, which needs the "
+        "text, the cuts that it was made of)"
+    )
+
+
+def without(transform: str) -> str:
+    """The line of lhotse that leaves out the cuts that a transform has changed.
+
+    >>> without("Speed")
+    "cuts.filter(lambda cut: 'Speed' not in str(cut.recording.transforms))"
+    """
+    return f"cuts.filter(lambda cut: {transform!r} not in str(cut.recording.transforms))"
+
+
 def read_cuts(
     lines: Lines, list_path: Path, with_text: bool = True
 ) -> Iterator[tuple[int, Utterance | str]]:
@@ -73,7 +104,10 @@ def read_cuts(
     resolve = path_resolver(list_path)
     for number, line in lines:
         try:
-            found = _utterance(json.loads(line), resolve, with_text)
+            cut = json.loads(line)
+            if is_in_shar(cut):
+                raise DataError(f"cut {cut.get('id')}: {remedy_of_shar(list_path.parent)}")
+            found = _utterance(cut, resolve, with_text)
         except DataError as error:
             yield number, str(error)
         except (ValueError, RecursionError) as error:
@@ -97,7 +131,7 @@ def _utterance(cut: dict[str, Any], resolve: Callable[[str], str], with_text: bo
         if (what := transform.get("name")) not in TIME_STAYS:
             raise DataError(
                 f"cut {name}: changed by {what}, so that its frames are not those of the audio "
-                "file; give the cuts from before that"
+                f"file; leave such cuts out: {without(what)}"
             )
     channel = cut["channel"]
     source = next((each for each in recording["sources"] if channel in each["channels"]), None)

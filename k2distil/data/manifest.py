@@ -15,7 +15,13 @@ from pathlib import Path
 from k2distil.batch import Utterance
 from k2distil.data.fetch import URL_SCHEMES
 from k2distil.data.kaldi_folder import read_kaldi_folder, utterance_file
-from k2distil.data.lhotse_cuts import fault_of_manifest, is_cut, read_cuts
+from k2distil.data.lhotse_cuts import (
+    fault_of_manifest,
+    is_cut,
+    is_in_shar,
+    read_cuts,
+    remedy_of_shar,
+)
 from k2distil.data.list_file import Lines, describe_problems, lines_of
 from k2distil.data.raw_list import read_raw_lines
 from k2distil.data.shard_list import read_shard_lines
@@ -96,6 +102,8 @@ def _opened(path: Path, data_type: str) -> tuple[str, Lines]:
     if path.is_dir():
         if (path / "wav.scp").exists():
             return "kaldi", iter(())
+        if any(path.glob("recording.*.tar")):
+            raise DataError(f"{path}: {remedy_of_shar(path)}")
         raise DataError(
             f"{path}: a folder without wav.scp; give the path of a list, not its folder"
         )
@@ -184,6 +192,8 @@ def _guess_type(path: Path, line: str) -> str:
         fields = _as_json(line)
         if (fault := fault_of_manifest(fields)) is not None:
             raise DataError(f"{path}: {fault}")
+        if is_in_shar(fields):
+            raise DataError(f"{path}: {remedy_of_shar(path.parent)}")
         return "lhotse" if is_cut(fields) else "raw"
     if line.startswith(("[", "- ")):
         raise DataError(

@@ -11,11 +11,12 @@ from k2distil.config import VerifyConfig
 from k2distil.config.load import read_yaml
 from k2distil.data import audio_seconds, sample_utterances
 from k2distil.errors import ConfigError, DataError
+from k2distil.pipeline.run.digests import has_other_entries
 from k2distil.pipeline.run.durations import durations
 from k2distil.pipeline.run.lists import read_lists
 from k2distil.pipeline.run.rejections import read_rejections
 from k2distil.pipeline.run.summary import Summary, beside
-from k2distil.storage import Problems, check_h5
+from k2distil.storage import Problems, UtteranceReader, check_h5
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def verify(config: VerifyConfig) -> Summary:
     problems = Problems()
     content = check_h5(path, kind, problems)
     frame_shift = content.meta.get("frame_shift")
-    counted = ""
+    counted, is_whole = "", not problems.counts
     if utterances is None:
         logger.info("no --train_data: keys and lengths are not compared with a list")
     else:
@@ -42,6 +43,12 @@ def verify(config: VerifyConfig) -> Summary:
         _check_keys(path, utterances, content.num_frames, dropped, problems)
         if isinstance(frame_shift, float) and frame_shift > 0:
             _check_lengths(utterances, content.num_frames, frame_shift, problems)
+        if is_whole and has_other_entries(UtteranceReader(path), utterances):
+            logger.warning(
+                "%s: the list has other audio, segments or paths than it was made from; where the "
+                "paths alone have changed that is right",
+                path,
+            )
         num_dropped = sum(each.key in dropped for each in utterances)
         counted = f" of {len(utterances):,} in the list, {num_dropped:,} dropped"
     num_frames = sum(content.num_frames.values())

@@ -29,6 +29,8 @@ from k2distil.quantizer.multi_quantization import (
 FORMAT = "k2distil.quantizer"
 VERSION = 1
 EXPECTED = "give what train_quantizer_offline.sh saved, or a state dict of multi_quantization"
+STATE_LINE = 'torch.save(quantizer.state_dict(), "icefall.pt")'
+OTHERS = {b"\x89HDF": "an h5", b"\x1f\x8b": "a gzip file", b"{": "JSON"}  # by how they begin
 TYPES: dict[str, type[Quantizer]] = {**QUANTIZER_TYPES, MultiQuantizer.type: MultiQuantizer}
 
 
@@ -139,11 +141,32 @@ def _read(path: Path, expected: str) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file: struct.error, IndexError, BadZipFile and more
-        raise CheckpointError(
-            f"{path}: not a quantizer file, or a damaged one ({type(error).__name__}); {expected}"
-        ) from error
-    if isinstance(content, dict) and (content.get("format") == FORMAT or is_package_state(content)):
-        return content
+        raise CheckpointError(f"{path}: {_kind_of(path, error)}; {expected}") from error
+    if isinstance(content, dict):
+        if content.get("format") == FORMAT or is_package_state(content):
+            return content
+        for name, each in content.items():
+            if is_package_state(each):
+                alone = f"""torch.save(torch.load({str(path)!r}, "cpu")[{name!r}], "icefall.pt")"""
+                raise CheckpointError(
+                    f"{path}: a quantizer of multi_quantization under {name!r}; its state is read "
+                    f"alone: {alone}, as of {STATE_LINE}; {expected}"
+                )
     raise CheckpointError(
         f"{path}: a torch file, but not a quantizer (is it a teacher's checkpoint?); {expected}"
     )
+
+
+def _kind_of(path: Path, error: Exception) -> str:
+    """What a file is that torch cannot load safely, as far as can be told."""
+    if "GLOBAL multi_quantization." in str(error):  # a class of the package, which is not made
+        return (
+            f"a pickled quantizer of multi_quantization, of which its state is read: {STATE_LINE}"
+        )
+    if not isinstance(error, OSError):  # it can be read
+        with path.open("rb") as file:
+            begin = file.read(4)
+        for magic, what in OTHERS.items():
+            if begin.startswith(magic):
+                return f"{what}, not a quantizer file"
+    return f"not a quantizer file, or a damaged one ({type(error).__name__})"

@@ -29,8 +29,8 @@ class ArrayFile(Mapping[str, np.ndarray]):
     HDF5 opens the file for itself.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Read the attributes and the index.
+    def __init__(self, path: Path, made_by: str = "") -> None:
+        """Read the attributes and the index; made_by: the script that makes such a file.
 
         Raises:
             DataError: no h5 can be opened there.
@@ -38,7 +38,7 @@ class ArrayFile(Mapping[str, np.ndarray]):
         self.path = path
         self._descriptor = -1
         self._h5: tuple[int, h5py.File] | None = None  # the process that opened it, the file
-        with open_h5(path) as file, naming_damage(path):
+        with open_h5(path, made_by) as file, naming_damage(path):
             self.meta: dict[str, Any] = read_attributes(file)  # {} in an h5 of others
             self._num_keys = len(file)
         self._offsets = read_offsets(path, str(self.meta.get("content_digest", "")))

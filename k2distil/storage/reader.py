@@ -39,7 +39,7 @@ class UtteranceReader(Mapping[str, np.ndarray]):
                 a file of the list is missing or another one.
         """
         self.path = Path(path)
-        opened = ArrayFile(self.path)
+        opened = ArrayFile(self.path, self.made_by)
         self.meta: dict[str, Any] = opened.meta  # {} in an h5 of others
         self._check_meta()
         self.files = self._open_listed() if is_list(self.meta) else [opened]

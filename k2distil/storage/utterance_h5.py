@@ -63,8 +63,8 @@ def read_h5(path: Path) -> h5py.File:
 
 
 @contextmanager
-def open_h5(path: Path) -> Iterator[h5py.File]:
-    """Open an h5 for reading.
+def open_h5(path: Path, made_by: str = "") -> Iterator[h5py.File]:
+    """Open an h5 for reading; made_by: the script that makes such a file, for the message.
 
     Raises:
         DataError: it is missing, truncated, or no h5 at all.
@@ -77,7 +77,9 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
         reason = str(error) if path.is_file() else "no such file"
         if path.is_dir():
             reason = "a folder"
-        remedy = "correct the path, or make the file anew"
+        elif error.errno is None and path.is_file() and not h5py.is_hdf5(path):
+            reason = "it is none"
+        remedy = "correct the path, or make the file anew" + (made_by and f" with {made_by}")
         if error.errno == errno.EMFILE:
             remedy = f"an output in several files keeps all of them open: {MORE_FILES}"
         raise DataError(f"{path}: cannot be opened as h5 ({reason}); {remedy}") from error

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,40 @@ def test_cuts_of_other_times_or_kinds_are_refused_by_name(tmp_path: Path) -> Non
         assert f"line {number}: {words}" in message
 
 
+@pytest.mark.parametrize("how", ["Speed", "Tempo"])
+def test_the_line_of_the_remedy_leaves_such_cuts_out(tmp_path: Path, how: str) -> None:
+    lhotse = pytest.importorskip("lhotse")
+    soundfile.write(tmp_path / "a.wav", np.full(16000, 0.1), 8000)
+    cuts = lhotse.CutSet.from_cuts([lhotse.Recording.from_file(tmp_path / "a.wav").to_cut()])
+    cuts += cuts.resample(16000).modify_ids(lambda name: f"{name}-16k")
+    cuts += getattr(cuts, f"perturb_{how.lower()}")(0.9)
+    cuts.to_file(tmp_path / "cuts.jsonl.gz")
+    message = problems_of(tmp_path / "cuts.jsonl.gz")
+    line = message.splitlines()[-1].partition("leave such cuts out: ")[2]
+    remedied = eval(line, {"cuts": lhotse.CutSet.from_file(tmp_path / "cuts.jsonl.gz")})
+    remedied.to_file(tmp_path / "remedied.jsonl.gz")
+    assert [each.key for each in read_list(tmp_path / "remedied.jsonl.gz")] == [
+        cut.id for cut in list(cuts)[:2]
+    ]
+
+
+def test_a_shar_is_read_by_the_list_that_its_message_makes(tmp_path: Path) -> None:
+    lhotse = pytest.importorskip("lhotse")
+    soundfile.write(tmp_path / "a.wav", np.full(16000, 0.1), 16000)
+    cut = lhotse.Recording.from_file(tmp_path / "a.wav").to_cut()
+    shar = tmp_path / "my shar"
+    shar.mkdir()
+    lhotse.CutSet.from_cuts([cut.with_id(key) for key in "ab"]).to_shar(shar, {"recording": "flac"})
+    cuts = shar / "cuts.000000.jsonl.gz"
+    with pytest.raises(DataError) as by_type:
+        read_list(cuts, "lhotse")
+    assert "2 bad entries" in str(by_type.value)
+    for message in (problems_of(cuts), problems_of(shar), str(by_type.value)):
+        line = message.partition("give a list of these: ")[2].partition(" (")[0]
+        subprocess.run(line, shell=True, check=True, cwd=tmp_path)
+        assert [each.key for each in read_list(tmp_path / "shards.list")] == ["a", "b"]
+
+
 def test_of_a_file_for_each_channel_the_cut_s_is_taken(tmp_path: Path) -> None:
     lhotse = pytest.importorskip("lhotse")
     first, others = np.full(16000, 0.1), np.full((16000, 2), [0.2, 0.3])
@@ -124,6 +159,7 @@ def with_source(**fields: object) -> str:
         (changed(recording={"sources": [1], "transforms": [{"name": "New"}]}), "changed by New"),
         (with_source(type="command"), "of type 'command', expected 'file'"),
         (with_source(type="url"), "of type 'url'"),
+        (with_source(type="shar"), "cut c1: the audio of a Shar lies in its tars"),
         (changed(channel=3), "cut c1: no channel 3"),
         (changed(start=-0.1), "is no segment"),
         (changed(duration=0), "is no segment"),

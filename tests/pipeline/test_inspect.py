@@ -1,5 +1,6 @@
 """k2distil inspect, on real files."""
 
+import gzip
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,11 @@ def test_what_cannot_be_described_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("words")
     with pytest.raises(CheckpointError, match=r"text\.pt: not a quantizer.*; --path takes"):
         inspect(tmp_path / "text.pt")
+    (tmp_path / "cuts.jsonl.gz").write_bytes(gzip.compress(b"{}"))
+    with pytest.raises(
+        CheckpointError, match=r"cuts\.jsonl\.gz: a gzip file, .*; --path takes codes"
+    ):
+        inspect(tmp_path / "cuts.jsonl.gz")
     with pytest.raises(DataError, match=f"{tmp_path}: a folder without quantizer.*; --path takes"):
         inspect(tmp_path)
 

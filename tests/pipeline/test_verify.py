@@ -1,6 +1,7 @@
 """k2distil verify, on real files that were damaged on purpose."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 
 from k2distil.config import VerifyConfig
+from k2distil.data import read_list
 from k2distil.errors import ConfigError, DataError
+from k2distil.pipeline.run.digests import digest_of_entries, entries_as_text
 from k2distil.pipeline.run.summary import Summary
 from k2distil.pipeline.verify import verify
 from k2distil.storage import CodebookReader
@@ -121,6 +124,20 @@ def test_missing_and_extra_keys_are_named_with_why_they_failed(tmp_path: Path) -
     found = verify_codes(codes, data_list)
     assert found.num_failed == 2
     assert "2 utterances of 3 in the list, 1 dropped" in found.report
+
+
+def test_a_list_of_other_audio_with_the_same_lengths_is_warned_of(
+    data_list: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    entries = entries_as_text(digest_of_entries(read_list(data_list)))
+    codes = write_output(tmp_path / "codes.h5", random_codes(), entries=entries)
+    assert verify_codes(codes, data_list).report.endswith("all right")
+    assert "other audio" not in caplog.text
+    shutil.copyfile(tmp_path / "b.wav", tmp_path / "other.wav")
+    data_list.write_text(data_list.read_text().replace("b.wav", "other.wav"))
+    found = verify_codes(codes, data_list)
+    assert (found.num_failed, found.report.endswith("all right")) == (0, True)
+    assert f"{codes}: the list has other audio, segments or paths than it was" in caplog.text
 
 
 def test_a_sample_is_compared_with_the_same_sample_of_the_list(tmp_path: Path) -> None:

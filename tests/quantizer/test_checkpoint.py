@@ -1,3 +1,4 @@
+import gzip
 import os
 import pickle
 
@@ -127,6 +128,20 @@ def test_a_teachers_checkpoint_and_text_are_refused(tmp_path):
     (tmp_path / "text.pt").write_text("hello")
     with pytest.raises(CheckpointError, match="not a quantizer file"):
         load_quantizer(tmp_path / "text.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"\x89HDF\r\n\x1a\n" + bytes(99), "an h5"),
+        (gzip.compress(b"{}"), "a gzip file"),
+        (b'{"key": "a"}\n', "JSON"),
+    ],
+)
+def test_a_file_of_another_kind_is_named_as_that(tmp_path, content, kind):
+    (tmp_path / "q.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"q\.pt: {kind}, not a quantizer file; give what "):
+        load_quantizer(tmp_path / "q.pt")
 
 
 def test_an_unwritable_place_is_named_and_nothing_is_left(quantizer, tmp_path):

@@ -165,6 +165,29 @@ def test_a_partial_or_damaged_state_dict_is_refused(tmp_path, changes, message):
         load_quantizer(tmp_path / "q.pt")
 
 
+def test_a_pickled_quantizer_is_refused_with_the_line_that_saves_its_state(tmp_path):
+    torch.save(random_package(8, 2, 16), tmp_path / "q.pt")
+    with pytest.raises(CheckpointError) as caught:
+        load_quantizer(tmp_path / "q.pt")
+    assert "q.pt: a pickled quantizer of multi_quantization, of which its state" in str(
+        caught.value
+    )
+    assert 'read: torch.save(quantizer.state_dict(), "icefall.pt"); give what' in str(caught.value)
+
+
+def test_a_state_dict_within_another_is_read_by_the_line_of_the_message(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    package = random_package(8, 2, 16)
+    torch.save({"epoch": 3, "model": package.state_dict()}, "q.pt")
+    with pytest.raises(
+        CheckpointError, match=r"q\.pt: a quantizer of multi_quantization under 'mo"
+    ) as it:
+        load_quantizer("q.pt")
+    assert 'torch.save(quantizer.state_dict(), "icefall.pt")' in str(it.value)
+    exec(str(it.value).partition("is read alone: ")[2].partition(", as of ")[0])
+    assert load_quantizer("icefall.pt").id == load_quantizer(saved(package, tmp_path / "a.pt")).id
+
+
 def test_a_state_dict_without_an_id_is_read(tmp_path):
     state = random_package(8, 2, 16).state_dict()
     del state["id_buf"]

@@ -1,8 +1,10 @@
 """Readers: through the index, without it, across processes, of files made by others."""
 
+import gzip
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -282,6 +284,19 @@ def test_files_that_cannot_be_opened_name_the_remedy(tmp_path: Path, codes: Path
             DataError, match=rf"{path}: cannot be opened as h5 .*make the file anew"
         ):
             CodebookReader(path)
+
+
+def test_what_is_no_h5_is_told_with_the_script_that_makes_one(tmp_path: Path) -> None:
+    path = tmp_path / "cuts.jsonl.gz"
+    path.write_bytes(gzip.compress(b"{}"))
+    words = f"{path}: cannot be opened as h5 (it is none); correct the path, or make the file anew"
+    for kind, script in (
+        (EmbeddingReader, " with save_embedding.sh"),
+        (CodebookReader, " with save_codebook.sh --save_codebook"),
+        (UtteranceReader, ""),
+    ):
+        with pytest.raises(DataError, match=f"{re.escape(words + script)}$"):
+            kind(path)
 
 
 def test_a_file_that_is_cut_while_it_is_open_is_a_clear_error(codes: Path, arrays: Arrays) -> None:

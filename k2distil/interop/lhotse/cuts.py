@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from k2distil.batch import Rejection, Utterance, rejection
 from k2distil.data import MAX_OVERSHOOT, audio_seconds
+from k2distil.data.lhotse_cuts import without
 from k2distil.errors import ConfigError, DataError
 from k2distil.storage import CodebookReader
 from k2distil.torchaudio_guard import hide_broken_torchaudio
@@ -157,10 +158,11 @@ def attach_codes(
         field: of the cut.
 
     Yields:
-        A new cut with the field, or a `Rejection`: no codes, of another length, or a mixed cut.
+        A new cut with the field, or a `Rejection`: no codes, of another length, a mixed cut, or
+            one of perturbed speed or tempo.
 
     Raises:
-        DataError: a cut of perturbed speed or tempo, or an h5 without frame_shift.
+        DataError: an h5 without frame_shift.
     """
     from lhotse import MonoCut, MultiCut
     from lhotse.array import Array, TemporalArray
@@ -171,6 +173,7 @@ def attach_codes(
             "make it with save_codebook.sh --save_codebook, or add them"
         )
     frame_shift, num_codebooks = reader.meta["frame_shift"], reader.meta["num_codebooks"]
+    a_key = next(iter(reader), "")  # once: in an h5 without index all names are looked up for it
     for cut in cuts:
         if isinstance(cut, dict):
             yield cut
@@ -178,11 +181,9 @@ def attach_codes(
             yield Rejection(
                 key=cut.id, wav="", reason="a mixed or padded cut; attach codes before mixing"
             )
+        elif (fault := _fault(cut, reader, frame_shift, a_key)) is not None:
+            yield Rejection(key=cut.id, wav=_wav_of(cut), reason=fault)
         else:
-            _refuse_perturbed(cut)
-            if (fault := _fault(cut, reader, frame_shift)) is not None:
-                yield Rejection(key=cut.id, wav=_wav_of(cut), reason=fault)
-                continue
             shape = [reader.num_frames(cut.id), num_codebooks]
             storage_path = folder / reader.file_of(cut.id).path.name
             array = Array(STORAGE_TYPE, str(storage_path), cut.id, shape)
@@ -234,9 +235,14 @@ def _fault_of_length(recording: Utterance, duration: float) -> str | None:
     return None
 
 
-def _fault(cut: Any, reader: CodebookReader, frame_shift: float) -> str | None:
+def _fault(cut: Any, reader: CodebookReader, frame_shift: float, a_key: str) -> str | None:
+    if (fault := _fault_of_transforms(cut)) is not None:
+        return fault
     if cut.id not in reader:
-        fault = f"no codes in {reader.path}, whose keys must be the ids of the cuts"
+        fault = (
+            f"no codes in {reader.path}, whose keys must be the ids of the cuts; its keys look "
+            f"like {a_key!r}, the cuts' like {cut.id!r}"
+        )
         if len(cut.supervisions) == 1 and (name := cut.supervisions[0].id) in reader:
             fault += (
                 f"; the id of its supervision, {name}, is one: cut.with_id() makes it the cut's"
@@ -251,15 +257,15 @@ def _fault(cut: Any, reader: CodebookReader, frame_shift: float) -> str | None:
     return None
 
 
-def _refuse_perturbed(cut: Any) -> None:
+def _fault_of_transforms(cut: Any) -> str | None:
     for transform in (cut.recording.transforms if cut.has_recording else None) or ():
         content = transform if isinstance(transform, dict) else transform.to_dict()
-        if content["name"] in PERTURBATIONS:
-            raise DataError(
-                f"{cut.id}: a cut of perturbed {content['name'].lower()} "
-                f"({content['kwargs']['factor']}), but codes are of the audio as it is; export the "
-                "cuts before perturbing them, and train without it"
+        if (name := content["name"]) in PERTURBATIONS:
+            return (
+                f"a cut of perturbed {name.lower()} ({content['kwargs']['factor']}), but codes are "
+                f"of the audio as it is; train without such cuts: {without(name)}"
             )
+    return None
 
 
 def _wav_of(cut: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
 import shutil
 import textwrap
 import warnings
@@ -13,6 +15,8 @@ from k2distil.atomic import make_folder, reason_of_disk
 from k2distil.errors import DataError
 from k2distil.storage import CodebookReader
 
+logger = logging.getLogger(__name__)
+
 SHARD_CUTS = 1000  # lhotse's default
 
 
@@ -21,9 +25,12 @@ def write_shar(cuts_path: Path, folder: Path, field: str, reader: CodebookReader
     from lhotse import CutSet
 
     cuts = CutSet.from_file(cuts_path)
+    packing = "lilcom" if _has_lilcom() else "numpy"
     fields: dict[str, str] = {}
     for cut in cuts:
-        fields |= _fields_of(cut)
+        fields |= _fields_of(cut, packing)
+    if fields.get("features") == "numpy":
+        logger.info("--shar %s: no lilcom here, features are packed as numpy's arrays", folder)
     folder = folder.resolve()  # of "." there is no name
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -37,10 +44,11 @@ def write_shar(cuts_path: Path, folder: Path, field: str, reader: CodebookReader
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError) and (reason := reason_of_disk(error)) is not None:
             raise DataError(f"--shar {folder}: {reason}") from error
-        if isinstance(error, ModuleNotFoundError):
+        if isinstance(error, ImportError):
+            what = error.name or f"a package ({_short(error)})"
             raise DataError(
-                f"--shar {folder}: lhotse needs {error.name} for these cuts; pip install it, and "
-                "run the same command again"
+                f"--shar {folder}: lhotse needs {what} for these cuts; pip install it, and run the "
+                "same command again"
             ) from error
         raise DataError(
             f"--shar {folder}: lhotse cannot write the shards ({_short(error)}); see to the audio "
@@ -56,14 +64,23 @@ def _short(error: Exception) -> str:
     return textwrap.shorten(str(error) or type(error).__name__, 300)
 
 
-def _fields_of(cut: Any) -> dict[str, str]:
+def _has_lilcom() -> bool:
+    """Whether there is what lhotse packs features with, in about a third of their bytes."""
+    try:
+        importlib.import_module("lilcom")
+    except ImportError:  # there is none for this Python, or it cannot be loaded
+        return False
+    return True
+
+
+def _fields_of(cut: Any, packing: str) -> dict[str, str]:
     """What to pack, and how: all, since the cuts of a Shar start at 0 and fit nothing outside."""
     from lhotse import Recording
     from lhotse.array import Array, TemporalArray
 
     fields = {"recording": "flac"} if cut.has_recording else {}
     if cut.has_features:
-        fields["features"] = "lilcom"
+        fields["features"] = packing
     for name, value in cut.custom.items():
         if isinstance(value, Array | TemporalArray):
             fields[name] = "numpy"

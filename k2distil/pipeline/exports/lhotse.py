@@ -161,8 +161,8 @@ def _in_dtype(config: ExportConfig, reader: CodebookReader) -> CodebookReader:
             return CodebookReader(path)
         if copied_from is None or not config.force:
             raise DataError(f"{path}: there already, of other codes; give another --save_path")
-    logger.info("%s: the same codes in %s", path, config.dtype)
     write_as(reader, path, np.dtype(config.dtype), content_of(reader))
+    logger.info("%s: the same codes in %s", path, config.dtype)
     for name in OF_COPIES:
         if beside(reader.path, name).exists():
             shutil.copyfile(beside(reader.path, name), beside(path, name))

@@ -15,7 +15,7 @@ from typing import Any
 
 from k2distil.batch import Rejection, Utterance
 from k2distil.errors import DataError
-from k2distil.pipeline.run.digests import digest_of_entries
+from k2distil.pipeline.run.digests import ENTRIES, digest_of_entries
 from k2distil.pipeline.run.rejections import read_rejections
 from k2distil.pipeline.run.summary import read_summary
 from k2distil.storage import (
@@ -27,7 +27,6 @@ from k2distil.storage import (
     find_unmerged,
 )
 
-ENTRIES = "entries"  # the root attribute
 OF_THE_LIST = ("list", "utterances")  # what a list decides of a fingerprint
 REMEDY = (
     "give their entries as they were (--train_data with all lists, the old ones and the new), "

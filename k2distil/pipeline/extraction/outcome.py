@@ -9,8 +9,8 @@ from typing import Any
 
 from k2distil.batch import Rejection
 from k2distil.errors import DataError
-from k2distil.pipeline.extraction.earlier import ENTRIES, Earlier
-from k2distil.pipeline.run.digests import ENTRIES_MODULUS
+from k2distil.pipeline.extraction.earlier import Earlier
+from k2distil.pipeline.run.digests import ENTRIES, entries_as_text
 from k2distil.pipeline.run.rejections import write_rejections
 from k2distil.pipeline.run.summary import Summary, beside, read_summary, write_summary
 from k2distil.storage import PartFolder, remove_parts
@@ -69,7 +69,7 @@ def summarise(parts: PartFolder, earlier: Earlier | None) -> Summary:
     }
     known = [each for each in entries if each is not None]
     if len(known) == len(entries):
-        figures[ENTRIES] = f"{sum(known) % ENTRIES_MODULUS:032x}"
+        figures[ENTRIES] = entries_as_text(sum(known))
     return write_summary(save_path, figures, len(failed))
 
 

@@ -14,7 +14,7 @@ from k2distil.teachers import Teacher
 
 logger = logging.getLogger(__name__)
 
-SAME_TEACHER = ("dim", "teacher_digest")  # other ones never fit
+DIGITS = 12  # of a digest of 64, for people
 SAME_OUTPUT = {  # and the flags that decide it; --force overrides
     "middle_layer": "--middle_layer",
     "middle_layer_norm": "--middle_layer_norm",
@@ -51,13 +51,21 @@ def check_same_embedding(
     Raises:
         ConfigError: naming every difference with both values, and the flag that mends it.
     """
-    errors = [
-        f"{quantizer_path}: trained for {name} {trained_on[name]}, this teacher has "
-        f"{asked[name]}; train a quantizer for this teacher"
-        for name in SAME_TEACHER
-        if name in trained_on and trained_on[name] != asked[name]
-    ]
-    if "teacher_digest" not in trained_on:
+    errors = []
+    if trained_on.get("dim", asked["dim"]) != asked["dim"]:
+        errors.append(
+            f"{quantizer_path}: trained for dim {trained_on['dim']}, this teacher has "
+            f"{asked['dim']}; train a quantizer for this teacher"
+        )
+    if "teacher_digest" in trained_on:
+        theirs, own = trained_on["teacher_digest"], asked["teacher_digest"]
+        if theirs != own:
+            errors.append(
+                f"{quantizer_path}: trained for {trained_on.get('teacher', 'a teacher')} (digest "
+                f"{theirs[:DIGITS]}...), this teacher has {own[:DIGITS]}...; give that one as "
+                "--checkpoint, or train a quantizer for this teacher; --force does not help"
+            )
+    else:
         logger.warning("%s does not say which teacher it is for; taken as given", quantizer_path)
     for name, flag in SAME_OUTPUT.items():
         if name not in trained_on or trained_on[name] == asked[name]:

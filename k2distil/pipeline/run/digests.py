@@ -8,8 +8,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from k2distil.batch import Utterance
-from k2distil.storage import UtteranceReader
+from k2distil.storage import SHARD_HOURS, UtteranceReader
+from k2distil.storage.file_list import is_list
 
+ENTRIES = "entries"  # the root attribute with the `digest_of_entries` of what is in an output
 ENTRIES_MODULUS = 2**128  # of digests that add up
 
 
@@ -63,6 +65,29 @@ def digest_of_entries(utterances: Iterable[Utterance]) -> int:
         fields = (each.key, _source(each), each.start, each.end, each.channel)
         total += int.from_bytes(hashlib.sha256(repr(fields).encode()).digest()[:16], "big")
     return total % ENTRIES_MODULUS
+
+
+def entries_as_text(digest: int) -> str:
+    """As the root attribute has it: 32 hex digits."""
+    return f"{digest % ENTRIES_MODULUS:032x}"
+
+
+def has_other_entries(reader: UtteranceReader, utterances: Iterable[Utterance]) -> bool:
+    """Whether a list has other audio, segments or paths than an output was made from.
+
+    False where that cannot be told: the list lacks keys of the output, an older k2distil made it,
+    it is a copy in another dtype, or one of several files alone, which has the digest of all.
+
+    Args:
+        reader: of the output.
+        utterances: of the list; those that are not in the output do not count.
+    """
+    is_one_of_several = SHARD_HOURS in reader.meta and not is_list(reader.meta)
+    if ENTRIES not in reader.meta or is_one_of_several:
+        return False
+    listed = [each for each in utterances if each.key in reader]
+    own = entries_as_text(digest_of_entries(listed))
+    return len(listed) == len(reader) and own != reader.meta[ENTRIES]
 
 
 def _source(utterance: Utterance) -> str:

@@ -136,6 +136,14 @@ def test_shards_stay_where_what_had_failed_fails_again(cuts, tmp_path):
     assert shards_in(tmp_path / "shar") == list("abcd")
 
 
+def test_a_copy_is_told_of_when_it_is_there(cuts, caplog):
+    caplog.set_level("INFO")
+    interrupted({**cuts, "dtype": "int16"}, "codes.int16.h5")
+    assert "the same codes in int16" not in caplog.text
+    export(ExportConfig(**cuts, dtype="int16"))
+    assert "codes.int16.h5: the same codes in int16" in caplog.text
+
+
 def test_a_copy_that_is_gone_is_made_again(cuts, tmp_path):
     export(ExportConfig(**cuts, dtype="int16"))
     copy = (tmp_path / "codes.int16.h5").read_bytes()

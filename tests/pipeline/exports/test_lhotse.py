@@ -5,7 +5,9 @@ import os
 import sys
 import tarfile
 import warnings
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import h5py
 import numpy as np
@@ -16,6 +18,7 @@ import torch
 from k2distil.config import ExportConfig
 from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.export import export
+from k2distil.pipeline.run.rejections import read_rejections
 from tests.storage.arrays import make_h5
 
 lhotse = pytest.importorskip("lhotse")
@@ -173,6 +176,46 @@ def test_shards_hold_the_codes_of_other_teachers_and_other_audio_too(corpus, arr
             np.testing.assert_allclose(packed.load_target(), cut.load_audio(), atol=1e-4)
 
 
+def with_features(cuts, folder):
+    fbank = lhotse.Fbank(lhotse.FbankConfig(num_mel_bins=8))
+    return cuts.compute_and_store_features(
+        fbank, folder, storage_type=lhotse.NumpyFilesWriter, progress_bar=False
+    )
+
+
+def test_features_are_packed_without_lilcom_as_they_are(corpus, caplog, monkeypatch):
+    caplog.set_level("INFO")
+    monkeypatch.setitem(sys.modules, "lilcom", None)
+    source = saved(with_features(some_cuts(corpus), corpus / "fbank"), corpus / "in.jsonl")
+    cuts, _ = exported(corpus, cuts_path=source, shar=corpus / "shar")
+    assert caplog.text.count("no lilcom here, features are packed as numpy's arrays") == 1
+    packed = list(lhotse.CutSet.from_shar(in_dir=corpus / "shar"))
+    assert [cut.id for cut in packed] == ["utt1", "utt3"]
+    for cut in packed:
+        assert np.array_equal(cut.load_features(), cuts[cut.id].load_features())
+
+
+def test_features_are_packed_by_lilcom_where_it_is(corpus, monkeypatch):
+    lilcom = ModuleType("lilcom")
+    lilcom.__spec__ = ModuleSpec("lilcom", None)  # by which lhotse looks for it
+    lilcom.compress = lambda values, tick_power: values.tobytes()
+    monkeypatch.setitem(sys.modules, "lilcom", lilcom)
+    source = saved(with_features(some_cuts(corpus), corpus / "fbank"), corpus / "in.jsonl")
+    exported(corpus, cuts_path=source, shar=corpus / "shar")
+    with tarfile.open(corpus / "shar" / "features.000000.tar") as tar:
+        assert "utt1.llc" in tar.getnames()
+
+
+def test_features_that_lilcom_packed_need_it(corpus, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lilcom", None)
+    cuts = with_features(some_cuts(corpus), corpus / "fbank")
+    for cut in cuts:
+        cut.features.storage_type = "lilcom_files"
+    source = saved(cuts, corpus / "in.jsonl")
+    with pytest.raises(DataError, match=r"lhotse needs a package \(.*lilcom.*\) for these cuts"):
+        exported(corpus, cuts_path=source, shar=corpus / "shar")
+
+
 def test_a_prefix_says_where_the_training_finds_the_codes(corpus):
     cuts, _ = exported(corpus, path_prefix=Path("exp/codes"))
     paths = {cut.codebook_indexes.array.storage_path for cut in cuts}
@@ -180,13 +223,24 @@ def test_a_prefix_says_where_the_training_finds_the_codes(corpus):
 
 
 @pytest.mark.parametrize("how", ["speed", "tempo"])
-def test_cuts_of_perturbed_speed_are_refused_and_nothing_is_written(corpus, how):
+def test_cuts_of_perturbed_speed_are_left_out_and_listed(corpus, how):
     cuts = some_cuts(corpus)
     perturbed = getattr(cuts, f"perturb_{how}")(0.9)
-    source = saved(cuts + perturbed, corpus / "in.jsonl.gz")
-    message = rf"utt1_.*: a cut of perturbed {how} \(0\.9\), .*export the cuts before perturbing"
+    found, summary = exported(corpus, cuts_path=saved(cuts + perturbed, corpus / "in.jsonl.gz"))
+    assert [cut.id for cut in found] == ["utt1", "utt3"]
+    assert summary.num_failed == 2
+    first, second = read_rejections(corpus / "cuts.jsonl.gz", "failed")
+    assert (first["key"], second["key"]) == tuple(cut.id for cut in perturbed)
+    assert f"a cut of perturbed {how} (0.9), but codes are of the audio as it is" in first["reason"]
+    plain = eval(first["reason"].partition("without such cuts: ")[2], {"cuts": cuts + perturbed})
+    assert [cut.id for cut in plain] == ["utt1", "utt3"]
+
+
+def test_cuts_that_are_all_of_perturbed_speed_are_counted(corpus):
+    perturbed = some_cuts(corpus).perturb_speed(0.9)
+    message = r"none of 2 cuts can be exported, e\.g\. utt1_sp0\.9: a cut of perturbed speed"
     with pytest.raises(DataError, match=message):
-        export(config(corpus, cuts_path=source))
+        export(config(corpus, cuts_path=saved(perturbed, corpus / "in.jsonl.gz")))
     assert not (corpus / "cuts.jsonl.gz").exists()
 
 
@@ -232,8 +286,9 @@ def test_without_any_codes_nothing_is_written(corpus):
     cuts = lhotse.CutSet.from_cuts(cut.with_id(f"x{cut.id}") for cut in some_cuts(corpus))
     source = saved(cuts, corpus / "in.jsonl.gz")
     message = r"none of 2 cuts can be exported, e.g. xutt1: no codes in .*, whose keys must be the"
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as caught:
         export(config(corpus, cuts_path=source))
+    assert "; its keys look like 'utt1', the cuts' like 'xutt1'" in str(caught.value)
     assert not (corpus / "cuts.jsonl.gz").exists()
 
 
