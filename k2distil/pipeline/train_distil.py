@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from k2distil.distil.codebook_head import CodebookHead
 from k2distil.distil.student import Student
 from k2distil.distil.vocabulary import normalize
 from k2distil.errors import DataError
+from k2distil.pipeline.run.digests import warn_of_other_entries
 from k2distil.pipeline.run.lists import names_of, read_lists
 from k2distil.pipeline.run.summary import Summary, write_config
 from k2distil.pipeline.student.arguments import dtype_of
@@ -138,9 +140,12 @@ def _utterances_to_train_on(
 def _test(job: DistilJob) -> StudentTest | None:
     """The test on what has text in --cv_data; None: there is none."""
     config = job.config
+    found = read_lists(config.cv_data, config, config.save_path) if config.cv_data else []
+    if job.processes.rank == 0 and job.codes is not None:
+        for reader in job.codes.reader.readers:
+            warn_of_other_entries(reader, chain(job.utterances, found))
     if config.cv_data is None:
         return None
-    found = read_lists(config.cv_data, config, config.save_path)
     tested = PackedUtterances(
         each for each in found if each.text is not None and normalize(each.text)
     )

@@ -11,7 +11,7 @@ from k2distil.config import VerifyConfig
 from k2distil.config.load import read_yaml
 from k2distil.data import audio_seconds, sample_utterances
 from k2distil.errors import ConfigError, DataError
-from k2distil.pipeline.run.digests import has_other_entries
+from k2distil.pipeline.run.digests import warn_of_other_entries
 from k2distil.pipeline.run.durations import durations
 from k2distil.pipeline.run.lists import read_lists
 from k2distil.pipeline.run.rejections import read_rejections
@@ -43,12 +43,8 @@ def verify(config: VerifyConfig) -> Summary:
         _check_keys(path, utterances, content.num_frames, dropped, problems)
         if isinstance(frame_shift, float) and frame_shift > 0:
             _check_lengths(utterances, content.num_frames, frame_shift, problems)
-        if is_whole and has_other_entries(UtteranceReader(path), utterances):
-            logger.warning(
-                "%s: the list has other audio, segments or paths than it was made from; where the "
-                "paths alone have changed that is right",
-                path,
-            )
+        if is_whole:
+            warn_of_other_entries(UtteranceReader(path), utterances)
         num_dropped = sum(each.key in dropped for each in utterances)
         counted = f" of {len(utterances):,} in the list, {num_dropped:,} dropped"
     num_frames = sum(content.num_frames.values())

@@ -1,5 +1,6 @@
 """train_distil.sh on codes of several outputs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -7,7 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from k2distil.batch import Utterance
 from k2distil.bin.main import main
+from k2distil.pipeline.run.digests import ENTRIES, digest_of_entries, entries_as_text
 from tests.scripts.conftest import Corpus, run, succeed
 from tests.scripts.student_material import flags, losses
 
@@ -167,3 +170,16 @@ def test_what_no_output_has_is_told_of_all(
     log = capfd.readouterr().err
     assert f"{paths[0]}, {paths[1]}: no codes for 1 of 20 utterances" in log
     assert "utt19" in log
+
+
+def test_a_list_of_other_segments_than_the_codes_were_made_of_is_told(
+    material: Corpus, tmp_path: Path
+) -> None:
+    """Keys and lengths fit: nothing else tells."""
+    whole = [Utterance(f"utt{n:02}", str(material.folder / f"utt{n:02}.wav")) for n in range(20)]
+    words = "codes.h5: the list has other audio, segments or paths than it was made from"
+    for first, is_told in ((whole[0], False), (replace(whole[0], start=0.0, end=0.9), True)):
+        with h5py.File(tmp_path / "codes.h5", "a") as file:
+            file.attrs[ENTRIES] = entries_as_text(digest_of_entries([first, *whole[1:]]))
+        log = succeed("train_distil.sh", *flags(material, "--max_steps", 1, "--force"))
+        assert (words in log) == is_told

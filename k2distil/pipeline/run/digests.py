@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from k2distil.batch import Utterance
 from k2distil.storage import SHARD_HOURS, UtteranceReader
 from k2distil.storage.file_list import is_list
+
+logger = logging.getLogger(__name__)
 
 ENTRIES = "entries"  # the root attribute with the `digest_of_entries` of what is in an output
 ENTRIES_MODULUS = 2**128  # of digests that add up
@@ -72,22 +75,40 @@ def entries_as_text(digest: int) -> str:
     return f"{digest % ENTRIES_MODULUS:032x}"
 
 
+def warn_of_other_entries(reader: UtteranceReader, utterances: Iterable[Utterance]) -> None:
+    """See `has_other_entries`; paths change when a folder moves, so it is no error."""
+    if has_other_entries(reader, utterances):
+        logger.warning(
+            "%s: the list has other audio, segments or paths than it was made from; where the "
+            "paths alone have changed that is right",
+            reader.path,
+        )
+
+
 def has_other_entries(reader: UtteranceReader, utterances: Iterable[Utterance]) -> bool:
     """Whether a list has other audio, segments or paths than an output was made from.
 
-    False where that cannot be told: the list lacks keys of the output, an older k2distil made it,
-    it is a copy in another dtype, or one of several files alone, which has the digest of all.
+    False where that cannot be told: the list lacks keys of the output, which has no digest of its
+    entries, or is one of several files alone, with the digest of all.
 
     Args:
         reader: of the output.
-        utterances: of the list; those that are not in the output do not count.
+        utterances: of the list; those that are not in the output do not count, and of a key in
+            several lists the first one.
     """
     is_one_of_several = SHARD_HOURS in reader.meta and not is_list(reader.meta)
     if ENTRIES not in reader.meta or is_one_of_several:
         return False
-    listed = [each for each in utterances if each.key in reader]
-    own = entries_as_text(digest_of_entries(listed))
-    return len(listed) == len(reader) and own != reader.meta[ENTRIES]
+    seen: set[str] = set()
+
+    def once() -> Iterator[Utterance]:
+        for each in utterances:
+            if each.key in reader and each.key not in seen:
+                seen.add(each.key)
+                yield each
+
+    own = entries_as_text(digest_of_entries(once()))
+    return len(seen) == len(reader) and own != reader.meta[ENTRIES]
 
 
 def _source(utterance: Utterance) -> str:
