@@ -36,9 +36,9 @@ from k2distil.quantizer.model import (
     AdditiveQuantizer,
     ProductQuantizer,
     Quantizer,
-    check_sizes,
 )
 from k2distil.quantizer.search.slices import pad_axes
+from k2distil.quantizer.sizes import check_sizes
 from k2distil.quantizer.training.ordering import order_codebooks
 from k2distil.quantizer.training.schedule import TRAINING_SEARCH, plan
 from k2distil.quantizer.training.seeding import revive_entries
