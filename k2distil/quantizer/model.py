@@ -267,8 +267,10 @@ class Quantizer(nn.Module):
     def _bad_frames(self, rows: Tensor) -> DataError:
         """What is wrong with rows, (B, D), that were not all finite; looked at chunk by chunk."""
         size = chunk_frames(self.table.device, self._scores_per_frame)
-        are_bad = [~self.normalise(chunk).isfinite().all(-1) for chunk in rows.split(size)]
-        bad = torch.cat(are_bad).nonzero().flatten()
+        is_bad = torch.empty(len(rows), dtype=torch.bool, device=self.table.device)
+        for chunk, place in zip(rows.split(size), is_bad.split(size), strict=True):
+            place.copy_(~self.normalise(chunk).isfinite().all(-1))
+        bad = is_bad.nonzero().flatten()
         return DataError(
             f"{len(bad)} of {len(rows)} frames hold NaN, infinite values or values beyond float32 "
             f"(the first is frame {int(bad[0])}): look at the audio, or use --dtype float32"
