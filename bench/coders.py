@@ -102,7 +102,7 @@ def train_multi_quantization(frames: FrameReservoir, task: Task) -> Trained:
     notes = {"iterations": done.iterations, "time_limited": done.time_limited}
     reader = from_package_state(done.quantizer.quantizer.state_dict(), MULTI_QUANTIZATION)
     notes["train_seconds"] = done.seconds
-    return Trained(done.quantizer, notes, reader.to(task.device).eval())
+    return Trained(done.quantizer, notes, reader.to(task.device))
 
 
 def same_codes(coder: MultiQuantization, reader: Coder, frames: Tensor) -> float:

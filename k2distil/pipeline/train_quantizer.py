@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from k2distil.pipeline.run.summary import (
 from k2distil.quantizer import (
     PROBE_FRAMES,
     FrameReservoir,
+    OutlierError,
     Quantizer,
     QuantizerTrainer,
     Share,
@@ -90,11 +92,13 @@ def _train_quantizer(config: TrainQuantizerConfig, held: ExitStack) -> Summary:
             return _summary_of_existing(save_path) if processes.rank == 0 else Summary()
         training, held_out = _read(job, config, processes)
         training_started = time.monotonic()
-        _train(job, training, config, processes)
+        with processes.all_or_none(), _named_outliers(job.source):
+            _train(job, training, config, processes)
         training_seconds = time.monotonic() - training_started
     if processes.rank > 0:
         return Summary()  # the first process measures and writes
-    summary = _write_quantizer(job, training, held_out, config, started, training_seconds)
+    with _named_outliers(job.source):
+        summary = _write_quantizer(job, training, held_out, config, started, training_seconds)
     _checkpoint_path(save_path).unlink(missing_ok=True)
     return summary
 
@@ -155,6 +159,15 @@ def _read(
     with processes.all_or_none():
         _check_number(len(training), len(held_out), config)
     return training, held_out
+
+
+@contextmanager
+def _named_outliers(source: FrameSource) -> Iterator[None]:
+    """Say where a value is that is no embedding's."""
+    try:
+        yield
+    except OutlierError as error:
+        raise DataError(f"{source.farthest()}: {error}") from error
 
 
 def _write_quantizer(

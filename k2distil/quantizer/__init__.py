@@ -10,6 +10,7 @@ from k2distil.quantizer.correction import Correction
 from k2distil.quantizer.metrics import PROBE_FRAMES, HeldOutFigures, evaluate
 from k2distil.quantizer.model import AdditiveQuantizer, ProductQuantizer, Quantizer
 from k2distil.quantizer.multi_quantization import MultiQuantizer, package_state
+from k2distil.quantizer.outliers import OutlierError
 from k2distil.quantizer.training.correction_training import num_correction_steps
 from k2distil.quantizer.training.finishing import finish
 from k2distil.quantizer.training.reservoir import FrameReservoir
@@ -23,6 +24,7 @@ __all__ = [
     "FrameReservoir",
     "HeldOutFigures",
     "MultiQuantizer",
+    "OutlierError",
     "ProductQuantizer",
     "Quantizer",
     "QuantizerTrainer",

@@ -5,6 +5,7 @@ id: digest of the tensors
 table (N, K, D), mean (D,), scale (): float32; settings: the search; provenance; figures
 centers (N, K, D) float32: for other readers; the sum of one a codebook is `decode`, uncorrected
 correction: a dict of tensors (correction.py); there is none in other files
+correction_digest: of those; files of before it have none
 multi_quantization: logits_weight (N, K, D), logits_bias (N, K) beside centers, and no table
 """
 
@@ -62,6 +63,7 @@ def save_quantizer(quantizer: Quantizer, path: str | Path) -> Path:
     if quantizer.correction is not None:
         tensors = quantizer.correction.state_dict()
         content["correction"] = {name: tensor.cpu() for name, tensor in tensors.items()}
+        content["correction_digest"] = quantizer.correction.digest
     write_tensors(content, path)
     return path
 
@@ -102,7 +104,7 @@ def load_quantizer(
     path = quantizer_file(path)
     content = _read(path, expected)
     if is_package_state(content):
-        return from_package_state(content, path).to(device).eval()
+        return from_package_state(content, path).to(device)
     version = content.get("version")
     if version != VERSION:
         raise CheckpointError(
@@ -129,7 +131,15 @@ def load_quantizer(
             f"{path}: the tensors do not match the id {content.get('id')}: the file was altered; "
             "remove it and train it again, or copy it again"
         )
-    return quantizer.to(device).eval()
+    if quantizer.correction is not None:
+        digest = quantizer.correction.digest
+        if content.get("correction_digest", digest) != digest:
+            raise CheckpointError(
+                f"{path}: the correction does not match its digest "
+                f"{content['correction_digest']}: the file was altered; remove it and train it "
+                "again, or copy it again"
+            )
+    return quantizer.to(device)
 
 
 def _read(path: Path, expected: str) -> dict[str, Any]:

@@ -12,13 +12,14 @@ the sum leaves the search to tables. correction_training.py learns it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from k2distil.device import no_tf32
+from k2distil.quantizer.arithmetic import exact
 
 HIDDEN = 1024
 CHUNK = 4096  # frames whose hidden values stand at once
@@ -34,7 +35,8 @@ class Correction(nn.Module):
 
     def __init__(self, dim: int, hidden: int = HIDDEN) -> None:
         super().__init__()
-        self.inner, self.outer = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+        self.inner = nn.Linear(dim, hidden, dtype=torch.float32)
+        self.outer = nn.Linear(hidden, dim, dtype=torch.float32)
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
 
@@ -56,8 +58,17 @@ class Correction(nn.Module):
             raise ValueError(str(error)) from error
         return correction.requires_grad_(False)
 
+    @property
+    def digest(self) -> str:
+        """16 hex digits of all its tensors."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
     def forward(self, sums: Tensor) -> Tensor:
         """See the class."""
-        with torch.autocast(sums.device.type, enabled=False), no_tf32(sums.device):
+        with exact(sums.device):
             parts = [self.outer(F.gelu(self.inner(part))) for part in sums.split(CHUNK)]
         return torch.cat(parts)

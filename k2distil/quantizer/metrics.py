@@ -7,6 +7,7 @@ frame to the code of each codebook. N codebooks of K entries, D dimensions.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from k2distil.errors import DataError
+from k2distil.quantizer.arithmetic import shielded
 from k2distil.quantizer.model import MAX_CHUNK_SCORES, QUANTIZER_TYPES, Quantizer
+from k2distil.quantizer.outliers import refuse_outliers
 
 PROBE_FRAMES = 50_000  # of the training, that are enough to fit it
 PROBE_DIM = 64  # principal components the probe sees
@@ -61,22 +64,33 @@ def evaluate(
     The probe is fitted to `train_frames`; nothing else but `dead_codes` looks at them.
 
     Raises:
-        DataError: no frames, or frames `encode` refuses.
+        DataError: no frames, frames `encode` refuses, or (OutlierError) with a value so far from
+            the others that float32 cannot hold its square.
     """
     if len(train_frames) == 0 or len(held_out_frames) == 0:
         raise DataError(
             f"{len(train_frames)} training and {len(held_out_frames)} held-out frames: at least "
             "one of each is needed to measure a quantizer; raise --num_audio"
         )
+    if isinstance(quantizer, Quantizer):
+        refuse_outliers(quantizer, train_frames, "training")
+        refuse_outliers(quantizer, held_out_frames, "held-out")
+    with shielded(held_out_frames.device):
+        return _evaluate(quantizer, train_frames, held_out_frames, seed)
+
+
+def _evaluate(
+    quantizer: Quantizer, train_frames: Tensor, held_out_frames: Tensor, seed: int
+) -> HeldOutFigures:
     generator = torch.Generator().manual_seed(seed)
     train_codes, codes = quantizer.encode(train_frames), quantizer.encode(held_out_frames)
     held_out = held_out_frames.float()
-    centred = (held_out - held_out.mean(0)).double()  # squares of large values are beyond float32
+    centred = held_out - held_out.double().mean(0)  # squares of large values are beyond float32
     deviation = float(centred.square().mean().sqrt())
     flips = []
     for level in NOISE:
-        noise = torch.randn(held_out.shape, generator=generator).to(held_out.device)
-        noisy = quantizer.encode(held_out + level * deviation * noise)
+        noise = torch.randn(held_out.shape, generator=generator, dtype=torch.float32)
+        noisy = quantizer.encode(held_out + level * deviation * noise.to(held_out.device))
         flips.append(float((noisy != codes).float().mean()))
     probe = fit_probe(train_frames, train_codes, quantizer.codebook_size, generator)
     cross_entropy, predicted = probe_scores(probe, held_out, codes)
@@ -144,60 +158,82 @@ def _counts(codes: Tensor, codebook_size: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Probe:
-    """Softmax regression: components (P, D) of centred frames -> scores (N, K)."""
+class Whitening:
+    """The first principal components of frames, each with a variance of 1."""
 
-    mean: Tensor
-    components: Tensor  # whitening: features have unit variance
+    mean: Tensor  # (D,)
+    unit: float  # a power of two: squares of large values are beyond float32, and of small ones
+    components: Tensor  # (P, D)
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        """(B, D) of any float dtype -> (B, P) float32."""
+        return (frames.float() - self.mean) / self.unit @ self.components.T
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Softmax regression: components of frames -> scores (N, K)."""
+
+    whitening: Whitening
     weight: Tensor  # (P, N * K)
     bias: Tensor  # (N * K,)
     codebook_size: int
 
     def scores(self, frames: Tensor) -> Tensor:
         """(B, D) -> (B, N, K), logarithms of unnormalised probabilities."""
-        features = (frames.float() - self.mean) @ self.components.T
-        return (features @ self.weight + self.bias).view(len(frames), -1, self.codebook_size)
+        scores = self.whitening(frames) @ self.weight + self.bias
+        return scores.view(len(frames), -1, self.codebook_size)
 
 
 def fit_probe(
     frames: Tensor, codes: Tensor, codebook_size: int, generator: torch.Generator
 ) -> Probe:
     """Fit by Adam on seeded batches; frames: (B, D), codes: (B, N)."""
-    frames = frames.float()
+    with shielded(frames.device):
+        whitening = _whitening(frames.float())
+        features, targets = whitening(frames), codes.long()
+        # Starting from how often each code comes, the probe never loses to knowing nothing else.
+        counts = _counts(codes, codebook_size).float()
+        shares = (counts + 0.5) / (len(codes) + 0.5 * codebook_size)
+        weight = features.new_zeros(features.shape[1], shares.numel()).requires_grad_()
+        bias = shares.log().flatten().requires_grad_()
+        optimizer = torch.optim.Adam([weight, bias], lr=PROBE_RATE)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, PROBE_STEPS)
+        for _ in range(PROBE_STEPS):
+            rows = torch.randint(len(frames), (PROBE_BATCH,), generator=generator)
+            rows = rows.to(frames.device)
+            with torch.enable_grad():
+                scores = (features[rows] @ weight + bias).view(-1, codebook_size)
+                loss = F.cross_entropy(scores, targets[rows].flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+    return Probe(whitening, weight.detach(), bias.detach(), codebook_size)
+
+
+def _whitening(frames: Tensor) -> Whitening:
+    """Of (B, D) float32."""
     mean = frames.double().mean(0).float()
     centred = frames - mean
-    # Squares of large values are beyond float32; a power of two changes no other bit.
-    unit = 2.0 ** centred.abs().max().clamp(min=1e-30).log2().floor()
+    largest = math.frexp(float(centred.abs().max()))[1] - 1  # its power of two
+    unit = 2.0 ** max(largest, -126)  # float32 has its inverse too
     scaled = centred / unit
     values, axes = torch.linalg.eigh((scaled.T @ scaled / len(frames)).double())
     kept = values.argsort(descending=True)[:PROBE_DIM]
-    deviations = values[kept].clamp(min=float(values.max()) * 1e-8).sqrt() * unit
-    deviations = deviations.clamp(min=1e-30)
-    components = (axes[:, kept] / deviations).T.float()
-    features, targets = centred @ components.T, codes.long()
-    # Starting from how often each code comes, the probe never loses to knowing nothing else.
-    shares = (_counts(codes, codebook_size) + 0.5) / (len(codes) + 0.5 * codebook_size)
-    weight = features.new_zeros(features.shape[1], shares.numel()).requires_grad_()
-    bias = shares.log().flatten().requires_grad_()
-    optimizer = torch.optim.Adam([weight, bias], lr=PROBE_RATE)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, PROBE_STEPS)
-    for _ in range(PROBE_STEPS):
-        rows = torch.randint(len(frames), (PROBE_BATCH,), generator=generator).to(frames.device)
-        scores = (features[rows] @ weight + bias).view(-1, codebook_size)
-        loss = F.cross_entropy(scores, targets[rows].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        scheduler.step()
-    return Probe(mean, components, weight.detach(), bias.detach(), codebook_size)
+    # Directions without variance are rounding: they count for little. Of constant frames all are.
+    deviations = values[kept].clamp(min=float(values.max()) * 1e-8).sqrt().clamp(min=1e-30)
+    return Whitening(mean, unit, (axes[:, kept] / deviations).T.float())
 
 
 def probe_scores(probe: Probe, frames: Tensor, codes: Tensor) -> tuple[float, Tensor]:
     """Mean cross entropy in nats of codes (B, N) given frames (B, D), and the likeliest codes."""
     total, predicted = 0.0, []
     size = max(1, min(CHUNK, MAX_CHUNK_SCORES // len(probe.bias)))
-    for part, target in zip(frames.split(size), codes.long().split(size), strict=True):
-        scores = probe.scores(part)
-        total += float(F.cross_entropy(scores.flatten(0, 1), target.flatten(), reduction="sum"))
-        predicted.append(scores.argmax(-1))
+    with shielded(frames.device):
+        for part, target in zip(frames.split(size), codes.long().split(size), strict=True):
+            scores = probe.scores(part)
+            loss = F.cross_entropy(scores.flatten(0, 1), target.flatten(), reduction="sum")
+            total += float(loss)
+            predicted.append(scores.argmax(-1))
     return total / codes.numel(), torch.cat(predicted)

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from k2distil.device import no_tf32
 from k2distil.errors import ConfigError, DataError
+from k2distil.quantizer.arithmetic import exact
 from k2distil.quantizer.correction import Correction
 from k2distil.quantizer.search.additive import (
     beam_search,
@@ -43,7 +43,6 @@ from k2distil.quantizer.search.fused import (
 from k2distil.quantizer.search.slices import find_axes, saves_work, sliced_scores
 
 MAX_CODEBOOK_SIZE = 65_536  # entries; codes stay within 16 bits
-MAX_TABLE_VALUES = 2**31  # N * K * D: a table of 8 GiB; training holds several
 
 # Frames are searched in chunks of exactly this many (the last is padded): memory is bounded, and a
 # matrix product of one fixed shape gives a frame the same bits whatever frames stand beside it.
@@ -78,6 +77,8 @@ class Quantizer(nn.Module):
         if table.ndim != 3 or mean.shape != table.shape[2:] or scale.shape != ():
             shapes = [tuple(each.shape) for each in (table, mean, scale)]
             raise ValueError(f"shapes {shapes}")
+        if not 0 < scale.float() < torch.inf:
+            raise ValueError(f"a scale of {float(scale)}: expected a float32 above 0")
         self.num_codebooks, self.codebook_size, self.dim = table.shape
         self.register_buffer("table", table.float().contiguous())
         self.register_buffer("bias", -0.5 * self.table.square().sum(-1))
@@ -141,7 +142,7 @@ class Quantizer(nn.Module):
             "whole_id": self.id,
             **self.provenance,  # a part of a part is one of the whole
         }
-        return part.train(self.training)
+        return part
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
@@ -159,7 +160,7 @@ class Quantizer(nn.Module):
         if codes is None:
             codes, are_finite = self.encode_by_torch(rows)
             if not are_finite:
-                raise DataError(_describe_bad_frames(self.normalise(rows)))
+                raise self._bad_frames(rows)
         return codes.view(*frames.shape[:-1], self.num_codebooks).to(frames.device)
 
     def encode_by_torch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,7 +168,7 @@ class Quantizer(nn.Module):
         codes = self._no_codes(len(rows))
         size = chunk_frames(codes.device, self._scores_per_frame)
         are_finite = torch.ones((), dtype=torch.bool, device=codes.device)
-        with torch.autocast(codes.device.type, enabled=False), no_tf32(codes.device):
+        with exact(codes.device):
             for start in range(0, len(rows), size):
                 chunk = self.normalise(rows[start : start + size])
                 are_finite &= chunk.isfinite().all()
@@ -197,14 +198,14 @@ class Quantizer(nn.Module):
         if found:
             codes[is_bad], are_finite = self.encode_by_torch(rows[is_bad.to(rows.device)])
             if not are_finite:
-                raise DataError(_describe_bad_frames(self.normalise(rows)))
+                raise self._bad_frames(rows)
         return codes
 
     def _search_by_kernels(self, search: Search, rows: Tensor) -> tuple[Tensor, Tensor]:
         """(B, D) -> codes (B, N), is_bad (B,) bool."""
         codes = self._no_codes(len(rows))
         is_bad = torch.zeros(len(rows), dtype=torch.bool, device=codes.device)
-        size = max(1, CHUNK_VALUES // search.values)
+        size = max(1, CHUNK_VALUES // search.values_per_frame)
         for start in range(0, len(rows), size):
             part = slice(start, start + size)
             codes[part], is_bad[part] = search.run(rows[part].to(codes.device))
@@ -223,7 +224,10 @@ class Quantizer(nn.Module):
         Raises:
             DataError: another number of codebooks, not integers, or a code outside 0 .. K-1.
         """
-        if codes.shape[-1:] != (self.num_codebooks,) or codes.is_floating_point():
+        is_integer = codes.dtype != torch.bool and not (
+            codes.is_floating_point() or codes.is_complex()
+        )
+        if codes.shape[-1:] != (self.num_codebooks,) or not is_integer:
             raise DataError(
                 f"codes {tuple(codes.shape)} {codes.dtype}: expected integers "
                 f"(*, {self.num_codebooks}) as this quantizer has {self.num_codebooks} codebooks"
@@ -245,6 +249,12 @@ class Quantizer(nn.Module):
         rows = entry_rows(codes, self.codebook_size)
         return F.embedding_bag(rows, self.table.flatten(0, 1), mode="sum")
 
+    @torch.no_grad()
+    def residuals(self, frames: Tensor, codes: Tensor) -> Tensor:
+        """(B, D), (B, N) -> (B, D) float32: what the sums leave of frames, centred and scaled."""
+        sums = self.sum_entries(codes.to(self.table.device, torch.int64))
+        return self.normalise(frames) - sums
+
     def normalise(self, frames: Tensor) -> Tensor:
         """(B, D) of any float dtype -> (B, D) float32, centred and scaled, on the own device."""
         return ((frames.to(self.mean.device) - self.mean) / self.scale).float()
@@ -253,6 +263,18 @@ class Quantizer(nn.Module):
     def _scores_per_frame(self) -> int:
         """How many float32 of a frame stand at once in the search."""
         return self.num_codebooks * self.codebook_size
+
+    def _bad_frames(self, rows: Tensor) -> DataError:
+        """What is wrong with rows, (B, D), that were not all finite; looked at chunk by chunk."""
+        size = chunk_frames(self.table.device, self._scores_per_frame)
+        is_bad = torch.empty(len(rows), dtype=torch.bool, device=self.table.device)
+        for chunk, place in zip(rows.split(size), is_bad.split(size), strict=True):
+            place.copy_(~self.normalise(chunk).isfinite().all(-1))
+        bad = is_bad.nonzero().flatten()
+        return DataError(
+            f"{len(bad)} of {len(rows)} frames hold NaN, infinite values or values beyond float32 "
+            f"(the first is frame {int(bad[0])}): look at the audio, or use --dtype float32"
+        )
 
     def _search(self, frames: Tensor) -> Tensor:
         """frames: (B, D) normalised -> (B, N) int64."""
@@ -294,7 +316,7 @@ class ProductQuantizer(Quantizer):
             axes = find_axes(self.table)
         elif not saves_work(axes.shape[1], self.codebook_size, self.dim):
             axes = None
-        with torch.autocast(table.device.type, enabled=False), no_tf32(table.device):
+        with exact(table.device):
             sliced = None if axes is None else axes @ self.table.transpose(1, 2)
         self.register_buffer("axes", axes)
         self.register_buffer("sliced", sliced)
@@ -362,37 +384,6 @@ QUANTIZER_TYPES: dict[str, type[Quantizer]] = {
 }
 
 
-def check_sizes(quantizer_type: str, dim: int, num_codebooks: int, codebook_size: int) -> None:
-    """Raise ConfigError where no such quantizer can be built."""
-    if quantizer_type not in QUANTIZER_TYPES:
-        raise ConfigError(
-            f"quantizer_type {quantizer_type}: expected one of {', '.join(QUANTIZER_TYPES)}"
-        )
-    if not 2 <= codebook_size <= MAX_CODEBOOK_SIZE:
-        raise ConfigError(
-            f"quantizer_codebook_size {codebook_size}: expected 2 to {MAX_CODEBOOK_SIZE} entries"
-        )
-    if not 1 <= num_codebooks <= dim:
-        raise ConfigError(
-            f"quantizer_out_dim {num_codebooks}: expected 1 to {dim} codebooks, at most one for "
-            f"each of the embedding's {dim} dimensions"
-        )
-    if num_codebooks * codebook_size * dim > MAX_TABLE_VALUES:
-        raise ConfigError(
-            f"quantizer_codebook_size {codebook_size} with quantizer_out_dim {num_codebooks}: "
-            f"entries of {num_codebooks * codebook_size * dim} values at {dim} dimensions, at most "
-            f"{MAX_TABLE_VALUES} (8 GiB) are supported; lower one of them"
-        )
-
-
 def chunk_frames(device: torch.device, scores_per_frame: int) -> int:
     """How many frames are searched at once; depends on nothing that varies between batches."""
     return max(1, min(CHUNK_FRAMES.get(device.type, 4096), MAX_CHUNK_SCORES // scores_per_frame))
-
-
-def _describe_bad_frames(frames: Tensor) -> str:
-    bad = (~frames.isfinite().all(-1)).nonzero().flatten()
-    return (
-        f"{len(bad)} of {len(frames)} frames hold NaN, infinite values or values beyond float32 "
-        f"(the first is frame {int(bad[0])}): look at the audio, or use --dtype float32"
-    )

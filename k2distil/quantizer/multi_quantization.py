@@ -21,7 +21,7 @@ from torch import Tensor
 from k2distil.errors import CheckpointError, ConfigError
 from k2distil.quantizer.model import Quantizer
 from k2distil.quantizer.search.additive import interaction_tables, unary_scores
-from k2distil.quantizer.search.joint import refine_jointly
+from k2distil.quantizer.search.joint import refine_jointly, values_per_frame
 
 PACKAGE_KEYS = ("to_logits.weight", "to_logits.bias", "centers", "logits_scale", "centers_scale")
 ID_KEY = "id_buf"  # the package's 8 hex digits, as ASCII
@@ -93,6 +93,10 @@ class MultiQuantizer(Quantizer):
             f"the first {num_codebooks} codebooks of a multi_quantization quantizer: all "
             f"{self.num_codebooks} belong together; train one with train_quantizer_offline.sh"
         )
+
+    @property
+    def _scores_per_frame(self) -> int:
+        return values_per_frame(self.num_codebooks, self.codebook_size, self.width)
 
     def _search(self, frames: Tensor) -> Tensor:
         start = unary_scores(frames, self.logits_weight, self.centred_bias).argmax(-1)

@@ -92,6 +92,34 @@ def test_another_kind_of_device_does_not_go_on(config, tmp_path, monkeypatch, ca
     assert load_quantizer(tmp_path / "q.pt").figures["num_frames"] == 120
 
 
+def test_a_state_of_before_starts_over(config, tmp_path, monkeypatch, caplog):
+    interrupted(config(checkpoint_seconds=0.0), "evaluate", monkeypatch)
+    path = tmp_path / "q.pt.training.pt"
+    content = torch.load(path, weights_only=True)
+    content["state"] |= content["state"].pop("rounds")  # they were beside the others
+    torch.save(content, path)
+    train_quantizer(config())
+    assert "training from the start: the unfinished training is of another version" in caplog.text
+    assert "no rounds" in caplog.text
+    assert load_quantizer(tmp_path / "q.pt").figures["num_frames"] == 120
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("quantizer_type", ["product", "additive"])
+@pytest.mark.parametrize("key", ["utt01", "utt05"])  # held out, and of the training
+def test_a_value_that_is_no_embeddings_is_found_in_its_file(config, tmp_path, quantizer_type, key):
+    frames = np.random.default_rng(0).standard_normal((20, 60, 8)).astype("float32")
+    frames[int(key[3:]), 7, 3] = -1e24
+    with h5py.File(tmp_path / "e.h5", "w") as file:
+        for index, each in enumerate(frames):
+            file[f"utt{index:02}"] = each
+    message = rf"e\.h5\[{key}\], which reaches 1e\+24: a value of the .* frames is .*look at"
+    sizes = {"quantizer_codebook_size": 4, "quantizer_batch_size": 32}
+    with pytest.raises(DataError, match=message):
+        train_quantizer(config(quantizer_type=quantizer_type, **sizes))
+    assert not (tmp_path / "q.pt").exists()
+
+
 def test_arrays_without_frames_do_not_count_among_every_ten(config, tmp_path):
     train_quantizer(config())
     whole = load_quantizer(tmp_path / "q.pt").id

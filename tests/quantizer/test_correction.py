@@ -147,6 +147,25 @@ def test_what_held_out_frames_do_not_gain_by_is_left_out(plain):
     assert quantizer.correction is None
 
 
+@pytest.mark.parametrize("bias", [0.0, 0.2, float("nan")])
+def test_one_that_makes_it_a_little_worse_is_left_out(plain, monkeypatch, bias):
+    held_out = curved_frames(3000, seed=3)
+
+    def learn(*_):
+        worse = Correction(DIM)
+        torch.nn.init.constant_(worse.outer.bias, bias)
+        return worse.requires_grad_(False)
+
+    quantizer = AdditiveQuantizer(**plain.entries(), **plain.settings)
+    codes = plain.encode(held_out)
+    before = relative_error(plain, codes, held_out)
+    quantizer.correction = learn()
+    assert not relative_error(quantizer, codes, held_out) > 1.5 * before
+    monkeypatch.setattr("k2distil.quantizer.training.correction_training._learn", learn)
+    add_correction(quantizer, curved_frames(5000, seed=1), held_out)
+    assert quantizer.correction is None
+
+
 @torch.no_grad()
 def test_it_learns_where_gradients_are_off(plain, curved):
     assert taught(plain, curved[:20_000]).correction is not None
@@ -206,6 +225,24 @@ def test_a_damaged_one_is_refused(corrected, tmp_path, damage):
     torch.save(content, path)
     with pytest.raises(CheckpointError, match=r"q.pt: a damaged quantizer file.*train it again"):
         load_quantizer(path)
+
+
+@pytest.mark.parametrize("name", ["inner.weight", "outer.bias"])
+def test_a_flipped_bit_is_found(corrected, tmp_path, name):
+    path = save_quantizer(corrected, tmp_path / "q.pt")
+    content = torch.load(path, weights_only=True)
+    content["correction"][name].view(torch.int32).view(-1)[1] ^= 1
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=r"q.pt: the correction does not match its digest"):
+        load_quantizer(path)
+
+
+def test_a_file_from_before_digests_is_read(corrected, tmp_path):
+    path = save_quantizer(corrected, tmp_path / "q.pt")
+    content = torch.load(path, weights_only=True)
+    assert content.pop("correction_digest") == corrected.correction.digest
+    torch.save(content, path)
+    assert load_quantizer(path).correction.digest == corrected.correction.digest
 
 
 def test_one_of_other_dimensions_is_refused(corrected, tmp_path):

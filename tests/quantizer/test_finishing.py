@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from k2distil.quantizer import FrameReservoir, finish, num_correction_steps
+from k2distil.quantizer import FrameReservoir, OutlierError, finish, num_correction_steps
 from k2distil.quantizer.metrics import num_dead_codes
 from tests.quantizer.conftest import trained
 from tests.quantizer.test_correction import DIM, curved_frames
@@ -29,6 +29,19 @@ def test_an_additive_one_has_its_entries_used_and_a_correction(reservoir):
     assert done.correction is not None
     assert len(steps) == num_correction_steps(6000)
     assert finish(spoilt, reservoir, held_out, seed=4).id == done.id
+
+
+@pytest.mark.parametrize("quantizer_type", ["product", "additive"])
+@pytest.mark.parametrize("which", ["training", "held-out"])
+def test_values_that_are_no_embeddings_are_refused(quantizer_type, which, reservoir):
+    quantizer = trained(reservoir.frames, quantizer_type, 2, 4)
+    broken = curved_frames(5000, seed=3)
+    broken[4999, 0] = -1e25
+    frames = FrameReservoir(6000, DIM, seed=0)
+    frames.add(broken if which == "training" else broken[:4999])
+    held_out = broken if which == "held-out" else broken[:4999]
+    with pytest.raises(OutlierError, match=f"a value of the {which} frames .*look at the audio"):
+        finish(quantizer, frames, held_out)
 
 
 def test_a_product_one_stays_as_it_is(reservoir):

@@ -271,7 +271,7 @@ def test_kernels_that_lose_more_than_torch_are_given_up(make, monkeypatch, caplo
             torch.zeros(len(rows), quantizer.num_codebooks, dtype=torch.int32, device=DEVICE),
             torch.zeros(len(rows), dtype=torch.bool, device=DEVICE),
         ),
-        values=40,
+        values_per_frame=40,
     )
     for name, value in (("_given_up", set()), ("_checked", set())):
         monkeypatch.setattr(fused, name, value)
@@ -281,6 +281,20 @@ def test_kernels_that_lose_more_than_torch_are_given_up(make, monkeypatch, caplo
         assert (quantizer.encode(frames.to(DEVICE)).cpu() == by_torch(quantizer, frames)).all()
         quantizer.to(DEVICE)
     assert caplog.text.count("kernels lose") == 1
+
+
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+@pytest.mark.parametrize("make", [product, additive])
+def test_random_codes_are_found_wrong_beside_an_offset_too(make, offset, monkeypatch):
+    monkeypatch.setattr(fused, "_checked", set())
+    quantizer = make()
+    quantizer.mean.fill_(offset)
+    frames = frames_for(quantizer, 64)
+    shape = (64, quantizer.num_codebooks)
+    with pytest.raises(RuntimeError, match="kernels lose"):
+        fused.check_once(quantizer, frames, torch.randint(quantizer.codebook_size, shape))
+    fused.check_once(quantizer, frames, by_torch(quantizer, frames))
+    assert len(fused._checked) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])

@@ -1,10 +1,11 @@
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
 
 from k2distil.errors import DataError
-from k2distil.quantizer import ProductQuantizer, evaluate
+from k2distil.quantizer import OutlierError, ProductQuantizer, evaluate
 from k2distil.quantizer.metrics import (
     fit_probe,
     num_dead_codes,
@@ -96,7 +97,56 @@ def test_the_error_by_number_of_codebooks_falls_to_that_of_all(quantizer, frames
     assert 1 > errors[0] > errors[1] > errors[2] == figures.relative_error
     part = quantizer.first(2)
     assert errors[1] == pytest.approx(relative_error(part, part.encode(held_out), held_out))
-    assert figures.error_by_num_codebooks == errors
+    assert evaluate(part, frames, held_out).error_by_num_codebooks == pytest.approx(errors[:2])
+
+
+def test_directions_that_are_rounding_do_not_count_for_the_probe():
+    """Frames on a plane among 8 dimensions: the other variances come out as 0, or below."""
+    generator = torch.Generator().manual_seed(0)
+    place = torch.randn(3000, 2, generator=generator)
+    frames = place @ torch.randn(2, 8, generator=generator)
+    codes = (place > 0).long()
+    probe = fit_probe(frames[:2000], codes[:2000], 2, generator)
+    assert probe.weight.isfinite().all()
+    assert (probe.whitening(frames).square().mean(0) < 2).all()
+    beside = frames[2000:] + 1e-6 * torch.randn(1000, 8, generator=generator)
+    cross_entropy, predicted = probe_scores(probe, beside, codes[2000:])
+    assert cross_entropy < 0.15
+    assert (predicted == codes[2000:]).float().mean() > 0.97
+
+
+@pytest.mark.parametrize("unit", [2.0**-126, 2.0**-100, 2.0**100, 2.0**120])
+def test_the_unit_of_the_frames_does_not_show_in_the_figures(quantizer, frames, unit):
+    entries = quantizer.entries()
+    entries |= {name: entries[name] * unit for name in ("mean", "scale")}
+    held_out = power_law_frames(4000, 16)[3000:]
+    figures = asdict(evaluate(quantizer, frames, held_out))
+    found = evaluate(type(quantizer)(**entries), frames * unit, held_out * unit)
+    for name, value in asdict(found).items():
+        assert value == pytest.approx(figures[name], rel=0.02), name
+
+
+def test_noise_is_in_proportion_to_the_deviation_beside_an_offset():
+    """A mean that float32 does not hold: its rounding is no deviation."""
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.zeros(20_000, 2)
+    frames[:, 0] = 8 * torch.rand(20_000, generator=generator) - 0.5
+    frames[:, 1] = 2.0**26
+    frames[::2, 1] += 8  # float32's next
+    table = on_one_axis(8).table
+    quantizer = ProductQuantizer(table, torch.tensor([0.0, 2.0**26]), torch.tensor(1.0))
+    deviation = float(frames.double().var(0, correction=0).mean().sqrt())
+    expected = math.sqrt(2 / math.pi) * 0.05 * deviation * 7 / 8
+    assert evaluate(quantizer, frames[:2000], frames).flips_5 == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("which", ["training", "held-out"])
+def test_values_whose_squares_no_float32_holds_are_refused(quantizer, frames, which):
+    broken = frames.clone()
+    broken[7, 3] = 1e22
+    given = (broken, frames) if which == "training" else (frames, broken)
+    with pytest.raises(OutlierError, match=f"a value of the {which} frames is .*e\\+22 times"):
+        evaluate(quantizer, *given)
 
 
 class OfAnotherMaker:

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from k2distil.errors import ConfigError, DataError
 from k2distil.quantizer import AdditiveQuantizer, ProductQuantizer
-from k2distil.quantizer.model import check_sizes, chunk_frames
+from k2distil.quantizer.model import chunk_frames
+from k2distil.quantizer.sizes import check_sizes
 from tests.quantizer.conftest import power_law_frames
 
 
@@ -111,6 +112,22 @@ def test_frames_that_are_not_finite_are_refused(quantizer, value):
         quantizer.encode(frames)
 
 
+def test_a_refusal_looks_at_a_chunk_of_frames_at_a_time(quantizer, monkeypatch):
+    frames = torch.zeros(1000, 16, dtype=torch.float16)
+    frames[[777, 999]] = torch.inf
+    sizes, kind = [], type(quantizer)
+    normalise = kind.normalise
+
+    def counted(self, rows):
+        sizes.append(len(rows))
+        return normalise(self, rows)
+
+    monkeypatch.setattr(kind, "normalise", counted)
+    with pytest.raises(DataError, match=r"2 of 1000 frames hold .*frame 777"):
+        quantizer.encode(frames)
+    assert max(sizes) == 128
+
+
 def test_values_beyond_float32_are_refused(quantizer):
     with pytest.raises(DataError, match="beyond float32"):
         quantizer.encode(torch.full((1, 16), 1e300, dtype=torch.float64))
@@ -147,6 +164,8 @@ def test_integer_frames_are_refused(quantizer):
     [
         (torch.zeros(5, 4, dtype=torch.uint8), "3 codebooks"),
         (torch.zeros(5, 3), "float32"),
+        (torch.zeros(5, 3, dtype=torch.bool), "torch.bool: expected integers"),
+        (torch.zeros(5, 3, dtype=torch.complex64), "torch.complex64: expected integers"),
         (torch.tensor([[0, 0, 16]]), "from 0 to 16"),
         (torch.tensor([[0, 0, -100]]), "remove padding"),
     ],
@@ -175,7 +194,7 @@ def test_codes_are_as_narrow_as_the_codebook_allows(codebook_size, dtype):
     assert codes.flatten().tolist() == [0, codebook_size - 1]
 
 
-def test_float16_frames_near_the_limit_keep_their_error(quantizer, frames):
+def test_a_float16_unit_near_its_limit_changes_no_code(quantizer, frames):
     held_out = power_law_frames(4000, 16)[3000:]
     largest = float(held_out.abs().max())
     big = type(quantizer)(
@@ -196,10 +215,30 @@ def test_the_id_is_of_the_tensors_and_the_search(quantizer):
     other = type(quantizer)(quantizer.table + 1e-3, quantizer.mean, quantizer.scale)
     assert same.id == quantizer.id
     assert len(quantizer.id) == 16
-    assert other.id != quantizer.id
     entries = quantizer.entries()
+    moved = [type(quantizer)(**entries | {name: entries[name] * 1.001}) for name in entries]
+    assert len({quantizer.id, other.id, *(each.id for each in moved)}) == 5
     assert AdditiveQuantizer(**entries, beam=2).id != AdditiveQuantizer(**entries, beam=4).id
     assert AdditiveQuantizer(**entries).id != ProductQuantizer(**entries).id
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, 1e-50, float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", [ProductQuantizer, AdditiveQuantizer])
+def test_a_scale_that_no_frame_can_be_divided_by_is_refused(kind, scale):
+    with pytest.raises(ValueError, match=r"a scale of .*: expected a float32 above 0"):
+        kind(torch.zeros(2, 4, 6), torch.zeros(6), torch.tensor(scale, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e5])
+def test_residuals_are_exact_beside_an_offset(quantizer, offset):
+    entries = quantizer.entries()
+    moved = type(quantizer)(**entries | {"mean": entries["mean"] + offset})
+    frames = power_law_frames(500, 16) + offset
+    codes = moved.encode(frames)
+    total = sum(moved.table[n][codes[:, n].long()].double() for n in range(3))
+    exact = (frames.double() - moved.mean.double()) / moved.scale.double() - total
+    assert moved.residuals(frames, codes).shape == (500, 16)
+    assert (moved.residuals(frames, codes) - exact).abs().max() < 1e-5
 
 
 def test_the_first_codebooks_are_a_quantizer_of_their_own(quantizer, frames):

@@ -1,5 +1,8 @@
 import copy
 import random
+import re
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -108,6 +111,23 @@ def test_codes_do_not_depend_on_the_frames_beside_them(trained_package, tmp_path
     assert torch.equal(torch.cat([quantizer.encode(part) for part in frames.split(97)]), codes)
     with pytest.raises(DataError, match="NaN"):
         quantizer.encode(torch.full((2, 16), float("nan")))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the peak of memory")
+@pytest.mark.parametrize(("num_codebooks", "codebook_size"), [(32, 64), (64, 16)])
+def test_a_chunk_takes_the_memory_it_is_planned_with(num_codebooks, codebook_size):
+    def peak():
+        status = Path("/proc/self/status").read_text()
+        return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024
+
+    centers = torch.randn(num_codebooks, codebook_size, 16)
+    quantizer = MultiQuantizer(centers, centers, torch.zeros(num_codebooks, codebook_size))
+    frames = num_codebooks**0.5 * torch.randn(128, 16)
+    quantizer.encode(frames[:1])
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = peak()
+    quantizer.encode(frames)
+    assert peak() - before < 128 * quantizer._scores_per_frame * 4
 
 
 def test_sizes_that_the_package_cannot_refine_have_codes_too(tmp_path):

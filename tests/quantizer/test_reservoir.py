@@ -137,6 +137,8 @@ def test_values_too_small_for_float16_are_kept():
         (torch.zeros(2), "quantizer_in_dim"),
         (torch.full((3, 2), float("nan")), "NaN"),
         (torch.full((3, 2), float("inf")), "infinite"),
+        (torch.full((3, 2), 1e39, dtype=torch.float64), "beyond float32"),
+        (torch.full((3, 2), -1e300, dtype=torch.float64), "beyond float32"),
     ],
 )
 def test_bad_frames_are_refused(frames, message):

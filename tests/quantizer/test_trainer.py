@@ -1,3 +1,4 @@
+import copy
 import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from k2distil.errors import CheckpointError, ConfigError, DataError
-from k2distil.quantizer import QuantizerTrainer, Share
+from k2distil.quantizer import OutlierError, QuantizerTrainer, Share
 from k2distil.quantizer.metrics import num_dead_codes, relative_error
 from k2distil.quantizer.training.statistics import ALONE
 from k2distil.quantizer.training.unused import use_every_entry
@@ -113,27 +114,67 @@ def test_a_resumed_training_ends_like_an_undisturbed_one(quantizer, frames, stop
     assert second.quantizer.id == quantizer.id
 
 
-def test_a_state_does_not_change_as_training_goes_on(frames):
-    trainer = QuantizerTrainer("product", 16, 3, 16)
-    for _ in range(5):
-        trainer.step(frames[:512])
+@pytest.mark.parametrize("quantizer_type", ["product", "additive"])
+def test_a_state_does_not_change_as_training_goes_on(quantizer_type, frames):
+    trainer = QuantizerTrainer(quantizer_type, 16, 3, 16, batch_size=100)
+    schedule = trainer.schedule
+    start = schedule.gather_steps if quantizer_type == "product" else schedule.start_of_additive
+    while trainer.steps_done < start + 5:
+        trainer.step(batch(frames, trainer.steps_done)[:100])
+    assert not schedule.round_ends(trainer.steps_done)  # there are fresh sums
     state = trainer.state_dict()
-    before = {name: tensor.clone() for name, tensor in state["running"].items()}
-    for _ in range(5):
-        trainer.step(frames[512:1024])
-    assert all(torch.equal(state["running"][name], tensor) for name, tensor in before.items())
+    before = copy.deepcopy(state)
+    for _ in range(schedule.product_steps + schedule.additive_steps):
+        trainer.step(frames[512:612])
+    for name in ("entries", "running", "fresh"):
+        for key, tensor in before["rounds"][name].items():
+            assert torch.equal(state["rounds"][name][key], tensor), f"{name} {key}"
+    assert torch.equal(state["rounds"]["solved"], before["rounds"]["solved"])
+    assert torch.equal(state["rotation"], before["rotation"])
 
 
-def test_a_state_of_other_settings_is_refused(frames):
+@pytest.mark.parametrize("stop", [0, 3, 40])
+def test_a_trainer_that_goes_back_to_a_state_forgets_what_came_after(frames, stop):
+    trainer = QuantizerTrainer("additive", 16, 3, 16, batch_size=100)  # gathers in 6 steps
+    while trainer.steps_done < stop:
+        trainer.step(batch(frames, trainer.steps_done))
+    state = copy.deepcopy(trainer.state_dict())
+    while not trainer.done:
+        trainer.step(batch(frames, trainer.steps_done))
+    first = trainer.quantizer.id
+    trainer.load_state_dict(state)
+    assert trainer.steps_done == stop
+    if stop < 6:
+        with pytest.raises(RuntimeError, match="no quantizer before step 6"):
+            _ = trainer.quantizer
+    while not trainer.done:
+        trainer.step(batch(frames, trainer.steps_done))
+    assert trainer.quantizer.id == first
+
+
+def test_the_frames_of_a_step_may_be_overwritten_after_it(frames):
+    found = []
+    for again in (False, True):
+        trainer, buffer = QuantizerTrainer("product", 16, 3, 64), torch.empty(512, 16)
+        assert trainer.schedule.gather_steps > 1
+        while not trainer.done:
+            given = batch(frames, trainer.steps_done)
+            trainer.step(buffer.copy_(given) if again else given)
+        found.append(trainer.quantizer.id)
+    assert found[0] == found[1]
+
+
+def test_a_state_of_other_settings_is_refused():
     state = QuantizerTrainer("product", 16, 3, 16).state_dict()
     with pytest.raises(CheckpointError, match="codebook_size 16, not 32"):
         QuantizerTrainer("product", 16, 3, 32).load_state_dict(state)
 
 
-def test_a_state_of_another_version_is_refused(frames):
+def test_a_state_of_another_version_is_refused():
     state = QuantizerTrainer("product", 16, 3, 16).state_dict()
-    del state["solved"]
-    with pytest.raises(CheckpointError, match=r"another version \(no solved\)"):
+    del state["rounds"]  # of before they were in one place
+    state |= dict.fromkeys(("type", "settings", "entries", "solved", "running", "fresh"))
+    with pytest.raises(CheckpointError, match=r"another version \(no rounds\)"):
         QuantizerTrainer("product", 16, 3, 16).load_state_dict(state)
 
 
@@ -233,6 +274,67 @@ def test_values_beyond_float32_are_refused():
     trainer = QuantizerTrainer("product", 2, 1, 2)
     with pytest.raises(DataError, match="beyond float32"):
         trainer.step(torch.tensor([[1e300, 0], [-1e300, 0]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("quantizer_type", ["product", "additive"])
+def test_values_whose_squares_no_float32_holds_are_refused(quantizer_type, frames):
+    trainer = QuantizerTrainer(quantizer_type, 16, 3, 16)
+    while trainer.steps_done < 10:
+        trainer.step(batch(frames, trainer.steps_done))
+    broken = frames[:512].clone()
+    broken[7, 3] = 1e22
+    with pytest.raises(OutlierError, match=r"of the training frames is .*e\+22 times .*look at"):
+        trainer.step(broken)
+    assert trainer.steps_done == 10
+
+
+def test_frames_that_differ_by_rounding_alone_have_no_unit():
+    one = torch.full((512, 4), 1e6)
+    one[::2, 1] = torch.nextafter(one[0, 1], torch.tensor(2e6))
+    trainer = QuantizerTrainer("product", 4, 2, 4)
+    while not trainer.done:
+        trainer.step(one)
+    assert trainer.quantizer.scale == 1
+    assert torch.allclose(trainer.quantizer.decode(trainer.quantizer.encode(one)), one, rtol=1e-7)
+
+
+@pytest.mark.parametrize("unit", [2.0**-126, 2.0**-149])
+def test_the_tiniest_units_train(unit):
+    frames = unit * power_law_frames(2000, 16).mul(8).round()
+    quantizer = trained(frames, "product", 2, 16)
+    assert quantizer.scale > 0
+    assert error_of(quantizer, frames) < 0.9
+
+
+def test_frames_whose_deviation_no_float32_holds_have_no_unit():
+    frames = torch.zeros(512, 4)
+    frames[::50, 1] = 2.0**-149  # the least above 0; of the deviation nothing is left
+    quantizer = trained(frames, "product", 2, 4)
+    assert quantizer.scale == 1
+    assert torch.equal(quantizer.decode(quantizer.encode(frames)), torch.zeros(512, 4))
+
+
+def test_what_is_known_of_product_entries_that_move_is_forgotten():
+    frames = power_law_frames(4000, 8)
+    trainer = QuantizerTrainer("product", 8, 1, 16)
+    trainer.step(frames[:1].expand(512, -1))  # all entries but one are used by none
+    trainer.step(frames[:512])
+    assert trainer.schedule.round_ends(trainer.steps_done)
+    running = trainer.state_dict()["rounds"]["running"]  # one was crowded, one came beside it
+    assert all(not tensor.any() for tensor in running.values())
+
+
+def test_the_rounds_at_rest_learn_from_all_of_their_frames(frames):
+    trainer = QuantizerTrainer("additive", 16, 3, 16)
+    schedule = trainer.schedule
+    steps = range(schedule.start_of_additive + 1, schedule.num_steps + 1)
+    ends = [step for step in steps if schedule.round_ends(step)]
+    assert [schedule.decay(step) for step in ends] == [0.8] * (len(ends) - 12) + [0.95] * 12
+    while not trainer.done:
+        trainer.step(batch(frames, trainer.steps_done))
+    a_round = 512 * schedule.additive_steps
+    counted = trainer.state_dict()["rounds"]["running"]["counts"].view(3, 16).sum(1) / a_round
+    assert counted.tolist() == pytest.approx([11.9] * 3, abs=0.5)  # rounds; 5 of 0.8
 
 
 def test_impossible_sizes_are_refused():

@@ -52,6 +52,7 @@ class FrameSource:
     identity: dict[str, Any]  # which utterances
     num_utterances: int  # some of audio may fail
     frames: Callable[[], Iterator[Tensor]]  # (num_frames, dim) per utterance that has any
+    farthest: Callable[[], str]  # where the greatest value is, for an error
     failed: list[Rejection] = field(default_factory=list)  # filled while drawing, as the next is
     dropped: list[Rejection] = field(default_factory=list)
 
@@ -126,14 +127,23 @@ def _from_h5(path: Path) -> FrameSource:
                     f"{path}[{key}]: expected (num_frames, {first.shape[1]}), got {array.shape}; "
                     f"{remedy}"
                 )
-            if not np.isfinite(array).all():
-                raise DataError(f"{path}[{key}]: NaN or inf; {remedy}")
-            if len(array):
-                yield torch.from_numpy(array)
+            if not array.size:
+                continue
+            values = torch.from_numpy(array)
+            extremes = torch.stack(values.aminmax()).float()  # NaN where there is one
+            if not extremes.isfinite().all():
+                raise DataError(f"{path}[{key}]: NaN, inf or values beyond float32; {remedy}")
+            yield values
+
+    def farthest() -> str:
+        greatest = {key: float(np.abs(reader[key]).max(initial=0.0)) for key in reader}
+        key = max(greatest, key=greatest.__getitem__)
+        return f"{path}[{key}], which reaches {greatest[key]:.2g}"
 
     provenance = {name: reader.meta[name] for name in PROVENANCE if name in reader.meta}
     identity = {"embeddings": content_of(reader), "utterances": len(reader)}
-    return FrameSource({**provenance, "dim": first.shape[1]}, identity, len(reader), frames)
+    provenance["dim"] = first.shape[1]
+    return FrameSource(provenance, identity, len(reader), frames, farthest)
 
 
 def _from_audio(config: TrainQuantizerConfig, processes: Processes) -> FrameSource:
@@ -161,4 +171,6 @@ def _from_audio(config: TrainQuantizerConfig, processes: Processes) -> FrameSour
                 yield from map(torch.from_numpy, arrays)
 
     identity = request(config, utterances, options.limits)
-    return FrameSource(provenance, identity, len(utterances), frames, failed, dropped)
+    return FrameSource(
+        provenance, identity, len(utterances), frames, lambda: "--train_data", failed, dropped
+    )

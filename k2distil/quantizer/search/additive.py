@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from k2distil.quantizer.arithmetic import exact
+
 MAX_TABLE_SIZE = 4096  # entries of a codebook that a Gram table is made for
 MAX_TABLE_ENTRIES = 16_384  # of all codebooks: a table of 1 GiB
 
@@ -56,7 +58,8 @@ def interaction_tables(table: Tensor) -> Tensor:
     """
     num_codebooks, codebook_size, _ = table.shape
     flat = table.flatten(0, 1)
-    gram = (flat @ flat.T).view(num_codebooks, codebook_size, num_codebooks, codebook_size)
+    with exact(table.device):
+        gram = (flat @ flat.T).view(num_codebooks, codebook_size, num_codebooks, codebook_size)
     for n in range(num_codebooks):
         gram[n, :, n] = 0.0
     return gram.permute(2, 0, 1, 3).flatten(1, 2).contiguous()

@@ -28,11 +28,11 @@ class Search:
 
     run: (B, D) float16, bfloat16 or float32 frames as they come -> codes (B, N) int32 and is_bad,
         (B,) bool: of frames that are not finite or beyond float16, whose codes do not count.
-    values: how many float32 of a frame stand at once.
+    values_per_frame: how many float32 of a frame stand at once.
     """
 
     run: Callable[[Tensor], tuple[Tensor, Tensor]]
-    values: int
+    values_per_frame: int
 
 
 class KernelCache:
@@ -100,11 +100,12 @@ def check_once(quantizer: Quantizer, rows: Tensor, codes: Tensor) -> None:
         return
     rows = rows[:CHECKED].to(codes.device)
     exact, _ = quantizer.encode_by_torch(rows)
+    whole = float(quantizer.normalise(rows).double().square().sum())  # an offset is no part of it
     ours, theirs = (
-        float((quantizer.decode(each, corrected=False) - rows).double().square().sum())
+        float(quantizer.residuals(rows, each).double().square().sum())
         for each in (codes[:CHECKED], exact)
     )
-    if not ours <= theirs * (1 + TOLERANCE) + TOLERANCE**2 * float(rows.double().square().sum()):
+    if not ours <= theirs * (1 + TOLERANCE) + TOLERANCE**2 * whole:
         raise RuntimeError(f"kernels lose {ours:.4g} of frames of which torch's lose {theirs:.4g}")
     _checked.add(kind)
 

@@ -75,6 +75,18 @@ class _Group:
     picks: Tensor
 
 
+def values_per_frame(num_codebooks: int, codebook_size: int, width: int) -> int:
+    """How many float32 of a frame stand at once, at most.
+
+    Scores of all entries four times. As the last two groups are joined, the products of all their
+    candidates and where these were found; and a few tables with what each change adds up.
+    """
+    half = -(-num_codebooks // 2)
+    rows = half * (min(width, codebook_size) + 1)
+    changes = _grown(width, half) + 1
+    return 4 * num_codebooks * codebook_size + 2 * rows**2 + 4 * changes * rows
+
+
 def _round(unary: Tensor, interactions: Tensor, codes: Tensor, width: int) -> Tensor:
     num_codebooks = codes.shape[1]
     entries, gains = _candidates(unary, interactions, codes, width)

@@ -67,7 +67,7 @@ class SplitLinear:
         """
         num_frames, dim = frames.shape
         num_columns = self._high.shape[1]
-        out = torch.empty(num_frames, num_columns, device=frames.device)
+        out = torch.empty(num_frames, num_columns, dtype=torch.float32, device=frames.device)
         is_bad = torch.zeros(num_frames, dtype=torch.int8, device=frames.device)
         is_float32 = frames.dtype == torch.float32
         tile = SMALL

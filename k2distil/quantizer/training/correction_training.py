@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from k2distil.device import no_tf32
+from k2distil.quantizer.arithmetic import shielded
 from k2distil.quantizer.correction import Correction
 from k2distil.quantizer.metrics import relative_error
 from k2distil.quantizer.model import AdditiveQuantizer
@@ -46,16 +46,15 @@ def add_correction(
     quantizer.correction = None
     if num_correction_steps(len(frames)) == 0:
         return
-    held_out = held_out.float()
-    codes = quantizer.encode(held_out)
-    before = relative_error(quantizer, codes, held_out)
-    with no_tf32(quantizer.table.device):
+    with shielded(quantizer.table.device):
+        held_out = held_out.float()
+        codes = quantizer.encode(held_out)
+        before = relative_error(quantizer, codes, held_out)
         quantizer.correction = _learn(quantizer, frames, seed, on_step)
-    if relative_error(quantizer, codes, held_out) >= before:
-        quantizer.correction = None
+        if not relative_error(quantizer, codes, held_out) < before:  # nor where it is NaN
+            quantizer.correction = None
 
 
-@torch.enable_grad()
 def _learn(
     quantizer: AdditiveQuantizer, frames: Tensor, seed: int, on_step: Callable[[], None]
 ) -> Correction:
@@ -76,8 +75,9 @@ def _learn(
         new = rows[~is_known[rows]]
         codes[new], is_known[new] = searcher.encode(frames[new].float()), True
         sums = quantizer.sum_entries(codes[rows].to(device, torch.int64))
-        left = quantizer.normalise(frames[rows]) - sums
-        loss = (correction(sums) - left).square().sum(1).mean()
+        left = quantizer.residuals(frames[rows], codes[rows])
+        with torch.enable_grad():
+            loss = (correction(sums) - left).square().sum(1).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

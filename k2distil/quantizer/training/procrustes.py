@@ -35,7 +35,7 @@ def by_products(matrix: Tensor, present: Tensor) -> Tensor | None:
     """
     tied = matrix + TIE * _at_least_norm(matrix) * present
     rotation = tied / _at_least_norm(tied)
-    identity = torch.eye(len(matrix), device=matrix.device)
+    identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
     for _ in range(MAX_ITERATIONS):
         products = rotation.T @ rotation
         if (products - identity).abs().max() < ORTHONORMAL:

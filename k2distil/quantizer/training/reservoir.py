@@ -35,7 +35,8 @@ class FrameReservoir:
     def __init__(self, capacity: int, dim: int, seed: int) -> None:
         self.capacity, self.dim, self.seed = capacity, dim, seed
         self.num_seen = 0  # frames added so far
-        self._frames = torch.empty(min(capacity, ENOUGH), dim)  # until it is settled
+        # Until it is settled:
+        self._frames = torch.empty(min(capacity, ENOUGH), dim, dtype=torch.float32)
         self._is_settled = False  # whether it is decided in which dtype to go on
         self._loss = RoundingLoss()
         self._generator = torch.Generator().manual_seed(seed)
@@ -56,7 +57,7 @@ class FrameReservoir:
         """frames: (num_frames, dim) of any float dtype and device.
 
         Raises:
-            DataError: another dimension, NaN or infinite values.
+            DataError: another dimension, NaN, infinite values or values beyond float32.
         """
         if frames.ndim != 2 or frames.shape[1] != self.dim:
             raise DataError(
@@ -64,9 +65,12 @@ class FrameReservoir:
                 "is --quantizer_in_dim the teacher's dimension?"
             )
         frames = frames.detach().cpu()
-        largest = float(frames.abs().max()) if len(frames) else 0.0  # NaN where there is one
+        # NaN where there is one, inf where float32 ends.
+        largest = float(frames.abs().max().float()) if len(frames) else 0.0
         if not math.isfinite(largest):
-            raise DataError("frames hold NaN or infinite values: look at the audio")
+            raise DataError(
+                "frames hold NaN, infinite values or values beyond float32: look at the audio"
+            )
         if not self._is_settled or self._frames.dtype == torch.float16:
             self._loss.add(frames, largest)
             if self._is_settled and self._loss.reason:
@@ -157,7 +161,9 @@ class RoundingLoss:
 
     def __init__(self) -> None:
         self._largest = 0.0
-        self._origin = torch.empty(0)  # the first frame: differences from it are small, and exact
+        self._origin = torch.empty(
+            0, dtype=torch.float32
+        )  # the first frame: differences from it are small, and exact
         self._num_frames = 0
         self._error = self._squares = 0.0
         self._sum = torch.zeros((), dtype=torch.float64)  # then (dim,)

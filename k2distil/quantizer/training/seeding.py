@@ -52,7 +52,7 @@ def revive_entries(
         crowded = crowded[(errors[n][crowded] > 0) & (counts[n][crowded] > 1)]
         dead = (counts[n] < 1).nonzero().flatten()[: len(crowded)]
         crowded = crowded[: len(dead)]
-        noise = torch.randn(len(dead), table.shape[2], generator=generator, device=table.device)
+        noise = table.new_empty(len(dead), table.shape[2]).normal_(generator=generator)
         table[n, dead] = table[n, crowded] + JITTER * table[n].std(0) * noise
         moved[n, dead], moved[n, crowded] = True, True
     return table, moved.flatten()

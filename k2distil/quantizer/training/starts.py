@@ -40,7 +40,7 @@ def best_start(
         table (N, K, D), rotation (D, D), its rows the axes of slice after slice.
     """
     dim = frames.shape[1]
-    random = torch.randn(dim, dim, generator=generator, device=frames.device)
+    random = frames.new_empty(dim, dim).normal_(generator=generator)
     found = []
     for rotation in (_principal_axes(frames), torch.linalg.qr(random)[0]):
         table = torch.stack(
@@ -71,6 +71,6 @@ def _sums(frames: Tensor, table: Tensor, rotation: Tensor, sizes: Sequence[int])
     sums = CodeSums.zeros(table, with_pairs=False, dtype=torch.float32)
     for piece in frames.split(PIECE):
         codes = quantizer.encode(piece)
-        errors = (quantizer.decode(codes) - piece).square().sum(1)
+        errors = quantizer.residuals(piece, codes).square().sum(1)
         sums.add(piece, codes, errors, table.shape[1])
     return sums

@@ -129,7 +129,7 @@ class CodeSums:
 
 def _no_pairs(num_rows: int, device: torch.device) -> Tensor:
     indices = torch.zeros(2, 0, dtype=torch.int64, device=device)
-    return _pairs(indices, torch.zeros(0, device=device), num_rows)
+    return _pairs(indices, torch.zeros(0, dtype=torch.float32, device=device), num_rows)
 
 
 def _pairs(indices: Tensor, values: Tensor, num_rows: int) -> Tensor:

@@ -30,15 +30,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from k2distil.device import no_tf32
 from k2distil.errors import CheckpointError, DataError
+from k2distil.quantizer.arithmetic import shielded
 from k2distil.quantizer.model import (
     AdditiveQuantizer,
     ProductQuantizer,
     Quantizer,
-    check_sizes,
 )
+from k2distil.quantizer.outliers import refuse_outliers
 from k2distil.quantizer.search.slices import pad_axes
+from k2distil.quantizer.sizes import check_sizes
 from k2distil.quantizer.training.ordering import order_codebooks
 from k2distil.quantizer.training.schedule import TRAINING_SEARCH, plan
 from k2distil.quantizer.training.seeding import revive_entries
@@ -47,14 +48,55 @@ from k2distil.quantizer.training.starts import best_start
 from k2distil.quantizer.training.statistics import ALONE, CodeSums, Share
 from k2distil.quantizer.training.updates import update_additive, update_product
 
+SAME = 1e-7  # of the mean: a deviation that is rounding
+TINIEST = 2.0**-149  # float32's least
+
 
 @dataclass(frozen=True)
 class StepStats:
-    """What one step saw. relative_error: of its frames, before they taught anything."""
+    """What one step saw.
+
+    relative_error: of this process' share of its frames, before they taught anything.
+    """
 
     step: int
     phase: str  # gather, product, additive
     relative_error: float | None  # None while gathering, or of no frames
+
+
+@dataclass
+class _Rounds:
+    """What there is once the gathering is over."""
+
+    quantizer: Quantizer
+    running: CodeSums  # of earlier rounds, faded
+    fresh: CodeSums  # of this round
+    solved: Tensor  # the last round's entries, before momentum
+
+    @classmethod
+    def start(cls, quantizer: Quantizer) -> _Rounds:
+        """Empty sums and no momentum."""
+        running = CodeSums.zeros(quantizer.table, quantizer.type == "additive", torch.float32)
+        return cls(quantizer, running, cls._none(quantizer), quantizer.table)
+
+    def forget_fresh(self) -> None:
+        """A new round begins."""
+        self.fresh = self._none(self.quantizer)
+
+    @staticmethod
+    def _none(quantizer: Quantizer) -> CodeSums:
+        return CodeSums.zeros(quantizer.table, quantizer.type == "additive")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copies, as tensors and plain values."""
+        return {
+            "type": self.quantizer.type,
+            "settings": self.quantizer.settings,
+            "entries": _copies(self.quantizer.entries()),
+            "running": _copies(self.running.tensors()),
+            "fresh": _copies(self.fresh.tensors()),
+            "solved": self.solved.clone(),
+        }
 
 
 class QuantizerTrainer:
@@ -98,13 +140,10 @@ class QuantizerTrainer:
         self._share = share
         self._generator = torch.Generator(self.device).manual_seed(seed)
         self._gathered: list[Tensor] = []
-        self._quantizer: Quantizer | None = None
-        self._rotation = torch.eye(dim, device=self.device)
+        self._rounds: _Rounds | None = None  # none while gathering
+        self._rotation = torch.eye(dim, dtype=torch.float32, device=self.device)
         small, num_large = divmod(dim, num_codebooks)
         self._sizes = [small + (n < num_large) for n in range(num_codebooks)]
-        self._running: CodeSums | None = None  # of earlier rounds, faded
-        self._fresh: CodeSums | None = None  # of this round
-        self._solved: Tensor | None = None  # the last round's entries, before momentum
 
     @property
     def num_steps(self) -> int:
@@ -130,34 +169,34 @@ class QuantizerTrainer:
     @property
     def quantizer(self) -> Quantizer:
         """The quantizer as it is now; there is none before the gathering steps end."""
-        if self._quantizer is None:
+        if self._rounds is None:
             raise RuntimeError(f"no quantizer before step {self.schedule.gather_steps}")
-        return self._quantizer
+        return self._rounds.quantizer
 
-    @torch.no_grad()
     def step(self, frames: Tensor) -> StepStats:
         """Learn from one batch; frames: (B, dim) of any float dtype, B >= 1, all of the batch.
 
         Raises:
-            DataError: no frames, another dimension, NaN or infinite values.
+            DataError: no frames, another dimension, NaN or infinite values, or (OutlierError) a
+                value so far from those gathered that float32 cannot hold its square.
         """
         if self.done:
             raise RuntimeError("the training is done")
-        frames = self._checked(frames)
-        with no_tf32(self.device):
-            return self._step(frames)
+        with shielded(self.device):
+            return self._step(self._checked(frames))
 
     def _step(self, frames: Tensor) -> StepStats:
         phase, error = "gather", None
-        if self._quantizer is None:
-            self._gathered.append(frames)
+        rounds = self._rounds
+        if rounds is None:
+            self._gathered.append(frames.clone())  # the caller may fill the same memory again
         else:
-            phase, error = self._quantizer.type, self._learn(self._quantizer, frames)
+            phase, error = rounds.quantizer.type, self._learn(rounds, frames)
         self.steps_done += 1
         if self.steps_done == self.schedule.gather_steps:
             self._start()
-        elif self.schedule.round_ends(self.steps_done):
-            self._finish_round(frames)
+        elif rounds is not None and self.schedule.round_ends(self.steps_done):
+            self._finish_round(rounds, frames)
         return StepStats(self.steps_done, phase, error)
 
     def _checked(self, frames: Tensor) -> Tensor:
@@ -182,64 +221,56 @@ class QuantizerTrainer:
         centred = frames - mean
         scale = centred.square().mean().sqrt()
         # Frames that float32 cannot tell apart have no scale.
-        scale = torch.where(scale > 1e-7 * mean.abs().max(), scale, 1.0)
+        scale = torch.where(scale > (SAME * mean.abs().max()).clamp(min=TINIEST), scale, 1.0)
         frames = (centred / scale).float()
         table, self._rotation = best_start(
             frames, self._sizes, self.codebook_size, self.schedule.num_rotations, self._generator
         )
-        self._use(self._product(table, mean, scale))
+        self._rounds = _Rounds.start(self._product(table, mean, scale))
 
     def _product(self, table: Tensor, mean: Tensor, scale: Tensor) -> ProductQuantizer:
         """Until the last its slices are known; that one finds them as a reader of its file does."""
         axes = None if self.done else pad_axes(self._rotation.split(self._sizes))
         return ProductQuantizer(table, mean, scale, axes)
 
-    def _use(self, quantizer: Quantizer) -> None:
-        """Go on with this quantizer, empty sums and no momentum."""
-        self._quantizer, self._solved = quantizer, quantizer.table
-        with_pairs = quantizer.type == "additive"
-        self._running = CodeSums.zeros(quantizer.table, with_pairs, torch.float32)
-        self._fresh = CodeSums.zeros(quantizer.table, with_pairs)
-
-    def _learn(self, quantizer: Quantizer, batch: Tensor) -> float | None:
+    def _learn(self, rounds: _Rounds, batch: Tensor) -> float | None:
         """Add this process' part of the batch to the round's sums; -> its relative error."""
-        assert self._fresh is not None
-        frames = batch[self._share.rank :: self._share.size]
+        quantizer, part = rounds.quantizer, slice(self._share.rank, None, self._share.size)
+        refuse_outliers(quantizer, batch, "training")  # of all: every process refuses alike
+        frames = batch[part]
         if not len(frames):
             return None
-        codes = quantizer.encode(frames)
-        normalised = quantizer.normalise(frames)
-        errors = (quantizer.normalise(quantizer.decode(codes)) - normalised).square().sum(1)
-        self._fresh.add(normalised, codes, errors, self.codebook_size)
+        normalised, codes = quantizer.normalise(frames), quantizer.encode(frames)
+        errors = quantizer.residuals(frames, codes).square().sum(1)
+        rounds.fresh.add(normalised, codes, errors, self.codebook_size)
         total = normalised.square().sum()
         return float(errors.sum() / total) if total > 0 else 0.0
 
-    def _finish_round(self, frames: Tensor) -> None:
+    def _finish_round(self, rounds: _Rounds, frames: Tensor) -> None:
         """New entries from the sums; then the next round's quantizer. frames: of the last step."""
-        quantizer, running, fresh = self.quantizer, self._running, self._fresh
-        assert running is not None
-        assert fresh is not None
-        fresh.add_up(self._share)
-        running.merge(fresh, self.schedule.decay(self.steps_done))
-        self._fresh = CodeSums.zeros(quantizer.table, with_pairs=bool(running.pairs.numel()))
+        quantizer, running = rounds.quantizer, rounds.running
+        rounds.fresh.add_up(self._share)
+        running.merge(rounds.fresh, self.schedule.decay(self.steps_done))
+        rounds.forget_fresh()
         if quantizer.type == "product":
             table = self._finish_product_round(quantizer.table, running)
         elif self.done:
             table = self._without_noise(quantizer, running, frames)
         else:
-            table = self._finish_additive_round(quantizer.table, running)
+            table = self._finish_additive_round(rounds)
         mean, scale = quantizer.mean, quantizer.scale
         if self.done:
             counts = running.counts.view(table.shape[:2])
             table, mean, _ = order_codebooks(table, mean, scale, counts)
         if self.schedule.is_product(self.steps_done):
-            self._quantizer = self._product(table, mean, scale)
+            rounds.quantizer = self._product(table, mean, scale)
+            return
+        search = {} if self.schedule.is_at_rest(self.steps_done) else TRAINING_SEARCH
+        additive = AdditiveQuantizer(table, mean, scale, **search)
+        if quantizer.type == "product":
+            self._rounds = _Rounds.start(additive)
         else:
-            search = {} if self.schedule.is_at_rest(self.steps_done) else TRAINING_SEARCH
-            additive = AdditiveQuantizer(table, mean, scale, **search)
-            if quantizer.type == "product":
-                self._use(additive)
-            self._quantizer = additive
+            rounds.quantizer = additive
 
     def _finish_product_round(self, table: Tensor, sums: CodeSums) -> Tensor:
         """-> (N, K, D)."""
@@ -253,23 +284,22 @@ class QuantizerTrainer:
                 table = torch.stack([one @ axes.T @ axes for one, axes in slices])
         return table
 
-    def _finish_additive_round(self, table: Tensor, sums: CodeSums) -> Tensor:
+    def _finish_additive_round(self, rounds: _Rounds) -> Tensor:
         """-> (N, K, D)."""
-        assert self._solved is not None
-        solved = update_additive(sums, table)
+        sums = rounds.running
+        solved = update_additive(sums, rounds.quantizer.table)
         momentum = self.schedule.momentum(self.steps_done)
-        table = solved + momentum * (solved - self._solved)
+        table = solved + momentum * (solved - rounds.solved)
         # Sums of the living are kept: to forget them too, each round, costs more than it brings.
         dead = sums.counts < 1
         table, _ = self._revive(table, sums)
         sums.forget(dead)
-        self._solved = torch.where(dead.view(*table.shape[:2], 1), table, solved)  # no momentum
+        rounds.solved = torch.where(dead.view(*table.shape[:2], 1), table, solved)  # no momentum
         return table
 
     def _without_noise(self, quantizer: Quantizer, running: CodeSums, frames: Tensor) -> Tensor:
         """The entries drawn in; frames: whose residuals tell by how much; -> (N, K, D)."""
-        decoded = quantizer.decode(quantizer.encode(frames))
-        residuals = quantizer.normalise(frames) - quantizer.normalise(decoded)
+        residuals = quantizer.residuals(frames, quantizer.encode(frames))
         counts = running.counts.view(quantizer.table.shape[:2])
         return shrink_entries(quantizer.table, counts, residuals)
 
@@ -279,7 +309,6 @@ class QuantizerTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """All of the training as tensors and plain values; loads with `weights_only=True`."""
-        quantizer = self._quantizer
         return {
             "config": dict(self.config),
             "schedule": asdict(self.schedule),
@@ -287,12 +316,7 @@ class QuantizerTrainer:
             "generator": self._generator.get_state(),
             "gathered": list(self._gathered),
             "rotation": self._rotation,
-            "type": None if quantizer is None else quantizer.type,
-            "settings": None if quantizer is None else quantizer.settings,
-            "entries": None if quantizer is None else _copies(quantizer.entries()),
-            "solved": None if self._solved is None else self._solved.clone(),
-            "running": None if self._running is None else _copies(self._running.tensors()),
-            "fresh": None if self._fresh is None else _copies(self._fresh.tensors()),
+            "rounds": None if self._rounds is None else self._rounds.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -318,18 +342,24 @@ class QuantizerTrainer:
         self._generator.set_state(state["generator"].cpu())
         self._gathered = [frames.to(self.device) for frames in state["gathered"]]
         self._rotation = state["rotation"].to(self.device)
-        if state["type"] is not None:
-            entries: dict[str, Any] = {**_copies(state["entries"], self.device)}
-            if state["type"] == "product":
-                self._quantizer = self._product(**entries)
-            else:
-                self._quantizer = AdditiveQuantizer(**entries, **state["settings"])
-            self._solved = state["solved"].to(self.device, copy=True)
-            self._running = CodeSums.of(_copies(state["running"], self.device))
-            self._fresh = CodeSums.of(_copies(state["fresh"], self.device))
-            if self._share.rank > 0:  # they are with the first process
-                with_pairs = self._quantizer.type == "additive"
-                self._fresh = CodeSums.zeros(self._quantizer.table, with_pairs)
+        rounds = state["rounds"]
+        with shielded(self.device):
+            self._rounds = None if rounds is None else self._rounds_of(rounds)
+
+    def _rounds_of(self, state: Mapping[str, Any]) -> _Rounds:
+        entries: dict[str, Any] = {**_copies(state["entries"], self.device)}
+        quantizer: Quantizer
+        if state["type"] == "product":
+            quantizer = self._product(**entries)
+        else:
+            quantizer = AdditiveQuantizer(**entries, **state["settings"])
+        running, fresh = (
+            CodeSums.of(_copies(state[name], self.device)) for name in ("running", "fresh")
+        )
+        rounds = _Rounds(quantizer, running, fresh, state["solved"].to(self.device, copy=True))
+        if self._share.rank > 0:  # the fresh ones are with the first process
+            rounds.forget_fresh()
+        return rounds
 
 
 def _copies(tensors: Mapping[str, Tensor], device: torch.device | None = None) -> dict[str, Tensor]:

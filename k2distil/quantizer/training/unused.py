@@ -40,7 +40,7 @@ def use_every_entry(
             break
         errors = torch.cat(
             [
-                _residuals(quantizer, piece, chosen).square().sum(1).cpu()
+                quantizer.residuals(piece, chosen).square().sum(1).cpu()
                 for piece, chosen in zip(frames.split(PIECE), codes.split(PIECE), strict=True)
             ]
         )
@@ -49,15 +49,9 @@ def use_every_entry(
             break
         drawn = torch.multinomial(errors, num_drawn, generator=generator)
         table = quantizer.table.clone()
-        residuals = _residuals(quantizer, frames[drawn], codes[drawn])
+        residuals = quantizer.residuals(frames[drawn], codes[drawn])
         for (n, k), chosen, residual in zip(places, codes[drawn].long(), residuals, strict=False):
             table[n, k] = quantizer.table[n, chosen[n]] + 0.5 * residual
         mean, scale = quantizer.mean, quantizer.scale
         quantizer = AdditiveQuantizer(table, mean, scale, **quantizer.settings)
     return quantizer
-
-
-def _residuals(quantizer: AdditiveQuantizer, frames: Tensor, codes: Tensor) -> Tensor:
-    """What codes leave of frames, (B, D), normalised, on the quantizer's device."""
-    decoded = quantizer.decode(codes).to(quantizer.table.device)
-    return quantizer.normalise(frames) - quantizer.normalise(decoded)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from k2distil.config import TrainQuantizerConfig, load_config
+from k2distil.errors import DataError
 from k2distil.pipeline.extraction.frame_source import fill, open_source
 from k2distil.pipeline.run.processes import joined
 
@@ -54,6 +55,23 @@ def test_a_big_endian_file_of_others_gives_the_same_frames(tmp_path):
         )
     for drawn, frames in zip(source.frames(), values, strict=True):
         assert np.array_equal(drawn, frames)
+
+
+@pytest.mark.parametrize("index", [0, 1, 11])  # the second is held out
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e39, -1e300])
+def test_what_float32_does_not_hold_is_named_with_its_key(tmp_path, index, value):
+    path = tmp_path / "e.h5"
+    with h5py.File(path, "w") as file:
+        for number in range(12):
+            file[f"utt{number:02}"] = np.ones((50, 4), "float64")
+        file[f"utt{index:02}"][49, 3] = value
+    with joined("cpu") as alone:
+        source = open_source(
+            TrainQuantizerConfig(embedding_path=path, save_path=tmp_path / "q.pt"), alone
+        )
+    message = rf"e\.h5\[utt{index:02}\]: NaN, inf or values beyond float32; correct or remove it"
+    with pytest.raises(DataError, match=message):
+        fill(source, 100, 0, lambda: None)
 
 
 def test_flags_of_audio_that_an_h5_makes_no_use_of_are_named(tmp_path, caplog):
