@@ -24,7 +24,8 @@ ALLOWED = {
 }
 
 
-STEPS = {"extraction", "student", "exports", "outputs"}  # of pipeline/; its own modules join them
+# Of pipeline/; its own modules join them.
+STEPS = {"extraction", "quantizer", "student", "exports", "outputs"}
 
 
 def imported(path: Path, package: str = "k2distil") -> set[str]:

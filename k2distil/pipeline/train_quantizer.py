@@ -6,26 +6,28 @@ import json
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from k2distil.config import TrainQuantizerConfig
 from k2distil.errors import CheckpointError, ConfigError, DataError
 from k2distil.leases import held_alone
 from k2distil.pipeline.extraction.frame_source import FrameSource, fill, open_source
 from k2distil.pipeline.extraction.provenance import deciding
+from k2distil.pipeline.quantizer.earlier import (
+    checkpoint_path,
+    is_there_already,
+    resume,
+    summary_of_existing,
+)
 from k2distil.pipeline.run.processes import Processes, joined
 from k2distil.pipeline.run.progress import Progress
 from k2distil.pipeline.run.rejections import write_rejections
 from k2distil.pipeline.run.summary import (
     Summary,
-    beside,
     prepare_output,
-    read_summary,
     write_config,
     write_summary,
 )
@@ -38,15 +40,12 @@ from k2distil.quantizer import (
     Share,
     evaluate,
     finish,
-    load_quantizer,
     num_correction_steps,
     save_quantizer,
     write_tensors,
 )
 from k2distil.storage import (
-    describe_differences,
     output_lease,
-    refuse_other_settings,
 )
 
 logger = logging.getLogger(__name__)
@@ -89,7 +88,7 @@ def _train_quantizer(config: TrainQuantizerConfig, held: ExitStack) -> Summary:
         with processes.all_or_none():
             _check_together(job, save_path, processes)
         if job is None:
-            return _summary_of_existing(save_path) if processes.rank == 0 else Summary()
+            return summary_of_existing(save_path) if processes.rank == 0 else Summary()
         training, held_out = _read(job, config, processes)
         training_started = time.monotonic()
         with processes.all_or_none(), _named_outliers(job.source):
@@ -99,7 +98,7 @@ def _train_quantizer(config: TrainQuantizerConfig, held: ExitStack) -> Summary:
         return Summary()  # the first process measures and writes
     with _named_outliers(job.source):
         summary = _write_quantizer(job, training, held_out, config, started, training_seconds)
-    _checkpoint_path(save_path).unlink(missing_ok=True)
+    checkpoint_path(save_path).unlink(missing_ok=True)
     return summary
 
 
@@ -114,7 +113,7 @@ def _open(config: TrainQuantizerConfig, save_path: Path, processes: Processes) -
         )
     logger.info("embeddings of dimension %d, %d utterances", dim, source.num_utterances)
     fingerprint = _fingerprint(config, source)
-    if _is_there_already(save_path, fingerprint, config.force):
+    if is_there_already(save_path, fingerprint, config.force):
         return None
     trainer = QuantizerTrainer(
         config.quantizer_type,
@@ -126,7 +125,7 @@ def _open(config: TrainQuantizerConfig, save_path: Path, processes: Processes) -
         batch_size=config.quantizer_batch_size,
         share=Share(processes.rank, processes.size, processes.add_up),
     )
-    _resume(trainer, save_path, fingerprint, config.force)
+    resume(trainer, save_path, fingerprint, config.force)
     return Job(save_path, source, trainer, fingerprint)
 
 
@@ -278,88 +277,8 @@ def _train(
             is_last = trainer.done and config.quantizer_type == "additive"  # a correction follows
             if processes.rank == 0 and (is_time or is_last) and trainer.is_whole:
                 state = {"fingerprint": job.fingerprint, "state": trainer.state_dict()}
-                write_tensors(state, _checkpoint_path(job.save_path))
+                write_tensors(state, checkpoint_path(job.save_path))
                 saved = time.monotonic()
-
-
-def _resume(
-    trainer: QuantizerTrainer, save_path: Path, fingerprint: dict[str, Any], force: bool
-) -> None:
-    """Go on with an unfinished training of the same settings, if there is one."""
-    path = _checkpoint_path(save_path)
-    if not path.exists():
-        return
-    try:
-        found, state = _read_checkpoint(path)
-    except Exception as error:  # torch raises many kinds for a broken file
-        logger.warning("%s: damaged, training from the start: %s", path, type(error).__name__)
-        return
-    if _is_same(path, found, fingerprint | {"device": trainer.device.type}, force):
-        try:
-            trainer.load_state_dict(state)
-        except CheckpointError as error:
-            logger.warning("%s: training from the start: %s", path, error)
-            return
-        logger.info("resuming at step %d of %d", trainer.steps_done, trainer.num_steps)
-
-
-def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """-> (settings with the kind of device, which decides the last bits; state of the trainer)."""
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    state = checkpoint["state"]
-    return checkpoint["fingerprint"] | {"device": state["config"]["device"]}, state
-
-
-def _is_there_already(save_path: Path, fingerprint: dict[str, Any], force: bool) -> bool:
-    """Whether the quantizer is there already."""
-    if not save_path.exists():
-        return False
-    quantizer = load_quantizer(save_path, expected="remove it, or give another --save_path")
-    if quantizer.type == "multi_quantization":
-        raise CheckpointError(
-            f"{save_path}: a quantizer of multi_quantization, not made by k2distil, never "
-            "replaced; give another --save_path"
-        )
-    found = json.loads(str(quantizer.provenance.get("fingerprint", "{}")))
-    if "first_of" in quantizer.provenance:
-        found["first_of"] = quantizer.provenance["first_of"]
-        found["quantizer_out_dim"] = quantizer.num_codebooks
-    if not _is_same(save_path, found, fingerprint, force):
-        return False
-    logger.info("%s: complete already", save_path)
-    return True
-
-
-def _summary_of_existing(save_path: Path) -> Summary:
-    """The summary of a quantizer that is there; a kill may have left it to be written."""
-    quantizer = load_quantizer(save_path)
-    fingerprint = json.loads(str(quantizer.provenance["fingerprint"]))
-    path = _checkpoint_path(save_path)
-    with suppress(Exception):  # there is none, or a damaged one
-        found, _ = _read_checkpoint(path)
-        if found == fingerprint | {"device": found["device"]}:
-            path.unlink()
-    summary = read_summary(save_path)
-    if summary.get("quantizer_id") != quantizer.id:  # of one that was to replace it
-        figures = {
-            "quantizer_id": quantizer.id,
-            "dim": quantizer.dim,
-            "held_out": quantizer.figures,
-            "fingerprint": fingerprint,
-        }
-        return write_summary(save_path, figures)
-    return Summary(0, summary)
-
-
-def _is_same(path: Path, found: dict[str, Any], wanted: dict[str, Any], force: bool) -> bool:
-    """Whether a file was made with the same settings.
-
-    Raises:
-        DataError: it was not, and there is no --force.
-    """
-    if not force:
-        refuse_other_settings(path, found, wanted)
-    return not describe_differences(found, wanted)
 
 
 def _file_of(config: TrainQuantizerConfig) -> Path:
@@ -375,11 +294,6 @@ def _in_words(held_out: dict[str, Any]) -> str:
         for name, value in held_out.items()
         if isinstance(value, float)
     )
-
-
-def _checkpoint_path(save_path: Path) -> Path:
-    """Where an unfinished training is kept."""
-    return beside(save_path, "training.pt")
 
 
 def _fingerprint(config: TrainQuantizerConfig, source: FrameSource) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""A quantizer's training."""
