@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from k2distil.errors import NOT_UTF8, DataError
+from k2distil.errors import NOT_UTF8, DataError, counted
 
 Lines = Iterator[tuple[int, str]]  # line number from 1, text without blanks at its ends
 
@@ -54,7 +54,7 @@ def describe_problems(path: Path, problems: Sequence[str]) -> str:
     """All bad entries of a list are counted, and the first ten spelled out."""
     more = len(problems) - MAX_REPORTED
     return (
-        f"{path}: {len(problems)} bad entries; correct or remove them:\n  "
+        f"{path}: {counted(len(problems), 'bad entry', 'bad entries')}; correct or remove them:\n  "
         + "\n  ".join(problems[:MAX_REPORTED])
         + (f"\n  and {more} more" if more > 0 else "")
     )

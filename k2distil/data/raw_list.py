@@ -11,6 +11,7 @@ from typing import Any
 from k2distil.batch import Utterance
 from k2distil.data.list_file import MAX_SECONDS, Lines
 from k2distil.data.relative_path import path_resolver
+from k2distil.errors import counted
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +48,9 @@ def read_raw_lines(lines: Lines, list_path: Path) -> Iterator[tuple[int, Utteran
         )
     if num_misnamed:
         logger.warning(
-            '%s: %d entries have "text" and no "txt": they count as audio without text; a '
-            'transcript is called "txt"',
-            *(list_path, num_misnamed),
+            '%s: "text" and no "txt" in %s, whose audio counts as without text; a transcript is '
+            'called "txt"',
+            *(list_path, counted(num_misnamed, "entry", "entries")),
         )
 
 

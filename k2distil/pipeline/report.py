@@ -9,7 +9,7 @@ from typing import Any
 
 from k2distil.atomic import write_text
 from k2distil.config import ReportConfig
-from k2distil.errors import ConfigError
+from k2distil.errors import ConfigError, counted
 from k2distil.pipeline.outputs.contents import Contents, plain, usage
 from k2distil.pipeline.outputs.open_output import open_output
 from k2distil.pipeline.outputs.training_curves import training_curves
@@ -114,7 +114,8 @@ def _describe_h5(page: Page, contents: Contents) -> None:
         page.facts(contents.moments())
     failed = read_rejections(contents.path, "failed")
     if failed:
-        page.warning(f"{len(failed):,} utterances failed; put them right and run it again.")
+        num_failed = counted(len(failed), "utterance")
+        page.warning(f"{num_failed} failed; put this right and run it again.")
         rows = [[row["key"], row["reason"]] for row in failed[:ROWS_SHOWN]]
         page.table(["utterance", "reason"], rows)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from k2distil.config import TrainQuantizerConfig
-from k2distil.errors import CheckpointError, ConfigError, DataError
+from k2distil.errors import CheckpointError, ConfigError, DataError, counted
 from k2distil.leases import held_alone
 from k2distil.pipeline.extraction.frame_source import FrameSource, fill, open_source
 from k2distil.pipeline.extraction.provenance import deciding
@@ -111,7 +111,8 @@ def _open(config: TrainQuantizerConfig, save_path: Path, processes: Processes) -
             f"--quantizer_in_dim {config.quantizer_in_dim}: the embeddings have {dim} dimensions; "
             f"use --quantizer_in_dim {dim} or leave it out"
         )
-    logger.info("embeddings of dimension %d, %d utterances", dim, source.num_utterances)
+    num_utterances = counted(source.num_utterances, "utterance")
+    logger.info("embeddings of dimension %d, %s", dim, num_utterances)
     fingerprint = _fingerprint(config, source)
     if is_there_already(save_path, fingerprint, config.force):
         return None

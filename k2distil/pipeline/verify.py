@@ -10,7 +10,7 @@ from k2distil.batch import Utterance
 from k2distil.config import VerifyConfig
 from k2distil.config.load import read_yaml
 from k2distil.data import audio_seconds, sample_utterances
-from k2distil.errors import ConfigError, DataError
+from k2distil.errors import ConfigError, DataError, counted
 from k2distil.pipeline.run.digests import warn_of_other_entries
 from k2distil.pipeline.run.durations import durations
 from k2distil.pipeline.run.lists import read_lists
@@ -35,7 +35,7 @@ def verify(config: VerifyConfig) -> Summary:
     problems = Problems()
     content = check_h5(path, kind, problems)
     frame_shift = content.meta.get("frame_shift")
-    counted, is_whole = "", not problems.counts
+    in_list, is_whole = "", not problems.counts
     if utterances is None:
         logger.info("no --train_data: keys and lengths are not compared with a list")
     else:
@@ -46,9 +46,10 @@ def verify(config: VerifyConfig) -> Summary:
         if is_whole:
             warn_of_other_entries(UtteranceReader(path), utterances)
         num_dropped = sum(each.key in dropped for each in utterances)
-        counted = f" of {len(utterances):,} in the list, {num_dropped:,} dropped"
+        in_list = f" of {len(utterances):,} in the list, {num_dropped:,} dropped"
     num_frames = sum(content.num_frames.values())
-    counts = f"{path}: {len(content.num_frames):,} utterances{counted}, {num_frames:,} frames"
+    num_there = counted(len(content.num_frames), "utterance")
+    counts = f"{path}: {num_there}{in_list}, {counted(num_frames, 'frame')}"
     if isinstance(frame_shift, float):
         counts += f", {num_frames * frame_shift / 3600:.2f} hours"
     if not problems.counts:

@@ -69,7 +69,7 @@ def test_segments_cut_recordings_into_utterances(tmp_path: Path) -> None:
 def test_a_bad_line_of_wav_scp_is_named(tmp_path: Path, line: str, words: str) -> None:
     folder = write(tmp_path / "train", wav_scp=f"ok /x.wav\n{line}\n")
     message = problems_of(folder)
-    assert f"{folder / 'wav.scp'}: 1 bad entries" in message
+    assert f"{folder / 'wav.scp'}: 1 bad entry" in message
     assert "line 2: " in message
     assert words in message
 
@@ -94,7 +94,7 @@ def test_a_bad_line_of_wav_scp_is_named(tmp_path: Path, line: str, words: str) -
 def test_a_bad_line_of_segments_is_named(tmp_path: Path, line: str, words: str) -> None:
     folder = write(tmp_path / "train", wav_scp="r /x.wav\n", segments=f"ok r 0 1\n{line}\n")
     message = problems_of(folder)
-    assert f"{folder / 'segments'}: 1 bad entries" in message
+    assert f"{folder / 'segments'}: 1 bad entry" in message
     assert "line 2: " in message
     assert words in message
 
@@ -108,7 +108,7 @@ def test_bad_lines_beside_the_utterances_are_named_with_their_file(tmp_path: Pat
     assert "line 2: 'r' is there before" in message
     assert "line 3: " in message
     write(folder, wav_scp="r /x.wav\n", text="a x\na y\n")
-    assert f"{folder / 'text'}: 1 bad entries" in problems_of(folder)
+    assert f"{folder / 'text'}: 1 bad entry" in problems_of(folder)
 
 
 def test_what_needs_a_shell_is_refused_before_anything_runs(tmp_path: Path) -> None:

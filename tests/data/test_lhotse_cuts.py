@@ -134,7 +134,7 @@ def test_other_manifests_are_named_with_what_makes_cuts(
     (tmp_path / "list").write_text(content)
     message = problems_of(tmp_path / "list")
     assert words in message
-    assert "bad entries" not in message
+    assert "bad entr" not in message
 
 
 def changed(**fields: object) -> str:
@@ -173,7 +173,7 @@ def with_source(**fields: object) -> str:
 def test_a_bad_cut_is_named_by_line_and_fault(tmp_path: Path, line: str, words: str) -> None:
     (tmp_path / "cuts.jsonl").write_text(f"{json.dumps(GOOD)}\n{line}\n")
     message = problems_of(tmp_path / "cuts.jsonl")
-    assert "1 bad entries" in message
+    assert "1 bad entry" in message
     assert "line 2: " in message
     assert words in message
 

@@ -114,7 +114,7 @@ def test_a_byte_order_mark_is_no_part_of_the_list(tmp_path: Path) -> None:
 def test_a_bad_line_is_named_by_number_and_fault(tmp_path: Path, line: object, words: str) -> None:
     path = write_lines(tmp_path / "data.list", {"key": "ok", "wav": "a.wav"}, line)
     message = problems_of(path)
-    assert "1 bad entries" in message
+    assert "1 bad entry" in message
     assert "line 2: " in message
     assert words in message or re.search(words, message)
 
@@ -130,7 +130,7 @@ def test_a_transcript_under_another_name_is_told(
     assert not caplog.messages
     lines.append({"key": "c", "wav": "c", "text": "三"})
     assert read_list(write_lines(tmp_path / "b.list", *lines))[2].text is None
-    assert 'b.list: 1 entries have "text" and no "txt"' in caplog.text
+    assert 'b.list: "text" and no "txt" in 1 entry, whose' in caplog.text
 
 
 def test_all_bad_lines_are_counted_and_the_first_ten_told(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_bad_shards_are_named_with_their_lines_and_remedies(tmp_path: Path) -> N
     for number, (name, words) in enumerate(cases[1:], start=2):
         lines = ["good.tar", *[""] * (number - 2), name]
         message = problems_of(write_lines(tmp_path / "shards.list", *lines))
-        assert "1 bad entries" in message
+        assert "1 bad entry" in message
         assert f"line {number}: " in message
         assert words in message
 
@@ -261,7 +261,7 @@ def test_text_that_is_not_utf8_is_of_one_utterance_and_not_read_where_none_is_wa
     utterances = read_list(path, access=ListAccess(with_text=False))
     assert [(each.key, each.text) for each in utterances] == [("a", None), ("b", None)]
     message = problems_of(path)
-    assert "1 bad entries" in message
+    assert "1 bad entry" in message
     assert "gbk.tar: a.txt: not UTF-8 text ('utf-8' codec can't decode" in message
 
 
@@ -314,7 +314,7 @@ def test_a_key_in_two_lists_is_an_error_that_names_both(tmp_path: Path) -> None:
     two = write_lines(tmp_path / "two.list", {"key": "b", "wav": "/b"}, {"key": "a", "wav": "/a"})
     with pytest.raises(DataError) as caught:
         read_list([one, two])
-    assert f"{two}: 1 bad entries" in str(caught.value)
+    assert f"{two}: 1 bad entry" in str(caught.value)
     assert f"line 2: key 'a' is on line 1 of {one} too" in str(caught.value)
     with pytest.raises(DataError, match=r"one\.list: given twice"):
         read_list([one, one])
@@ -325,8 +325,8 @@ def test_bad_lines_of_all_lists_are_told_at_once(tmp_path: Path) -> None:
     two = write_lines(tmp_path / "two.list", "{", {"key": "b", "wav": "/b.wav"})
     with pytest.raises(DataError) as caught:
         read_list([one, two])
-    assert [line for line in str(caught.value).splitlines() if "bad entries" in line] == [
-        f"{path}: 1 bad entries; correct or remove them:" for path in (one, two)
+    assert [line for line in str(caught.value).splitlines() if "bad entry" in line] == [
+        f"{path}: 1 bad entry; correct or remove them:" for path in (one, two)
     ]
 
 

@@ -74,7 +74,7 @@ def test_a_broken_line_is_named_by_its_number_before_any_model_is_loaded(
 ):
     corpus.lines.append(line)
     errors = embed("--checkpoint", "/does/not/exist.pt")
-    assert "data.list: 1 bad entries" in errors
+    assert "data.list: 1 bad entry" in errors
     assert message in errors
 
 

@@ -18,7 +18,7 @@ from typing import Any, cast
 from k2distil.batch import Rejection, Utterance, rejection
 from k2distil.data import MAX_OVERSHOOT, audio_seconds
 from k2distil.data.lhotse_cuts import without
-from k2distil.errors import ConfigError, DataError
+from k2distil.errors import ConfigError, DataError, counted
 from k2distil.storage import CodebookReader
 from k2distil.torchaudio_guard import hide_broken_torchaudio
 
@@ -216,7 +216,8 @@ def write_cuts(temporary: Path, path: Path, cuts: Iterable[Any]) -> tuple[int, l
                     written += 1
         if not written:
             example = f", e.g. {rejected[0]['key']}: {rejected[0]['reason']}" if rejected else ""
-            raise DataError(f"{path}: none of {len(rejected)} cuts can be exported{example}")
+            num_cuts = counted(len(rejected), "cut")
+            raise DataError(f"{path}: none of {num_cuts} can be exported{example}")
     return written, rejected
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from k2distil.batch import Rejection, Utterance
-from k2distil.errors import DataError
+from k2distil.errors import DataError, counted
 from k2distil.pipeline.run.digests import ENTRIES, digest_of_entries
 from k2distil.pipeline.run.rejections import read_rejections
 from k2distil.pipeline.run.summary import read_summary
@@ -136,7 +136,7 @@ def _refuse_other_entries(
     if len(listed) < len(earlier.written):
         gone = earlier.written.difference(each.key for each in listed)
         raise DataError(
-            f"{save_path}: {len(gone)} utterances in it are no longer in the list, such as "
+            f"{save_path}: no longer in the list: {counted(len(gone), 'utterance')} in it, such as "
             f"{min(gone)}; {REMEDY}"
         )
     if digest_of_entries(listed) != earlier.entries:

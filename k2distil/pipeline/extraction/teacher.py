@@ -18,7 +18,7 @@ from k2distil.config import (
 from k2distil.config.wenet_yaml import DurationLimits, duration_limits
 from k2distil.data import sample_utterances
 from k2distil.device import choose_dtype
-from k2distil.errors import ConfigError
+from k2distil.errors import ConfigError, counted
 from k2distil.pipeline.extraction.provenance import teacher_provenance
 from k2distil.pipeline.extraction.windows import EmbedOptions
 from k2distil.pipeline.run.lists import names_of, num_workers, read_lists
@@ -59,7 +59,7 @@ def read_utterances(config: EmbedConfig) -> list[Utterance]:
     found = read_lists(config.train_data, config, config.save_path, with_text=False)
     chosen = sample_utterances(found, config.num_audio, config.num_audio_from, config.seed)
     names = names_of(config.train_data)
-    logger.info("%s: %d utterances, %d taken", names, len(found), len(chosen))
+    logger.info("%s: %s, %d taken", names, counted(len(found), "utterance"), len(chosen))
     if config.num_audio is not None and len(found) < config.num_audio:
         logger.info("%s: fewer than --num_audio %d", names, config.num_audio)
     return chosen

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from k2distil.atomic import write_text
 from k2distil.batch import Rejection
-from k2distil.errors import DataError
+from k2distil.errors import DataError, counted
 from k2distil.pipeline.run.summary import beside
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def write_rejections(
         writer.writeheader()
         writer.writerows(rows)
         write_text(path, text.getvalue())
-        logger.warning("%d utterances %s: %s", len(rows), name, path)
+        logger.warning("%s %s: %s", counted(len(rows), "utterance"), name, path)
 
 
 def read_rejections(save_path: Path, name: str) -> list[Rejection]:

@@ -150,7 +150,9 @@ def test_other_entries_of_what_is_written_are_refused_and_replaced_by_force(
 ) -> None:
     save_embedding(config)
     relist(config, c=None)
-    with pytest.raises(DataError, match=r"1 utterances in it are no longer in the list.* c; give"):
+    with pytest.raises(
+        DataError, match=r"no longer in the list: 1 utterance in it, such as c; give"
+    ):
         save_embedding(config)
     relist(config, c={"wav": "d.wav"})
     with pytest.raises(DataError, match=r"e\.h5: the list has other audio or segments"):
