@@ -229,7 +229,9 @@ def test_embeddings_of_the_wrong_kind_are_refused_by_name(tmp_path):
     with h5py.File(path, "w") as file:
         for index in range(12):
             file[f"utt{index:02}"] = np.full((50, 8), np.nan if index == 5 else 1, np.float32)
-    assert f"{path}[utt05]: NaN or inf; correct" in refused(*train(path, tmp_path / "q.pt"))
+    assert f"{path}[utt05]: NaN, inf or values beyond float32; correct" in refused(
+        *train(path, tmp_path / "q.pt")
+    )
     with h5py.File(path, "w") as file:
         file["utt1"] = np.zeros((1, 50, 8), np.float32)
     assert "got float32 (1, 50, 8); make it anew" in refused(*train(path, tmp_path / "q.pt"))

@@ -36,5 +36,8 @@ def durations(
     ):
         for start in range(0, len(utterances), CHUNK):
             chunk = utterances[start : start + CHUNK]
-            yield from zip(chunk, pool.map(seconds_or_fault, chunk), strict=True)
+            found = pool.map_async(seconds_or_fault, chunk)
+            while not found.ready():
+                found.wait(1.0)  # a signal just before a wait without an end would not be seen
+            yield from zip(chunk, found.get(), strict=True)
             progress.advance(len(chunk))

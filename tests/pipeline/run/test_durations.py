@@ -7,6 +7,7 @@ import textwrap
 
 PROGRAM = textwrap.dedent(
     """
+    import os
     import signal
     import sys
     import time
@@ -15,8 +16,8 @@ PROGRAM = textwrap.dedent(
 
     def seconds(utterance):
         if utterance.key == "b":
-            print("waiting", flush=True)
-            time.sleep(1000)
+            os.write(1, b"waiting\\n")  # print would hold a lock that the exit waits for
+            time.sleep(60)
         return 1.0
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
