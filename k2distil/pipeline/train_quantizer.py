@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -50,6 +51,7 @@ from k2distil.storage import (
 
 logger = logging.getLogger(__name__)
 
+NOISE = re.compile(r"flips_(\d)")  # a figure's name
 FEW_FRAMES = 50  # per entry of a codebook: below, some entries hardly see any
 
 
@@ -290,9 +292,10 @@ def _file_of(config: TrainQuantizerConfig) -> Path:
 
 
 def _in_words(held_out: dict[str, Any]) -> str:
+    named = {NOISE.sub(r"flips at \1 % noise", name): value for name, value in held_out.items()}
     return ", ".join(
         f"{name.replace('_', ' ')} {value:.3g}"
-        for name, value in held_out.items()
+        for name, value in named.items()
         if isinstance(value, float)
     )
 

@@ -41,9 +41,7 @@ def require_lhotse() -> None:
     try:
         import lhotse  # noqa: F401
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"--to lhotse: no {error.name} here; run: pip install 'k2distil[lhotse]'"
-        ) from error
+        raise ConfigError(f"--to lhotse: no {error.name} here; run: pip install lhotse") from error
 
 
 def check_field(name: str) -> None:
