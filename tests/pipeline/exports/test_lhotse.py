@@ -1,80 +1,23 @@
 """k2distil export --to lhotse, judged by lhotse itself."""
 
-import json
 import os
 import sys
 import tarfile
-import warnings
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
 
 import h5py
 import numpy as np
 import pytest
-import soundfile
 import torch
 
-from k2distil.config import ExportConfig
 from k2distil.errors import ConfigError, DataError
 from k2distil.pipeline.export import export
 from k2distil.pipeline.run.rejections import read_rejections
+from tests.pipeline.exports.conftest import SECONDS, config, exported, saved, some_cuts
 from tests.storage.arrays import make_h5
 
 lhotse = pytest.importorskip("lhotse")
 collate_custom_field = pytest.importorskip("lhotse.dataset.collation").collate_custom_field
-
-SECONDS = {"utt1": 1.0, "utt2": 2.0, "utt3": 0.5}  # 50 codes a second
-
-
-@pytest.fixture
-def arrays():
-    rng = np.random.default_rng(0)
-    return {key: rng.integers(0, 256, (int(50 * s), 8), np.uint8) for key, s in SECONDS.items()}
-
-
-@pytest.fixture
-def corpus(tmp_path, arrays):
-    """codes.h5, a.wav, b.wav, ..., and data.list; utt2 is a segment that starts after 0.7 s."""
-    make_h5(tmp_path / "codes.h5", arrays)
-    rng = np.random.default_rng(1)
-    lines = []
-    for key, seconds in SECONDS.items():
-        samples = 0.1 * rng.standard_normal(int(16_000 * (seconds + 1)))
-        start = {"start": 0.7, "end": 0.7 + seconds} if key == "utt2" else {}
-        audio = samples if start else samples[: int(16_000 * seconds)]
-        soundfile.write(tmp_path / f"{key}.wav", audio, 16_000)
-        lines.append({"key": key, "wav": f"{key}.wav", "txt": f"text of {key}", **start})
-    (tmp_path / "data.list").write_text("\n".join(map(json.dumps, lines)))
-    return tmp_path
-
-
-def config(corpus, **options):
-    paths = {"codebook_path": corpus / "codes.h5", "save_path": corpus / "cuts.jsonl.gz"}
-    source = {} if "cuts_path" in options else {"train_data": (corpus / "data.list",)}
-    return ExportConfig(**{"to": "lhotse", **paths, **source, **options})
-
-
-def exported(corpus, **options):
-    asked = config(corpus, **options)
-    summary = export(asked)
-    return lhotse.CutSet.from_file(asked.save_path).to_eager(), summary
-
-
-def some_cuts(corpus):
-    """As a recipe of lhotse makes them, with an id of its own for each recording."""
-    cuts = [
-        lhotse.Recording.from_file(corpus / f"{key}.wav", recording_id=f"rec-{key}").to_cut()
-        for key in ("utt1", "utt3")
-    ]
-    return lhotse.CutSet.from_cuts(
-        cut.with_id(key) for cut, key in zip(cuts, ("utt1", "utt3"), strict=True)
-    )
-
-
-def saved(cuts, path):
-    cuts.to_file(path)
-    return path
 
 
 def test_cuts_made_of_a_list_load_the_codes_of_their_key(corpus, arrays):
@@ -147,73 +90,6 @@ def test_cuts_that_are_there_are_joined_by_id_and_keep_what_they_have(corpus, ar
     for cut in cuts:
         assert np.array_equal(cut.load_codes(), arrays[cut.id])
         assert cut.recording.id == f"rec-{cut.id}"
-
-
-def test_shards_hold_audio_and_codes_and_need_no_h5(corpus, arrays):
-    cuts, _ = exported(corpus, shar=corpus / "shar", path_prefix=Path("/elsewhere"))
-    audio = {cut.id: cut.load_audio() for cut in cuts}
-    (corpus / "codes.h5").unlink()
-    again = list(lhotse.CutSet.from_shar(in_dir=corpus / "shar"))
-    assert [cut.id for cut in again] == list(arrays)
-    for cut in again:
-        assert np.array_equal(cut.load_codebook_indexes(), arrays[cut.id])
-        np.testing.assert_allclose(cut.load_audio(), audio[cut.id], atol=1e-4)
-    assert not (corpus / ".shar.tmp").exists()
-
-
-def test_shards_hold_the_codes_of_other_teachers_and_other_audio_too(corpus, arrays):
-    others = {key: values[::-1].copy() for key, values in arrays.items()}
-    make_h5(corpus / "others.h5", others)
-    cuts, _ = exported(corpus, codebook_path=corpus / "others.h5", field="others")
-    for cut in list(cuts)[1:]:
-        cut.target = cut.recording
-    source = saved(cuts, corpus / "in.jsonl")
-    cuts, _ = exported(corpus, cuts_path=source, save_path=corpus / "b.jsonl", shar=corpus / "shar")
-    for cut, packed in zip(cuts, lhotse.CutSet.from_shar(in_dir=corpus / "shar"), strict=True):
-        assert np.array_equal(packed.load_codebook_indexes(), arrays[cut.id])
-        assert np.array_equal(packed.load_others(), others[cut.id])
-        if cut.has_custom("target"):
-            np.testing.assert_allclose(packed.load_target(), cut.load_audio(), atol=1e-4)
-
-
-def with_features(cuts, folder):
-    fbank = lhotse.Fbank(lhotse.FbankConfig(num_mel_bins=8))
-    return cuts.compute_and_store_features(
-        fbank, folder, storage_type=lhotse.NumpyFilesWriter, progress_bar=False
-    )
-
-
-def test_features_are_packed_without_lilcom_as_they_are(corpus, caplog, monkeypatch):
-    caplog.set_level("INFO")
-    monkeypatch.setitem(sys.modules, "lilcom", None)
-    source = saved(with_features(some_cuts(corpus), corpus / "fbank"), corpus / "in.jsonl")
-    cuts, _ = exported(corpus, cuts_path=source, shar=corpus / "shar")
-    assert caplog.text.count("no lilcom here, features are packed as numpy's arrays") == 1
-    packed = list(lhotse.CutSet.from_shar(in_dir=corpus / "shar"))
-    assert [cut.id for cut in packed] == ["utt1", "utt3"]
-    for cut in packed:
-        assert np.array_equal(cut.load_features(), cuts[cut.id].load_features())
-
-
-def test_features_are_packed_by_lilcom_where_it_is(corpus, monkeypatch):
-    lilcom = ModuleType("lilcom")
-    lilcom.__spec__ = ModuleSpec("lilcom", None)  # by which lhotse looks for it
-    lilcom.compress = lambda values, tick_power: values.tobytes()
-    monkeypatch.setitem(sys.modules, "lilcom", lilcom)
-    source = saved(with_features(some_cuts(corpus), corpus / "fbank"), corpus / "in.jsonl")
-    exported(corpus, cuts_path=source, shar=corpus / "shar")
-    with tarfile.open(corpus / "shar" / "features.000000.tar") as tar:
-        assert "utt1.llc" in tar.getnames()
-
-
-def test_features_that_lilcom_packed_need_it(corpus, monkeypatch):
-    monkeypatch.setitem(sys.modules, "lilcom", None)
-    cuts = with_features(some_cuts(corpus), corpus / "fbank")
-    for cut in cuts:
-        cut.features.storage_type = "lilcom_files"
-    source = saved(cuts, corpus / "in.jsonl")
-    with pytest.raises(DataError, match=r"lhotse needs a package \(.*lilcom.*\) for these cuts"):
-        exported(corpus, cuts_path=source, shar=corpus / "shar")
 
 
 def test_a_prefix_says_where_the_training_finds_the_codes(corpus):
@@ -438,18 +314,3 @@ def test_without_lhotse_the_remedy_is_named(corpus, monkeypatch):
     monkeypatch.setitem(sys.modules, "lhotse", None)
     with pytest.raises(ConfigError, match="no lhotse here; run: pip install lhotse"):
         export(config(corpus))
-
-
-def test_a_failed_shar_leaves_cuts_that_the_same_command_completes(corpus):
-    wav = (corpus / "utt1.wav").read_bytes()
-    source = saved(some_cuts(corpus), corpus / "in.jsonl.gz")
-    (corpus / "utt1.wav").write_bytes(b"junk")
-    options = {"cuts_path": source, "shar": corpus / "shar"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with pytest.raises(DataError, match=r"--shar .*shar: lhotse cannot write the shards"):
-            exported(corpus, **options)
-    assert not (corpus / "shar").exists()
-    (corpus / "utt1.wav").write_bytes(wav)
-    exported(corpus, **options)
-    assert len(list(lhotse.CutSet.from_shar(in_dir=corpus / "shar"))) == 2
