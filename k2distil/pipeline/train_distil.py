@@ -13,6 +13,7 @@ import torch
 
 from k2distil.config import TrainDistilConfig
 from k2distil.data import PackedUtterances
+from k2distil.device import keep_freed_memory
 from k2distil.distil import CodebookLoss
 from k2distil.distil.align import OTHER_AUDIO
 from k2distil.distil.codebook_head import CodebookHead
@@ -41,6 +42,8 @@ def train_distil(config: TrainDistilConfig) -> Summary:
     """Train the student that a config asks for, or go on where an earlier run stopped."""
     started = time.monotonic()
     job = open_job(config)
+    if job.processes.device.type == "cpu":
+        keep_freed_memory()
     with StudentFolder(config.save_path) as folder:
         return _train_distil(job, folder, started)
 

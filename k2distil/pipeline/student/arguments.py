@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from k2distil.config import TrainDistilConfig
-from k2distil.device import keep_freed_memory, use_device
+from k2distil.device import use_device
 from k2distil.errors import ConfigError
 from k2distil.torchaudio_guard import hide_broken_torchaudio
 
@@ -35,8 +35,6 @@ def training_arguments(
 
     device = use_device(config.gpu)
     on_cpu = device.type == "cpu"
-    if on_cpu:
-        keep_freed_memory()
     bf16, fp16 = _precision(config.dtype, on_cpu)
     args = TrainingArguments(
         output_dir=str(config.save_path),
@@ -58,7 +56,6 @@ def training_arguments(
         eval_steps=config.eval_steps,
         save_strategy="steps",
         save_steps=config.save_steps,
-        save_total_limit=config.keep_checkpoints,
         logging_steps=config.logging_steps,
         logging_nan_inf_filter=False,
         report_to=["tensorboard"],

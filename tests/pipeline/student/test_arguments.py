@@ -25,3 +25,4 @@ def test_optimizer_and_schedule_are_as_asked(tmp_path):
     assert args.lr_scheduler_type == "cosine"
     assert (args.adam_beta1, args.adam_beta2) == (0.9, 0.98)
     assert args.eval_strategy == "steps"
+    assert args.save_total_limit is None  # DistilTrainer removes old checkpoints itself
