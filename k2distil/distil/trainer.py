@@ -165,7 +165,8 @@ class DistilTrainer(Trainer):
         new = folder / f"checkpoint-{self.state.global_step}"
         for path in (*new.iterdir(), new, folder):  # before those that it replaces go
             flush(path)
-        for _, old in checkpoints(folder)[: -self.keep_checkpoints]:
+        kept = {new, *(path for _, path in checkpoints(folder)[-self.keep_checkpoints :])}
+        for old in set(folder.glob("checkpoint-*")) - kept:  # those that are not whole, too
             shutil.rmtree(old)
 
 

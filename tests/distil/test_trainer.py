@@ -92,8 +92,9 @@ def test_a_checkpoint_is_on_disk_before_older_ones_go(monkeypatch, tmp_path):
     trainer.model, trainer.keep_checkpoints = torch.nn.Linear(1, 1), 2
     trainer.args = SimpleNamespace(output_dir=str(tmp_path), world_size=1, should_save=True)
     trainer.state = SimpleNamespace(global_step=10)
-    for step in (8, 9):
+    for step in (7, 8, 9):
         write_checkpoint(tmp_path, step)
+    (tmp_path / "checkpoint-7" / "optimizer.pt").write_bytes(b"")
     monkeypatch.setattr(
         Trainer, "_save_checkpoint", lambda self, model, trial: write_checkpoint(tmp_path, 10)
     )
@@ -106,6 +107,7 @@ def test_a_checkpoint_is_on_disk_before_older_ones_go(monkeypatch, tmp_path):
     monkeypatch.setattr(trainer_module, "flush", note)
     trainer._save_checkpoint(trainer.model, None)
     assert [step for step, _ in checkpoints(tmp_path)] == [9, 10]
+    assert len(list(tmp_path.iterdir())) == 2
     new = tmp_path / "checkpoint-10"
     assert set(flushed) == {*new.iterdir(), new, tmp_path}
 
