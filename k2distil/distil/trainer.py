@@ -159,6 +159,8 @@ class DistilTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.check_weights()
         super()._save_checkpoint(model, trial)
+        if self.args.world_size > 1:
+            torch.distributed.barrier()  # each process writes its random state
         if not self.args.should_save:
             return
         folder = Path(str(self.args.output_dir))
