@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
-
-from torch import Tensor
 
 from k2distil.atomic import make_folder
 from k2distil.config import AverageConfig
@@ -16,6 +13,7 @@ from k2distil.distil.pretrained import load_student
 from k2distil.distil.trainer import checkpoints
 from k2distil.errors import CheckpointError, ConfigError, DataError
 from k2distil.pipeline.run.summary import Summary
+from k2distil.teachers.tensors import select
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +41,9 @@ def average(config: AverageConfig) -> Summary:
     there = _student_in(folder)
     student = load_student(there)  # all but its weights
     weights = average_weights([path for _, path in chosen])
-    student.model.load_state_dict(_part(weights, "student."))
+    student.model.load_state_dict(select(weights, r"student\."))
     make_folder(save_path.parent)
-    student.save(save_path, with_weights(there, _part(weights, "codebook_loss.")))
+    student.save(save_path, with_weights(there, select(weights, r"codebook_loss\.")))
     steps = ", ".join(str(step) for step, _ in chosen)
     logger.info("%s: the mean of the student at steps %s", save_path, steps)
     return Summary()
@@ -60,12 +58,3 @@ def _student_in(folder: Path) -> Path:
             "its first test and at its end: run its command again"
         )
     return found
-
-
-def _part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Of one module of a DistilModel."""
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in weights.items()
-        if name.startswith(prefix)
-    }

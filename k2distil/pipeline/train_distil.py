@@ -55,7 +55,7 @@ def _train_distil(job: DistilJob, folder: StudentFolder, started: float) -> Summ
     checkpoint = on_first(folder.checkpoint)
     head = _codebook_head(job, checkpoint)
     train_on = on_first(lambda: _utterances_to_train_on(job, folder, checkpoint))
-    test = _test(job)
+    test = _test(job, is_new=checkpoint is None)
     rejected = RejectedLists(folder.stem, train_on, test, job.processes)
     if checkpoint is not None:
         rejected.remember(job.utterances)
@@ -140,11 +140,11 @@ def _utterances_to_train_on(
     return checked
 
 
-def _test(job: DistilJob) -> StudentTest | None:
+def _test(job: DistilJob, is_new: bool) -> StudentTest | None:
     """The test on what has text in --cv_data; None: there is none."""
     config = job.config
     found = read_lists(config.cv_data, config, config.save_path) if config.cv_data else []
-    if job.processes.rank == 0 and job.codes is not None:
+    if is_new and job.processes.rank == 0 and job.codes is not None:
         for reader in job.codes.reader.readers:
             warn_of_other_entries(reader, chain(job.utterances, found))
     if config.cv_data is None:
