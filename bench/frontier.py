@@ -27,6 +27,8 @@ STYLES = {  # colour: whose; shape: which
     PRODUCT: ("tab:blue", "o"),
     ADDITIVE: ("tab:blue", "s"),
     WIDE: ("tab:blue", "D"),
+    "additive, half grown": ("tab:cyan", "s"),
+    "additive, grown": ("tab:cyan", "D"),
     MULTI_QUANTIZATION: ("tab:red", "*"),
     "faiss PQ": ("tab:gray", "o"),
     "faiss OPQ+PQ": ("tab:gray", "h"),

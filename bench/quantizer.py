@@ -3,10 +3,11 @@
     python bench/quantizer.py --data whisper_last gaussian --num_codebooks 4 8 --seeds 3
     python bench/quantizer.py --data whisper_last gaussian --plot exp/frontier.png --only_plot
 
-docs/quantizer.md defines the figures, `frames.py` the data, `coders.py` the methods. Every training
-is a process of its own, within `--max_seconds` and `--max_gb`. A finished one is appended to
-`--out` at once and not done again, so an interrupted benchmark goes on where it was, and processes
-share the work by `--data`, `--methods` or `--first_seed`.
+docs/quantizer.md defines the figures, `frames.py` the data, `coders.py` the methods; `grown.py` has
+two more, measured where `--methods` names them. Every training is a process of its own, within
+`--max_seconds` and `--max_gb`. A finished one is appended to `--out` at once and not done again, so
+an interrupted benchmark goes on where it was, and processes share the work by `--data`,
+`--methods` or `--first_seed`.
 
 Seconds are of the CPU, of all threads together; with `--device cuda` on the wall. Memory is what a
 training takes at its peak beyond the float16 frames it is given.
@@ -32,14 +33,16 @@ import faiss
 import report
 import torch
 from clock import clock_of
-from coders import CODEBOOK_SIZE, FOLLOWS, METHODS, TRAIN, Coder, Task, Trained
+from coders import CODEBOOK_SIZE, FOLLOWS, METHODS, Coder, Task, Trained
 from digits import ROOT, default_data
 from frames import DATA, Frames, dim_of, make, read
 from frontier import cells, draw, summary
+from grown import GROWN
 from torch import Tensor
 
 from k2distil.quantizer import PROBE_FRAMES, evaluate
 
+TRAIN = coders.TRAIN | GROWN
 REPEATS, REPEAT_SECONDS = 5, 1.0  # of the encoding speed
 TRIAL_FRAMES = 256  # tell how many frames a repeat takes
 MEBIBYTE = 2**20  # bytes
@@ -228,7 +231,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", nargs="+", choices=DATA, default=["whisper_last"])
     parser.add_argument("--num_codebooks", type=int, nargs="+", default=[4, 8])
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--methods", nargs="+", choices=[*METHODS, *GROWN], default=METHODS)
     parser.add_argument("--seeds", type=int, default=3, help="trainings per row")
     parser.add_argument("--first_seed", type=int, default=0)
     parser.add_argument("--rows", type=int, help="frames to train on; default: all")

@@ -40,6 +40,12 @@ def plain(curved: torch.Tensor) -> AdditiveQuantizer:
 
 
 @pytest.fixture(scope="module")
+def short(plain: AdditiveQuantizer) -> AdditiveQuantizer:
+    """Its sums go 0.8 of the way, whatever the training came to: few steps bring much."""
+    return AdditiveQuantizer(0.8 * plain.table, plain.mean, plain.scale, **plain.settings)
+
+
+@pytest.fixture(scope="module")
 def corrected(plain: AdditiveQuantizer, curved: torch.Tensor) -> AdditiveQuantizer:
     """The same with one."""
     return taught(plain, curved)
@@ -54,13 +60,20 @@ def taught(
     return quantizer
 
 
-def test_other_frames_decode_with_less_error_from_the_same_codes(plain, corrected):
+def test_other_frames_decode_with_less_error_from_the_same_codes(plain, corrected, curved):
+    """Most of the way to the least error there is: of the mean of all frames with these codes."""
     frames = curved_frames(3000, seed=2)
     codes = plain.encode(frames)
     assert torch.equal(corrected.encode(frames), codes)
     assert corrected.id == plain.id
     before, after = (relative_error(q, codes, frames) for q in (plain, corrected))
-    assert after < 0.75 * before
+    kinds, members = torch.cat([codes, plain.encode(curved)]).unique(dim=0, return_inverse=True)[:2]
+    own, others = members[: len(codes)], members[len(codes) :]
+    counts = torch.bincount(others, minlength=len(kinds)).unsqueeze(1)
+    means = torch.zeros(len(kinds), DIM).index_add_(0, others, curved) / counts.clamp(min=1)
+    least = float((frames - means[own]).square().sum() / (frames - frames.mean(0)).square().sum())
+    assert after < before - 0.7 * (before - least)
+    assert least < 0.8 * before
 
 
 def test_the_sum_is_still_there(plain, corrected):
@@ -76,7 +89,7 @@ def test_it_is_the_mean_of_what_the_sums_leave(corrected, curved):
     codes = corrected.encode(curved)
     kinds, members, counts = codes.unique(dim=0, return_inverse=True, return_counts=True)
     common = (counts >= 50).nonzero().flatten()
-    assert len(common) > 40
+    assert len(common) > 30
     means = torch.stack([curved[members == kind].mean(0) for kind in common])
     by_sum, by_both = (corrected.decode(kinds[common], each) - means for each in (False, True))
     assert by_both.square().sum() < 0.3 * by_sum.square().sum()
@@ -93,12 +106,12 @@ def test_any_number_of_frames_is_corrected_alike(corrected, shape):
         assert torch.allclose(one, among_others, atol=1e-4)
 
 
-def test_the_same_seed_gives_the_same_correction_whatever_was_drawn_before(plain, curved):
+def test_the_same_seed_gives_the_same_correction_whatever_was_drawn_before(short, curved):
     few = curved[:5000]
     torch.manual_seed(3)
-    first = taught(plain, few, seed=0).correction
+    first = taught(short, few, seed=0).correction
     after_it = torch.rand(1)
-    again, other = (taught(plain, few, seed=seed).correction for seed in (0, 1))
+    again, other = (taught(short, few, seed=seed).correction for seed in (0, 1))
     torch.manual_seed(3)
     assert torch.equal(torch.rand(1), after_it)  # nobody else's numbers are drawn
     for name, tensor in first.state_dict().items():
@@ -106,9 +119,9 @@ def test_the_same_seed_gives_the_same_correction_whatever_was_drawn_before(plain
     assert not torch.equal(other.inner.weight, first.inner.weight)
 
 
-def test_no_generator_of_a_gpu_is_seeded(plain, curved, monkeypatch):
+def test_no_generator_of_a_gpu_is_seeded(short, curved, monkeypatch):
     monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("seeded"))
-    assert taught(plain, curved[:5000]).correction is not None
+    assert taught(short, curved[:5000]).correction is not None
 
 
 def test_reading_a_file_draws_no_numbers(corrected, tmp_path):
@@ -133,9 +146,9 @@ def test_float16_frames_teach_the_same(plain, curved):
 @pytest.mark.parametrize(
     ("num_frames", "num_steps"), [(1, 0), (900, 0), (4266, 0), (4267, 50), (10_000, 117)]
 )
-def test_few_frames_are_not_learnt_by_heart(plain, curved, num_frames, num_steps):
+def test_few_frames_are_not_learnt_by_heart(short, curved, num_frames, num_steps):
     calls: list[None] = []
-    quantizer = taught(plain, curved[:num_frames], on_step=lambda: calls.append(None))
+    quantizer = taught(short, curved[:num_frames], on_step=lambda: calls.append(None))
     assert len(calls) == num_correction_steps(num_frames) == num_steps
     assert (quantizer.correction is None) == (num_steps == 0)
 

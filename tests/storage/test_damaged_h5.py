@@ -3,6 +3,7 @@
 import random
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -22,6 +23,9 @@ def codes(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.skipif(
+    h5py.version.hdf5_version_tuple < (2, 0, 0), reason="of some bits that changed HDF5 1 crashes"
+)
 def test_a_changed_bit_is_read_past_or_named(codes: Path) -> None:
     content = codes.read_bytes()
     rng = random.Random(0)
