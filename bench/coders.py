@@ -77,13 +77,25 @@ def train_ours(quantizer_type: str) -> Train:
     """-> a method of this project."""
 
     def train(frames: FrameReservoir, task: Task) -> Trained:
-        sizes = (frames.dim, task.num_codebooks, CODEBOOK_SIZE)
-        trainer = QuantizerTrainer(quantizer_type, *sizes, seed=task.seed, device=task.device)
-        while not trainer.done:
-            trainer.step(frames.batch(trainer.steps_done, BATCH_SIZE))
+        trainer = new_trainer(quantizer_type, frames, task.num_codebooks, task)
+        run(trainer, frames, trainer.num_steps)
         return Trained(finish(trainer.quantizer, frames, task.held_out, task.seed))
 
     return train
+
+
+def new_trainer(
+    quantizer_type: str, frames: FrameReservoir, num_codebooks: int, task: Task
+) -> QuantizerTrainer:
+    """One of this project's."""
+    sizes = (frames.dim, num_codebooks, CODEBOOK_SIZE)
+    return QuantizerTrainer(quantizer_type, *sizes, seed=task.seed, device=task.device)
+
+
+def run(trainer: QuantizerTrainer, frames: FrameReservoir, last_step: int) -> None:
+    """Train on to `last_step`."""
+    while trainer.steps_done < last_step:
+        trainer.step(frames.batch(trainer.steps_done, BATCH_SIZE))
 
 
 def search_wider(trained: Trained) -> Trained:

@@ -8,7 +8,7 @@ grow, or half: the others are those of a product quantizer. From there they are 
 from collections.abc import Iterator
 
 import torch
-from coders import ADDITIVE, BATCH_SIZE, CODEBOOK_SIZE, PRODUCT, Task, Train, Trained
+from coders import ADDITIVE, CODEBOOK_SIZE, PRODUCT, Task, Train, Trained, new_trainer, run
 from torch import Tensor
 
 from k2distil.quantizer import AdditiveQuantizer, FrameReservoir, QuantizerTrainer, finish
@@ -29,17 +29,17 @@ def train_grown(kept: float) -> Train:
 
     def train(frames: FrameReservoir, task: Task) -> Trained:
         num_kept = int(kept * task.num_codebooks)
-        first = _trainer(PRODUCT, frames, max(num_kept, 1), task)
+        first = new_trainer(PRODUCT, frames, max(num_kept, 1), task)
         last_step = first.num_steps if num_kept else first.schedule.gather_steps
-        _run(first, frames, last_step)
+        run(first, frames, last_step)
         start = first.quantizer.entries()
         start["table"] = start["table"][:num_kept]
         generator = torch.Generator(task.device).manual_seed(task.seed)
         while len(start["table"]) < task.num_codebooks:
             start["table"] = _grow(start, _rounds(frames, len(start["table"])), generator)
-        trainer = _trainer(ADDITIVE, frames, task.num_codebooks, task)
+        trainer = new_trainer(ADDITIVE, frames, task.num_codebooks, task)
         trainer.load_state_dict(_at_additive(trainer, start))
-        _run(trainer, frames, trainer.num_steps)
+        run(trainer, frames, trainer.num_steps)
         return Trained(finish(trainer.quantizer, frames, task.held_out, task.seed))
 
     return train
@@ -49,18 +49,6 @@ GROWN: dict[str, Train] = {
     "additive, half grown": train_grown(0.5),
     "additive, grown": train_grown(0.0),
 }
-
-
-def _trainer(
-    quantizer_type: str, frames: FrameReservoir, num_codebooks: int, task: Task
-) -> QuantizerTrainer:
-    sizes = (frames.dim, num_codebooks, CODEBOOK_SIZE)
-    return QuantizerTrainer(quantizer_type, *sizes, seed=task.seed, device=task.device)
-
-
-def _run(trainer: QuantizerTrainer, frames: FrameReservoir, last_step: int) -> None:
-    while trainer.steps_done < last_step:
-        trainer.step(frames.batch(trainer.steps_done, BATCH_SIZE))
 
 
 def _rounds(frames: FrameReservoir, num_codebooks: int) -> Iterator[Tensor]:

@@ -90,6 +90,7 @@ def test_it_is_the_mean_of_what_the_sums_leave(corrected, curved):
     kinds, members, counts = codes.unique(dim=0, return_inverse=True, return_counts=True)
     common = (counts >= 50).nonzero().flatten()
     assert len(common) > 30
+    assert counts[common].sum() > 0.99 * len(curved)
     means = torch.stack([curved[members == kind].mean(0) for kind in common])
     by_sum, by_both = (corrected.decode(kinds[common], each) - means for each in (False, True))
     assert by_both.square().sum() < 0.3 * by_sum.square().sum()
