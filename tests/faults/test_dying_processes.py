@@ -62,11 +62,11 @@ def test_sigterm_of_all_and_another_number_of_processes(start_job, undisturbed, 
 @pytest.mark.parametrize(
     "place",
     [
-        "k2distil.pipeline.extraction.extract:summarise",
+        "k2distil.pipeline.extraction.outcome:summarise",
         "k2distil.storage.merge:_verify",
         "k2distil.storage.merge:write_offsets",
         "k2distil.storage.parts:_remove_folder",
-        "k2distil.pipeline.extraction.extract:log_outcome",
+        "k2distil.pipeline.extraction.outcome:_log_outcome",
     ],
 )
 def test_sigkill_in_the_merge(place, start_job, undisturbed, tally, tmp_path):

@@ -30,7 +30,7 @@ def test_a_dead_or_sleeping_host_and_clocks_that_are_10_minutes_off(
 @pytest.mark.parametrize(
     "place",
     [
-        "k2distil.pipeline.extraction.extract:summarise",
+        "k2distil.pipeline.extraction.outcome:summarise",
         *(
             [
                 "k2distil.storage.merge:_copy_part",
@@ -48,6 +48,7 @@ def test_a_host_that_sleeps_in_the_merge(place, start_job, undisturbed, tally, t
     for host in "ab":
         job.start(*flags, host=host, at=[place, signal.SIGSTOP, str(tmp_path / "asleep")])
     job.wait_until(lambda: any(each.poll() == 0 for each in job.processes))
+    assert (tmp_path / "asleep").exists()
     for process in job.processes:
         process.send_signal(signal.SIGCONT)
     assert job.end() == [0, 0], job.log()

@@ -16,6 +16,7 @@ import os
 import socket
 import sys
 import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,12 +79,19 @@ def set_clock(seconds):
     os.utime = touch_by_own_clock  # as a file system does that takes the client's time
 
 
+def inject(host=None, clock=None, at=None, **of_teacher):
+    if host is not None:
+        move_to(host)
+    if clock is not None:
+        set_clock(clock)
+    if at is not None:
+        signal_at(*at)
+    break_teacher(**of_teacher)
+
+
 if "K2DISTIL_FAULTS" in os.environ and "save_codebook" in sys.orig_argv:
-    faults = json.loads(os.environ["K2DISTIL_FAULTS"])
-    if "host" in faults:
-        move_to(faults.pop("host"))
-    if "clock" in faults:
-        set_clock(faults.pop("clock"))
-    if "at" in faults:
-        signal_at(*faults.pop("at"))
-    break_teacher(**faults)
+    try:
+        inject(**json.loads(os.environ["K2DISTIL_FAULTS"]))
+    except Exception:  # Python itself would print it and go on, with no fault
+        traceback.print_exc()
+        os._exit(99)
