@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from k2distil.errors import DataError
-from k2distil.process_start import namespace, start_of
+from k2distil.process_start import is_alive, namespace
 
 ABANDONED = 2 * 86_400  # seconds
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -42,7 +42,7 @@ def replacing(path: Path, *, tidy: bool = True) -> Iterator[Path]:
     """
     if tidy:
         remove_leftovers(path.parent, path.name)
-    temporary = path.with_name(_temporary_name(path, os.getpid()))
+    temporary = path.with_name(_temporary_name(path))
     try:
         yield temporary
         flush(temporary)
@@ -137,7 +137,7 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
         with suppress(OSError):
             is_own = machine == _machine()
             age = time.time() - path.stat().st_mtime
-            if (is_own and not _is_alive(pid)) or (not is_own and age > ABANDONED):
+            if (is_own and not is_alive(pid)) or (not is_own and age > ABANDONED):
                 path.unlink()
 
 
@@ -156,19 +156,10 @@ def _temporaries(folder: Path, name: str | None) -> Iterator[tuple[Path, str, in
             yield folder / each, found[1], int(found[2])
 
 
-def _temporary_name(path: Path, pid: int) -> str:
-    return f".{path.name}.tmp.{_machine()}.{pid}"
+def _temporary_name(path: Path) -> str:
+    return f".{path.name}.tmp.{_machine()}.{os.getpid()}"
 
 
 def _machine() -> str:
-    """Where process numbers mean the same: a host, or a container on it."""
+    """Where process numbers mean the same: a host, since any boot, or a container on it."""
     return f"{socket.gethostname()}.{namespace()}"
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return error.errno != errno.ESRCH  # EPERM: it lives and is another user's
-    # Of another user's /proc nothing may be seen: then it counts as alive.
-    return start_of(pid) is not None or not Path(f"/proc/{pid}").exists()

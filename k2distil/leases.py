@@ -24,7 +24,7 @@ from pathlib import Path
 
 from k2distil.atomic import reason_of_disk
 from k2distil.errors import DataError
-from k2distil.process_start import namespace, start_of
+from k2distil.process_start import is_alive, namespace, start_of
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ class Leases:
 
     def _is_abandoned(self, path: Path, signature: tuple[str, int]) -> bool:
         words = signature[0]
-        if _is_of_this_machine(words) and not _is_alive(words):
+        if _is_of_this_machine(words) and not _is_holder_alive(words):
             return True
         first, since = self._seen.get(path, (None, 0.0))
         if first != signature:
@@ -249,9 +249,10 @@ def _is_of_this_machine(words: str) -> bool:
     return _parse(words).get("machine") == _machine()
 
 
-def _is_alive(words: str) -> bool:
+def _is_holder_alive(words: str) -> bool:
     found = _parse(words)
-    return isinstance(found["pid"], int) and start_of(found["pid"]) == found["start"]
+    pid, start = found["pid"], found["start"]
+    return isinstance(pid, int) and isinstance(start, str) and is_alive(pid, start)
 
 
 def _machine() -> str:

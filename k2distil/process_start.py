@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -17,6 +18,20 @@ def start_of(pid: int) -> str | None:
         return None
     state, *fields = status.rpartition(")")[2].split()
     return None if state in "ZX" else fields[18]
+
+
+def is_alive(pid: int, start: str | None = None) -> bool:
+    """Whether there is a process of this number, and of this start where one is given.
+
+    Where nothing of another user's process can be seen, its number alone counts.
+    """
+    if (found := start_of(pid)) is not None:
+        return start in (None, found)
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return error.errno != errno.ESRCH  # EPERM: it lives and is another user's
+    return not Path(f"/proc/{pid}").exists()
 
 
 def namespace() -> str:
