@@ -28,6 +28,10 @@ logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"  # the Trainer writes it last
 TORCH_FILES = {".bin", ".pt", ".pth"}
+NOT_WHOLE = (  # no other OSError: a disk that answers again may show it whole
+    *(FileNotFoundError, NotADirectoryError, ValueError, KeyError),
+    safetensors.SafetensorError,
+)
 PARTS = {"loss": "loss", "ctc": "ctc_loss", "codebook": "codebook_loss"}  # output: in the log
 
 
@@ -181,7 +185,7 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
             step = int(state["global_step"])
             for path in each.glob("[!.]*"):
                 _check_whole(path)
-        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        except NOT_WHOLE as error:
             logger.warning("%s: not whole, not used (%s)", each, error)
         else:
             found.append((step, each))

@@ -1,5 +1,6 @@
 """What is ours in transformers' Trainer, without a training."""
 
+import errno
 import json
 import signal
 from contextlib import nullcontext
@@ -85,6 +86,19 @@ def test_a_checkpoint_of_which_a_file_is_cut_is_not_used(name, keep, tmp_path, c
     (bad / name).write_bytes(content[: len(content) // 2 if keep == "half" else 0])
     assert last_checkpoint(tmp_path) == good
     assert "checkpoint-10: not whole, not used" in caplog.text
+
+
+def test_a_checkpoint_that_the_disk_does_not_show_just_now_counts_as_neither_whole_nor_damaged(
+    monkeypatch, tmp_path
+):
+    write_checkpoint(tmp_path, 9)
+
+    def stale(path):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(trainer_module, "_check_whole", stale)
+    with pytest.raises(OSError, match="Stale"):
+        checkpoints(tmp_path)
 
 
 def test_a_checkpoint_is_on_disk_before_older_ones_go(monkeypatch, tmp_path):

@@ -68,6 +68,8 @@ def resume(
         return
     try:
         found, state = _read_checkpoint(path)
+    except OSError:  # of a disk that answers again it may be whole
+        raise
     except Exception as error:  # torch raises many kinds for a broken file
         logger.warning("%s: damaged, training from the start: %s", path, type(error).__name__)
         return
