@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from k2distil.errors import NOT_UTF8, ConfigError
+
+YAML_HINT = "lines are `key: value`, with a space after the colon, and indented by spaces, not tabs"
 MERGE_TAG = "tag:yaml.org,2002:merge"  # of `<<: *section`
 LINE_BREAKS = "\x85\u2028\u2029"  # of YAML 1.1, beside "\n"; PyYAML escapes them in quotes only
 FLOAT = (  # as YAML 1.2 has it; PyYAML wants a dot in it
@@ -67,6 +71,28 @@ def parse_yaml(text: str) -> Any:
         yaml.YAMLError: no yaml of plain values, or a key comes twice, which yaml would pass over.
     """
     return yaml.load(text, _Loader)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a yaml file; {} of an empty one.
+
+    Raises:
+        ConfigError: there is no such file, or it holds something else.
+    """
+    try:
+        tree = parse_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; see conf/ for examples") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: {NOT_UTF8}") from error
+    except yaml.YAMLError as error:
+        what = " ".join(str(error).replace('"<unicode string>"', "it").split())
+        raise ConfigError(f"{path}: not a yaml of plain values: {what}; {YAML_HINT}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+        raise ConfigError(f"{path}: expected `key: value` lines")
+    return tree
 
 
 def dump_yaml(tree: Mapping[str, Any]) -> str:

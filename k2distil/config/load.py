@@ -13,15 +13,12 @@ import yaml
 
 from k2distil.config import commands
 from k2distil.config.wenet_yaml import TEACHERS_KEYS, is_wenet_yaml
-from k2distil.config.yaml_text import parse_yaml
-from k2distil.errors import NOT_UTF8, ConfigError, nearest
+from k2distil.errors import ConfigError, nearest
+from k2distil.yaml_file import parse_yaml, read_yaml
 
 logger = logging.getLogger(__name__)
 
 WENET_KEY = "wenet_yaml"  # of a resolved config: the WeNet yaml it was made with
-YAML_HINT = (
-    "lines are `key: value`, with a blank behind the colon, and indented by blanks, not tabs"
-)
 
 T = TypeVar("T")
 Values = dict[str, tuple[Any, str]]  # key -> its value, and where it was given
@@ -100,10 +97,10 @@ def _override(
     """
     key, _, value = text.strip().partition(" ")
     if not value.strip():
-        raise ValueError('expected "key value", with a blank between them')
+        raise ValueError('expected "key value", with a space between them')
     parsed = parse_yaml(value)
     first, _, rest = key.partition(".")
-    if rest and first in hints and _is_section(hints[first]):
+    if rest and first in hints and is_section(hints[first]):
         section, _ = values.setdefault(first, ({}, f"--override_config {first}"))
         _set_deep({first: section}, key, parsed)  # checked by who reads it
     elif key in known:
@@ -137,24 +134,6 @@ def option_types(kind: type) -> dict[str, Any]:
     return {each.name: hints[each.name] for each in fields(kind) if "help" in each.metadata}
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a yaml file."""
-    try:
-        tree = parse_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; see conf/ for examples") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: {NOT_UTF8}") from None
-    except yaml.YAMLError as error:
-        what = " ".join(str(error).replace('"<unicode string>"', "it").split())
-        raise ConfigError(f"{path}: not a yaml of plain values: {what}; {YAML_HINT}") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
-        raise ConfigError(f"{path}: expected `key: value` lines; see conf/ for examples")
-    return tree
-
-
 def convert(hint: Any, value: Any) -> Any:
     """Check `value` against a field's type; ints become floats, texts become paths.
 
@@ -175,8 +154,8 @@ def convert(hint: Any, value: Any) -> Any:
             if value in choices:
                 return value
             if isinstance(value, str):
-                hint = nearest(value, choices, else_see="")
-                raise ValueError(f"expected {', '.join(choices)}, got {value!r}{hint}")
+                near = nearest(value, choices, else_see="")
+                raise ValueError(f"expected {', '.join(choices)}, got {value!r}{near}")
         elif type(value) is (get_origin(kind) or kind):
             return value
         elif kind is Path and isinstance(value, str | Path) and str(value):
@@ -242,7 +221,7 @@ def _set_deep(tree: dict[str, Any], dotted: str, value: Any) -> None:
     tree[last] = value
 
 
-def _is_section(hint: Any) -> bool:
+def is_section(hint: Any) -> bool:
     """Whether an option takes a mapping."""
     return any(get_origin(kind) is dict for kind in get_args(hint))
 

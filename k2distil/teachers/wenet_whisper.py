@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor
 
 from k2distil.batch import SAMPLE_RATE
@@ -19,6 +18,7 @@ from k2distil.teachers.log_mel import HOP, N_FFT
 from k2distil.teachers.tensors import refuse_lora, select
 from k2distil.teachers.whisper_encoder import CONV1D2, CONV2D, WhisperDims
 from k2distil.teachers.whisper_teacher import MAX_SAMPLES, Padding, WhisperWeights
+from k2distil.yaml_file import read_yaml
 
 NAMES = {  # ours -> WeNet's
     r"^conv1": "embed.conv.0",
@@ -62,18 +62,12 @@ def read_wenet_config(checkpoint: Path) -> dict[str, Any]:
         ConfigError: it is missing, or not a yaml mapping.
     """
     path = checkpoint.parent / "train.yaml"
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         raise ConfigError(
             f"{path}: not found; WeNet writes it when it trains, and it says what "
             f"{checkpoint.name} does not (attention heads); put it there or name it with --config"
-        ) from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not readable as yaml ({error})") from None
-    if not isinstance(config, dict):
-        raise ConfigError(f"{path}: expected WeNet's train.yaml, a mapping")
-    return config
+        )
+    return read_yaml(path)
 
 
 def wenet_padding(config: Mapping[str, Any]) -> Padding:

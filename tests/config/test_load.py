@@ -11,8 +11,8 @@ from k2distil.config import (
     TrainDistilConfig,
     load_config,
 )
-from k2distil.config.yaml_text import dump_yaml, parse_yaml
 from k2distil.errors import ConfigError
+from k2distil.yaml_file import dump_yaml, parse_yaml
 
 GOOD = """
 encoder_type: hubert

@@ -154,12 +154,18 @@ def test_a_yaml_that_contradicts_the_weights_is_refused(tmp_path, section, chang
 def test_train_yaml_is_looked_for_beside_the_checkpoint(tmp_path):
     checkpoint = make_wenet(tmp_path / "exp")
     assert build_teacher("wenet-whisper", checkpoint).num_layers == 3
+    beside = tmp_path / "exp" / "train.yaml"
+    beside.write_text(
+        beside.read_text().replace("encoder_conf:\n", "encoder_conf:\n  norm_eps: 1e-5\n")
+    )
+    assert "norm_eps: 1e-5" in beside.read_text()
+    assert build_teacher("wenet-whisper", checkpoint).num_layers == 3
     lonely = shutil.copy(checkpoint, tmp_path)
     with pytest.raises(ConfigError, match=f"{tmp_path}/train.yaml: not found.*--config"):
         build_teacher("wenet-whisper", str(lonely))
-    for text in ("{", "- a list"):
+    for text, fault in (("{", "not a yaml"), ("- a list", "expected"), ("a: 1\na: 2", "twice")):
         (tmp_path / "train.yaml").write_text(text)
-        with pytest.raises(ConfigError, match=r"train\.yaml"):
+        with pytest.raises(ConfigError, match=rf"train\.yaml: .*{fault}"):
             build_teacher("wenet-whisper", str(lonely))
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from k2distil import __version__
 from k2distil.atomic import make_folder, read_json, write_json, write_text
-from k2distil.config.yaml_text import dump_yaml
 from k2distil.errors import ConfigError, DataError
+from k2distil.yaml_file import dump_yaml
 
 PACKAGES = ("torch", "transformers", "h5py", "numpy", "soundfile", "soxr")
 
