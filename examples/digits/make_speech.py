@@ -58,7 +58,7 @@ class Recipe:
 
     @property
     def text(self) -> str:
-        """The transcript: words in English, characters without blanks in Chinese."""
+        """The transcript: words in English, characters without spaces in Chinese."""
         return ("" if self.lang != "en" else " ").join(DIGITS[self.lang][d] for d in self.digits)
 
 
@@ -90,7 +90,7 @@ def plan(lang: str, voices: list[str], num_utterances: int, seed: int) -> list[R
 
 
 def say(recipe: Recipe) -> Speech:
-    """Synthesise one recipe; blanks keep espeak-ng from reading the digits as one number."""
+    """Synthesise one recipe; spaces keep espeak-ng from reading the digits as one number."""
     return speak(
         " ".join(DIGITS[recipe.lang][d] for d in recipe.digits),
         recipe.voice,

@@ -1,1 +1,1 @@
-"""The command line: a module per script, and all commands in main.py."""
+"""The command line of all commands (main.py)."""

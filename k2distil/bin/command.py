@@ -18,7 +18,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from k2distil.bin.launch import launch, tell_launcher
 from k2distil.bin.show import show
-from k2distil.config.load import load_config, option_types
+from k2distil.config.load import is_section, load_config, option_types
 from k2distil.config.options import (
     AudioOptions,
     DataOptions,
@@ -32,14 +32,14 @@ from k2distil.config.options import (
     StudentOptions,
     TeacherOptions,
 )
-from k2distil.errors import K2DistilError, nearest
+from k2distil.errors import EXIT_USER_ERROR, K2DistilError, nearest
 
-EXIT_OK, EXIT_SOME_FAILED, EXIT_USER_ERROR = 0, 1, 2
+EXIT_OK, EXIT_SOME_FAILED = 0, 1
 EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
 EXIT_SIGINT, EXIT_SIGTERM = 130, 143  # 128 + signal number, as shells report it
 
 OWN_GROUP = "main"  # of --help: what is required, and the command's own options
-GROUPS: dict[type, str] = {  # of the others, as --help lists them
+OPTION_GROUPS: dict[type, str] = {  # of the others, as --help lists them
     DataOptions: "audio lists",
     ListOptions: "audio lists",
     TeacherOptions: "teacher",
@@ -150,7 +150,7 @@ def parse(kind: Any, argv: Sequence[str]) -> Any:
     hints = option_types(kind)
     known, unknown = parser.parse_known_args(argv)
     if unknown:
-        sections = {name for name in hints if get_origin(_kind_of(hints[name])) is dict}
+        sections = {name for name in hints if is_section(hints[name])}
         names = [*(hints.keys() - sections), "config", "override_config"]
         flags_known = [f"--{name}" for name in names]
         flag = next((text for text in unknown if text.startswith("-")), None)
@@ -207,13 +207,13 @@ def _parser(kind: Any) -> Parser:
 def _groups(kind: Any, hints: Mapping[str, Any]) -> dict[str, list[Any]]:
     """title -> fields; no sections of the yaml, which have no flag."""
     options = {each.name: each for each in fields(kind) if each.name in hints}
-    flags = {name for name in options if get_origin(_kind_of(hints[name])) is not dict}
-    groups: dict[str, list[Any]] = {OWN_GROUP: [], **{title: [] for title in GROUPS.values()}}
+    flags = {name for name in options if not is_section(hints[name])}
+    groups: dict[str, list[Any]] = {title: [] for title in (OWN_GROUP, *OPTION_GROUPS.values())}
     taken = [name for name in kind.required if name in flags]
     groups[OWN_GROUP] += [options[name] for name in taken]
-    for owner in (kind, *(each for each in GROUPS if issubclass(kind, each))):
-        title = GROUPS.get(owner, OWN_GROUP)
-        for name in vars(owner).get("__annotations__", {}):
+    for owner in (kind, *(each for each in OPTION_GROUPS if issubclass(kind, each))):
+        title = OPTION_GROUPS.get(owner, OWN_GROUP)
+        for name in inspect.get_annotations(owner):
             if name in flags and name not in taken:
                 groups[title].append(options[name])
                 taken.append(name)

@@ -7,9 +7,9 @@ from typing import Any
 from k2distil import __version__, config
 from k2distil.bin.command import run
 from k2distil.bin.show import show
-from k2distil.errors import nearest
+from k2distil.errors import EXIT_USER_ERROR, nearest
 
-GROUPS = {  # of commands, as --help lists them
+COMMAND_GROUPS = {  # of commands, as --help lists them
     "the four steps": {
         "save_embedding": config.SaveEmbeddingConfig,
         "train_quantizer": config.TrainQuantizerConfig,
@@ -28,7 +28,9 @@ GROUPS = {  # of commands, as --help lists them
         "export": config.ExportConfig,
     },
 }
-COMMANDS: dict[str, Any] = {name: kind for group in GROUPS.values() for name, kind in group.items()}
+COMMANDS: dict[str, Any] = {
+    name: kind for group in COMMAND_GROUPS.values() for name, kind in group.items()
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,12 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(COMMANDS[name], f"k2distil.pipeline.{name}:{name}", rest)
     hint = nearest(name, list(COMMANDS), f"; known: {', '.join(COMMANDS)}")
     show(f"error: {name}: unknown command{hint}", sys.stderr)
-    return 2
+    return EXIT_USER_ERROR
 
 
 def _usage() -> str:
     lines = ["usage: k2distil COMMAND [FLAGS]"]
-    for title, commands in GROUPS.items():
+    for title, commands in COMMAND_GROUPS.items():
         lines += ["", f"{title}:"]
         for name, kind in commands.items():
             what = (kind.__doc__ or "").splitlines()[0].partition(": ")[2]

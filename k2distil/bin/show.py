@@ -4,7 +4,8 @@ import os
 import sys
 from typing import TextIO
 
-EXIT_UNWRITTEN = 2
+from k2distil.errors import EXIT_USER_ERROR
+
 EXIT_SIGPIPE = 141  # 128 + signal number, as shells report it of other tools
 
 
@@ -12,7 +13,7 @@ def show(text: str, file: TextIO | None = None) -> None:
     """Print to `file`, by default standard output; what its encoding lacks becomes an escape.
 
     Where the other end of a pipe is closed, the process ends quietly with `EXIT_SIGPIPE`; where
-    nothing can be written for another reason, with `EXIT_UNWRITTEN`.
+    nothing can be written for another reason, with `EXIT_USER_ERROR`.
     """
     file = file or sys.stdout
     encoding = getattr(file, "encoding", None) or "utf-8"
@@ -24,4 +25,4 @@ def show(text: str, file: TextIO | None = None) -> None:
             sys.exit(EXIT_SIGPIPE)
         if file is not sys.stderr:
             show(f"error: standard output: {error.strerror}; give it room", sys.stderr)
-        sys.exit(EXIT_UNWRITTEN)
+        sys.exit(EXIT_USER_ERROR)

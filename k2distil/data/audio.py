@@ -82,7 +82,7 @@ def audio_seconds(utterance: Utterance, timeout: float = math.inf) -> float:
         if num_frames < UNKNOWN_FRAMES:
             _check_rate(rate)
     if num_frames >= UNKNOWN_FRAMES:
-        return len(load_audio(utterance, utterance.channel or 0, timeout)) / SAMPLE_RATE
+        return len(load_audio(utterance, timeout=timeout)) / SAMPLE_RATE
     seconds = num_frames / rate
     end = seconds if utterance.end is None else min(seconds, utterance.end)
     return max(0.0, end - (utterance.start or 0.0))
@@ -148,7 +148,7 @@ def _prepare(samples: np.ndarray, rate: int, utterance: Utterance, channel: int)
     mono = np.ascontiguousarray(samples[:, channel])
     if not np.isfinite(mono).all():
         raise DataError("NaN or infinite samples; make the file anew or remove it from the list")
-    if len(mono) and (loudest := float(np.abs(mono).max())) > LOUDEST:
+    if (loudest := float(np.abs(mono).max())) > LOUDEST:
         raise DataError(
             f"samples up to {loudest:.3g}, not within 1; make the file anew (16-bit integers "
             "written as floats are to be divided by 32768)"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from k2distil.errors import NOT_UTF8, DataError, counted
 
-Lines = Iterator[tuple[int, str]]  # line number from 1, text without blanks at its ends
+Lines = Iterator[tuple[int, str]]  # line number from 1, text without spaces at its ends
 
 MAX_SECONDS = 1e9  # 30 years; a longer audio is a slip
 AUDIO = ("RIFF", "fLaC", "OggS", "ID3")  # how files of audio begin
@@ -44,7 +44,7 @@ def lines_of(path: Path) -> Lines:
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise DataError(f"{path}: not a whole gzip file ({error}); copy it again") from error
     except OSError as error:
-        several = "; several lists are separated by blanks" if "," in path.name else ""
+        several = "; several lists are separated by spaces" if "," in path.name else ""
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); correct its path{several}"
         ) from error

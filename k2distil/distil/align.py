@@ -54,14 +54,9 @@ def align_codes(
             f"{key}: expected codes (num_frames, num_codebooks) of whole numbers, got "
             f"{tuple(rows.shape)} {rows.dtype}; make them with save_codebook.sh --save_codebook"
         )
-    check_lengths(len(rows), num_frames, frames_ratio, codebook_offset, key)
-    aligned = rows.new_full(
-        (num_frames * frames_ratio, rows.shape[1]), IGNORE_INDEX, dtype=torch.long
-    )
-    first = max(0, -codebook_offset)  # row of `aligned` that the first teacher frame kept goes to
-    kept = rows[max(0, codebook_offset) :][: max(0, len(aligned) - first)]
-    aligned[first : first + len(kept)] = kept
-    return aligned.view(num_frames, frames_ratio * rows.shape[1])
+    check_lengths(len(rows), num_frames, frames_ratio, codebook_offset, key)  # no codes, too
+    lengths = torch.tensor([len(rows)]), torch.tensor([num_frames])
+    return align_batch(rows[None], *lengths, num_frames, [key], frames_ratio, codebook_offset)[0]
 
 
 def align_batch(
@@ -95,7 +90,8 @@ def align_batch(
     for key, there, wanted in zip(keys, num_codes.tolist(), num_frames.tolist(), strict=True):
         if there:
             check_lengths(there, wanted, frames_ratio, codebook_offset, key)
-    num_rows, first = max_frames * frames_ratio, max(0, -codebook_offset)
+    num_rows = max_frames * frames_ratio
+    first = max(0, -codebook_offset)  # row of `aligned` that the first teacher frame kept goes to
     aligned = codes.new_full((len(codes), num_rows, codes.shape[2]), IGNORE_INDEX, dtype=torch.long)
     kept = codes[:, max(0, codebook_offset) :][:, : max(0, num_rows - first)]
     aligned[:, first : first + kept.shape[1]] = kept

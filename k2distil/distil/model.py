@@ -59,10 +59,10 @@ class DistilModel(nn.Module):
     def __init__(
         self,
         student: Any,
-        codebook_loss: CodebookLoss | None,
-        layer: int,
-        weight: float,
-        spec_augment: SpecAugment | None,
+        codebook_loss: CodebookLoss | None = None,
+        layer: int = -1,
+        weight: float = 0.0,
+        spec_augment: SpecAugment | None = None,
     ) -> None:
         super().__init__()
         self.student, self.codebook_loss = student, codebook_loss

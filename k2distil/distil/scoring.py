@@ -10,7 +10,7 @@ from unicodedata import east_asian_width, normalize
 import torch
 from torch import Tensor
 
-from k2distil.distil.vocabulary import without_chinese_blanks
+from k2distil.distil.vocabulary import without_chinese_spaces
 from k2distil.errors import DataError
 
 
@@ -26,7 +26,7 @@ class Transcript:
 def error_rates(transcripts: Sequence[Transcript]) -> dict[str, float]:
     """wer and cer, by jiwer: errors per word or character of the references, 0.1 is 10 %.
 
-    A blank counts as a character of cer, but not beside a Chinese or Japanese one. Letters and
+    A space counts as a character of cer, but not beside a Chinese or Japanese one. Letters and
     their accents count the same composed and apart.
 
     Raises:
@@ -37,7 +37,7 @@ def error_rates(transcripts: Sequence[Transcript]) -> dict[str, float]:
     if not transcripts:
         raise DataError("no audio of the test list could be decoded; see the warnings above")
     references, hypotheses = zip(*map(_comparable, transcripts), strict=True)
-    written, heard = (list(map(without_chinese_blanks, each)) for each in (references, hypotheses))
+    written, heard = (list(map(without_chinese_spaces, each)) for each in (references, hypotheses))
     return {
         "wer": float(jiwer.wer(list(references), list(hypotheses))),
         "cer": float(jiwer.cer(written, heard)),
@@ -45,24 +45,24 @@ def error_rates(transcripts: Sequence[Transcript]) -> dict[str, float]:
 
 
 def has_words(texts: Sequence[str]) -> bool:
-    """Whether blanks part words: in most of the texts, with more such words than CJK characters.
+    """Whether spaces part words: in most of the texts, with more such words than CJK characters.
 
     >>> has_words(["play 周杰伦 的 歌"]), has_words(["we met in 北京 on monday"])
     (False, True)
     """
     wide = sum(_is_wide(each) for text in texts for each in text)
     words = sum(not any(map(_is_wide, word)) for text in texts for word in text.split())
-    blanks = sum(" " in text for text in texts)
-    return 2 * blanks > len(texts) and wide < words
+    spaces = sum(" " in text for text in texts)
+    return 2 * spaces > len(texts) and wide < words
 
 
 def worst(transcripts: Sequence[Transcript], num: int) -> str:
-    """jiwer's alignments of those with the most errors, of words or, without blanks, characters."""
+    """jiwer's alignments of those with the most errors, of words or, without spaces, characters."""
     import jiwer
 
     by_word = has_words([each.reference for each in transcripts])
     process = jiwer.process_words if by_word else jiwer.process_characters
-    shape = (lambda text: text) if by_word else without_chinese_blanks
+    shape = (lambda text: text) if by_word else without_chinese_spaces
     scored = [(process(*map(shape, _comparable(each))), each) for each in transcripts]
     scored.sort(key=lambda pair: -(pair[0].substitutions + pair[0].deletions + pair[0].insertions))
     shown = []
@@ -85,11 +85,11 @@ def _is_wide(character: str) -> bool:
 
 
 def _aligned(rows: Sequence[str]) -> list[str]:
-    """What is above and below a wide character becomes as wide by a blank behind it."""
+    """What is above and below a wide character becomes as wide by a space after it."""
     columns = []
     for column in zip_longest(*rows, fillvalue=" "):
-        blank = " " * any(map(_is_wide, column))
-        columns.append([each if _is_wide(each) else each + blank for each in column])
+        space = " " * any(map(_is_wide, column))
+        columns.append([each if _is_wide(each) else each + space for each in column])
     return ["".join(row).rstrip() for row in zip(*columns, strict=True)]
 
 

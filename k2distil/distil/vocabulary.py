@@ -21,14 +21,14 @@ WENET_NAMES = {"<blank>": BLANK, "<unk>": UNKNOWN, "<space>": WORD_BOUNDARY, "�
 SPOKEN_MARKS = {"'", "’", "-", WORD_BOUNDARY}  # don't, tip-top
 WENET_UNUSED = ("<sos/eos>", "<sos>", "<eos>")
 
-# Han, kana, their punctuation and full-width forms. Not Hangul: Korean has blanks between words.
+# Han, kana, their punctuation and full-width forms. Not Hangul: Korean has spaces between words.
 _CHINESE = "[\u3001-\u30ff\u3400-\u9fff\uf900-\ufaff\uff01-\uff60\U00020000-\U0003ffff]"
 _BLANK_BESIDE = re.compile(f"(?<={_CHINESE}) | (?={_CHINESE})")
 _BLANK_BETWEEN = re.compile(rf"{_CHINESE}\s+{_CHINESE}")
 
 
 def normalize(text: str) -> str:
-    """Words with one blank between them.
+    """Words with one space between them.
 
     >>> normalize(" two  five ")
     'two five'
@@ -36,17 +36,17 @@ def normalize(text: str) -> str:
     return " ".join(text.split())
 
 
-def without_chinese_blanks(text: str) -> str:
-    """Without the blanks beside Chinese and Japanese characters, which nobody says.
+def without_chinese_spaces(text: str) -> str:
+    """Without the spaces beside Chinese and Japanese characters, which nobody says.
 
-    >>> without_chinese_blanks("我 爱 new york 你")
+    >>> without_chinese_spaces("我 爱 new york 你")
     '我爱new york你'
     """
     return _BLANK_BESIDE.sub("", text)
 
 
 def parts_chinese(text: str) -> bool:
-    """Whether a blank stands between two Chinese or Japanese characters, as in text of tokens.
+    """Whether a space stands between two Chinese or Japanese characters, as in text of tokens.
 
     >>> parts_chinese("我 爱 你"), parts_chinese("我爱 new york")
     (True, False)
@@ -172,6 +172,6 @@ def _read_units(path: Path) -> list[str]:
         raise DataError(f'{path}: no <unk>; add it as a last line: "<unk> {len(tokens)}"')
     if WORD_BOUNDARY not in tokens:
         logger.info(
-            "%s: has no ▁ or <space>: the blank between words is token %d", path, len(tokens)
+            "%s: has no ▁ or <space>: the space between words is token %d", path, len(tokens)
         )
     return tokens

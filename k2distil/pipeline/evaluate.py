@@ -48,7 +48,9 @@ def evaluate(config: EvaluateConfig) -> Summary:
     device = use_device(config.gpu)
     if device.type == "cpu":
         keep_freed_memory()
-    checked = check_utterances(utterances, student, None, False, config.decode_timeout)
+    checked = check_utterances(
+        utterances, student, None, for_training=False, decode_timeout=config.decode_timeout
+    )
     if not len(checked.rows):
         reason = (checked.unreadable + checked.unfit)[0]["reason"]
         raise DataError(f"{names}: none of its audio can be used: {reason}")
@@ -110,7 +112,7 @@ def _transcribe(
     try:
         with mending():
             return transcribe(
-                DistilModel(student.model, None, -1, 0.0, None),
+                DistilModel(student.model),
                 DistilDataset(
                     tested, student, None, config.channel, config.decode_timeout, for_training=False
                 ),

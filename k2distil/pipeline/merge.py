@@ -9,7 +9,7 @@ from k2distil.config import MergeConfig
 from k2distil.errors import DataError
 from k2distil.leases import Leases
 from k2distil.pipeline.extraction.earlier import Earlier
-from k2distil.pipeline.extraction.outcome import merge_parts, outcome_of
+from k2distil.pipeline.extraction.outcome import finish_output, outcome_of
 from k2distil.pipeline.run.summary import Summary
 from k2distil.storage import (
     check_output,
@@ -34,14 +34,10 @@ def merge(config: MergeConfig) -> Summary:
 
 def _merge(save_path: Path) -> Summary:
     left = find_unmerged(save_path)
-    if left is None:
-        if not save_path.exists():
-            raise DataError(f"{save_path}: no parts of it to merge; correct --save_path")
-        refuse_foreign(save_path)
-        check_output(save_path)
-        return outcome_of(save_path, "merged already")
     refuse_foreign(save_path)
-    if left.is_merged():
+    if left is None and not save_path.exists():
+        raise DataError(f"{save_path}: no parts of it to merge; correct --save_path")
+    if left is None or left.is_merged():
         check_output(save_path)
         remove_parts(save_path)
         return outcome_of(save_path, "merged already")
@@ -49,4 +45,4 @@ def _merge(save_path: Path) -> Summary:
     parts.refuse_missing()
     earlier = Earlier.of(save_path, parts.fingerprint, left.earlier) if left.onto else None
     logger.info("%s: merging", save_path)
-    return merge_parts(parts, left.keys, left.attributes, earlier)
+    return finish_output(parts, left.keys, left.attributes, earlier)

@@ -183,7 +183,12 @@ def _check(
     config, names = job.config, names_of(paths)
     longest = config.max_seconds if for_training else None
     checked = check_utterances(
-        utterances, job.student, job.codes, for_training, config.decode_timeout, longest
+        utterances,
+        job.student,
+        job.codes,
+        for_training=for_training,
+        decode_timeout=config.decode_timeout,
+        max_seconds=longest,
     )
     _refuse_no_audio(names, checked, longest)
     if config.bad_utterances == "error":

@@ -45,9 +45,7 @@ from k2distil.quantizer import (
     save_quantizer,
     write_tensors,
 )
-from k2distil.storage import (
-    output_lease,
-)
+from k2distil.storage import output_lease
 
 logger = logging.getLogger(__name__)
 
@@ -71,37 +69,32 @@ def train_quantizer(config: TrainQuantizerConfig) -> Summary:
     Raises:
         ConfigError, DataError, CheckpointError: see docs/errors.md.
     """
-    with ExitStack() as held:
-        return _train_quantizer(config, held)
-
-
-def _train_quantizer(config: TrainQuantizerConfig, held: ExitStack) -> Summary:
-    """held: takes the lease of the output, until all is written."""
     started = time.monotonic()
     save_path = _file_of(config)
-    with joined(config.gpu) as processes:
-        with processes.all_or_none():
-            inputs = [*(config.train_data or ()), config.checkpoint, config.embedding_path]
-            prepare_output(save_path, inputs)
-            if processes.rank == 0:
-                held.enter_context(held_alone(output_lease(save_path), save_path))
-        with processes.all_or_none():
-            job = _open(config, save_path, processes)
-        with processes.all_or_none():
-            _check_together(job, save_path, processes)
-        if job is None:
-            return summary_of_existing(save_path) if processes.rank == 0 else Summary()
-        training, held_out = _read(job, config, processes)
-        training_started = time.monotonic()
-        with processes.all_or_none(), _named_outliers(job.source):
-            _train(job, training, config, processes)
-        training_seconds = time.monotonic() - training_started
-    if processes.rank > 0:
-        return Summary()  # the first process measures and writes
-    with _named_outliers(job.source):
-        summary = _write_quantizer(job, training, held_out, config, started, training_seconds)
-    checkpoint_path(save_path).unlink(missing_ok=True)
-    return summary
+    with ExitStack() as held:  # the lease of the output, until all is written
+        with joined(config.gpu) as processes:
+            with processes.all_or_none():
+                inputs = [*(config.train_data or ()), config.checkpoint, config.embedding_path]
+                prepare_output(save_path, inputs)
+                if processes.rank == 0:
+                    held.enter_context(held_alone(output_lease(save_path), save_path))
+            with processes.all_or_none():
+                job = _open(config, save_path, processes)
+            with processes.all_or_none():
+                _check_together(job, save_path, processes)
+            if job is None:
+                return summary_of_existing(save_path) if processes.rank == 0 else Summary()
+            training, held_out = _read(job, config, processes)
+            training_started = time.monotonic()
+            with processes.all_or_none(), _named_outliers(job.source):
+                _train(job, training, config, processes)
+            training_seconds = time.monotonic() - training_started
+        if processes.rank > 0:
+            return Summary()  # the first process measures and writes
+        with _named_outliers(job.source):
+            summary = _write_quantizer(job, training, held_out, config, started, training_seconds)
+        checkpoint_path(save_path).unlink(missing_ok=True)
+        return summary
 
 
 def _open(config: TrainQuantizerConfig, save_path: Path, processes: Processes) -> Job | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from k2distil.batch import Utterance
 from k2distil.config import VerifyConfig
-from k2distil.config.load import read_yaml
+from k2distil.config.options import ListOptions
 from k2distil.data import audio_seconds, sample_utterances
 from k2distil.errors import ConfigError, DataError, counted
 from k2distil.pipeline.run.digests import warn_of_other_entries
@@ -17,6 +18,7 @@ from k2distil.pipeline.run.lists import read_lists
 from k2distil.pipeline.run.rejections import read_rejections
 from k2distil.pipeline.run.summary import Summary, beside
 from k2distil.storage import Problems, UtteranceReader, check_h5
+from k2distil.yaml_file import read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +111,8 @@ def _check_lengths(
 ) -> None:
     """Compare the frames of every utterance with the duration that its header tells."""
     present = [each for each in utterances if each.key in num_frames]
-    for each, seconds in durations(present, audio_seconds, "durations"):
+    seconds_of = partial(audio_seconds, timeout=ListOptions.decode_timeout)
+    for each, seconds in durations(present, seconds_of, "durations"):
         if isinstance(seconds, DataError):
             problems.add("audio", str(seconds))
         elif abs(num_frames[each.key] - seconds / frame_shift) > TOLERANCE:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from k2distil.bin.command import GROUPS, OWN_GROUP, parse
+from k2distil.bin.command import OPTION_GROUPS, OWN_GROUP, parse
 from k2distil.bin.main import COMMANDS, main
 from k2distil.config.load import option_types
 
@@ -37,7 +37,7 @@ def test_every_flag_stands_in_a_group_with_what_is_required_first(name, capsys):
     assert groups.pop("options") == ["config", "override_config"]
     assert next(iter(groups)) == OWN_GROUP
     assert set(groups[OWN_GROUP][: len(kind.required)]) == set(kind.required)
-    titles = [title for title in dict.fromkeys(GROUPS.values()) if title in groups]
+    titles = [title for title in dict.fromkeys(OPTION_GROUPS.values()) if title in groups]
     assert list(groups) == [OWN_GROUP, *titles]
     flags = [flag for group in groups.values() for flag in group]
     assert len(flags) == len(set(flags))

@@ -21,7 +21,7 @@ def test_rates_are_errors_per_word_and_character():
     assert rates["cer"] == pytest.approx((1 + 5) / (13 + 4 + 8))
 
 
-def test_blanks_between_chinese_characters_are_no_characters():
+def test_spaces_between_chinese_characters_are_no_characters():
     texts = [
         ("我 爱 北 京", "我 爱 南 京"),
         ("我爱北京", "我 爱 北 京"),
@@ -47,7 +47,7 @@ def test_marks_are_below_wide_characters():
     assert shown == ["键", "REF: 我去new家", "HYP: * 去new他", "     D      S"]
 
 
-def test_words_are_where_most_texts_have_blanks_and_letters():
+def test_words_are_where_most_texts_have_spaces_and_letters():
     assert has_words(["one two", "three four", "five"])
     assert not has_words(["yes", "no", "not now"])
     assert not has_words(["今天天气很好", "我 爱 北京", "你好"])

@@ -161,7 +161,7 @@ def test_a_tokenizer_of_another_model_is_refused(key, value, words, tmp_path):
 
 
 def test_special_tokens_may_lie_behind_the_outputs(tmp_path):
-    """As transformers 5 adds "|" to a vocabulary of Chinese without blanks."""
+    """As transformers 5 adds "|" to a vocabulary of Chinese without spaces."""
     student = make_student(KINDS["wav2vec2"], make_tokenizer(characters_of(["三"])), seed=0)
     student.save(tmp_path / "s", {})
     tokens = {"三": 0, "四": 1, "[UNK]": 2, "[PAD]": 3}

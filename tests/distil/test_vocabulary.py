@@ -23,7 +23,7 @@ def test_characters_write_their_text_and_read_it_back():
     assert tokenizer("x").input_ids == [1]
 
 
-def test_a_text_without_blanks_has_no_boundary_token():
+def test_a_text_without_spaces_has_no_boundary_token():
     assert characters_of(["三一", "八"]) == ["<pad>", "<unk>", "一", "三", "八"]
 
 
@@ -93,7 +93,7 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path):
         read_tokenizer(tmp_path)
 
 
-def test_a_wide_blank_is_a_blank_and_no_chinese_character():
+def test_a_wide_space_is_a_space_and_no_chinese_character():
     parted = ["我 爱", "我\u3000爱", "我 \u3000 爱", "你好， 我"]
     whole = ["我爱 \u3000new york", "new\u3000\u3000\u3000york", "我爱你 \u3000", "나는 간다"]
     assert [text for text in [*parted, *whole] if parts_chinese(text)] == parted

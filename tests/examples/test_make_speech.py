@@ -128,7 +128,7 @@ def test_a_folder_of_other_settings_is_left_alone(corpus: Path) -> None:
 
 
 @pytest.mark.parametrize("lang", ["cmn", "yue"])
-def test_chinese_transcripts_are_characters_without_blanks(
+def test_chinese_transcripts_are_characters_without_spaces(
     needs_espeak: None, tmp_path: Path, lang: str
 ) -> None:
     result = make(tmp_path, "--num_utterances", "5", "--lang", lang)

@@ -151,7 +151,7 @@ CODES = np.zeros((50, 2), np.uint8)
             ["of no utterance that can be used the codes fit", "10 teacher frames", "text alone"],
         ),
         (lambda c, p: change(c, 3, txt="a <pad>"), [], ["utt03", "'<pad>' is CTC's blank"]),
-        (lambda c, p: change(c, 3, txt="a | b"), [], ["utt03", "'|' stands for the blank"]),
+        (lambda c, p: change(c, 3, txt="a | b"), [], ["utt03", "'|' stands for the space"]),
         (
             lambda c, p: [change(c, i, wav="no.wav") for i in range(20)],
             [],

@@ -64,13 +64,11 @@ def read_cuts(path: Path) -> Iterator[Any]:
     """The cuts of a manifest, one at a time.
 
     Raises:
-        DataError: no such file, or not a manifest of cuts.
+        DataError: not a manifest of cuts.
     """
     from lhotse import CutSet
     from lhotse.cut import Cut
 
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; check --cuts_path")
     try:
         for each in CutSet.from_file(path):
             if not isinstance(each, Cut):

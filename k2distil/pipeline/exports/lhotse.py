@@ -21,7 +21,7 @@ from k2distil.interop.lhotse import (
     write_cuts,
     write_shar,
 )
-from k2distil.pipeline.exports.replacing import digest_at, digests, refuse_foreign
+from k2distil.pipeline.exports.replacing import digest_at, digests, refuse_unknown_file
 from k2distil.pipeline.run.digests import content_of, digest_of, digest_of_file
 from k2distil.pipeline.run.lists import read_lists
 from k2distil.pipeline.run.rejections import write_rejections
@@ -70,7 +70,7 @@ def export_lhotse(config: ExportConfig) -> Summary:
     fingerprint = _fingerprint(config, reader, source)
     there, found = digest_at(save_path), read_summary(save_path)
     if there is not None:
-        refuse_foreign(save_path, there, found)
+        refuse_unknown_file(save_path, there, found)
         if not config.force:
             refuse_other_settings(save_path, found.get("fingerprint", {}), fingerprint)
     has_cuts = (found.get("sha256"), found.get("fingerprint")) == (there, fingerprint)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from k2distil.atomic import replacing
 from k2distil.config import ExportConfig
-from k2distil.pipeline.exports.replacing import digest_at, digests, refuse_foreign
+from k2distil.pipeline.exports.replacing import digest_at, digests, refuse_unknown_file
 from k2distil.pipeline.run.summary import Summary, prepare_output, read_summary, write_summary
 from k2distil.quantizer import load_quantizer, package_state, quantizer_file
 from k2distil.quantizer.checkpoint import serialized
@@ -41,7 +41,7 @@ def export_multi_quantization(config: ExportConfig) -> Summary:
             logger.info("%s: complete already", save_path)
             return Summary(0, read_summary(save_path))
         found = read_summary(save_path)
-        refuse_foreign(save_path, there, found)
+        refuse_unknown_file(save_path, there, found)
         if not config.force:
             before = {"quantizer_id": found["quantizer_id"]}
             refuse_other_settings(save_path, before, {"quantizer_id": quantizer.id})

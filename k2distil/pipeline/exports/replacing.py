@@ -24,7 +24,7 @@ def digests(temporary: Path, replaced: str | None) -> dict[str, str | None]:
     return {"sha256": digest_of_file(temporary), "replaces": replaced}
 
 
-def refuse_foreign(save_path: Path, there: str, summary: Mapping[str, Any]) -> None:
+def refuse_unknown_file(save_path: Path, there: str, summary: Mapping[str, Any]) -> None:
     """Refuse to replace a file that no export made.
 
     Args:

@@ -17,7 +17,7 @@ from k2distil.leases import Leases
 from k2distil.pipeline.extraction.earlier import Earlier, find_earlier
 from k2distil.pipeline.extraction.embed import PendingChunk, ValuesOf, embed
 from k2distil.pipeline.extraction.make_parts import EmbedAll, make_parts
-from k2distil.pipeline.extraction.outcome import merge_parts, outcome_of
+from k2distil.pipeline.extraction.outcome import finish_output, outcome_of
 from k2distil.pipeline.extraction.profiling import profiled
 from k2distil.pipeline.extraction.provenance import deciding, reading, request
 from k2distil.pipeline.extraction.teacher import embed_options, limits_of
@@ -181,7 +181,7 @@ def _carry_out(plan: Plan, embed_all: EmbedAll, leases: Leases) -> Summary:
                 continue  # another process has found one damaged
             try:
                 with stage("merge"):
-                    return merge_parts(plan.parts, plan.keys, plan.attributes, plan.earlier)
+                    return finish_output(plan.parts, plan.keys, plan.attributes, plan.earlier)
             except DamagedPartError as error:
                 if error.part in damaged:
                     raise

@@ -73,7 +73,7 @@ def summarise(parts: PartFolder, earlier: Earlier | None) -> Summary:
     return write_summary(save_path, figures, len(failed))
 
 
-def merge_parts(
+def finish_output(
     parts: PartFolder, keys: Sequence[str], attributes: Mapping[str, Any], earlier: Earlier | None
 ) -> Summary:
     """All parts -> the output, and what stands beside it.

@@ -16,11 +16,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from k2distil.device import use_device
-from k2distil.errors import K2DistilError
+from k2distil.errors import EXIT_USER_ERROR, K2DistilError
 
 PATIENCE = timedelta(days=1)  # one process may have far more to read than another
 REST = 0.2  # seconds; far more than the last work takes to go
-USER_ERROR = 2  # exit status
 
 T = TypeVar("T")
 
@@ -89,7 +88,7 @@ class Processes:
         if error is not None and failed[0] == self.rank:
             raise error
         if failed:
-            sys.exit(USER_ERROR)
+            sys.exit(EXIT_USER_ERROR)
 
 
 @contextmanager

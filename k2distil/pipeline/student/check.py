@@ -33,6 +33,7 @@ def check_utterances(
     utterances: PackedUtterances,
     student: Student,
     codes: Codes | None,
+    *,
     for_training: bool = True,
     decode_timeout: float = math.inf,
     max_seconds: float | None = None,

@@ -51,7 +51,7 @@ class StudentTest:
         self.num_workers = num_workers(config)
         self.processes = processes
         texts = [normalize(each.text) for each in tested if each.text]
-        self.metric = "wer" if has_words(texts) else "cer"  # without blanks a sentence is one word
+        self.metric = "wer" if has_words(texts) else "cer"  # without spaces a sentence is one word
         self.digest = digest_of(tested, with_text=True)
         self.figures: dict[str, float] = {}  # of the last test
         self.failed = [*checked.unreadable]  # rows of failed.tsv

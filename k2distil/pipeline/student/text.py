@@ -52,7 +52,7 @@ class TextNotes:
             )
         if self._num_parted:
             logger.warning(
-                "%d texts have blanks between Chinese characters, which the student learns to "
+                "%d texts have spaces between Chinese characters, which the student learns to "
                 "write: remove them from the list, unless it shall",
                 self._num_parted,
             )
@@ -68,7 +68,7 @@ def fault_of_text(text: str, seconds: float, num_frames: int, student: Student) 
     ids = student.encode_text(text)
     boundary = getattr(student.tokenizer, "word_delimiter_token", None)
     if boundary and boundary in text:
-        return f"{boundary!r} stands for the blank between words; leave it out of the text"
+        return f"{boundary!r} stands for the space between words; leave it out of the text"
     if student.tokenizer.pad_token_id in ids:
         return f"{student.tokenizer.pad_token!r} is CTC's blank; leave it out of the text"
     outputs = student.model.config.vocab_size
@@ -79,7 +79,7 @@ def fault_of_text(text: str, seconds: float, num_frames: int, student: Student) 
         case = _case_of_vocabulary(unknown, student)
         remedy = f"write the text in {case} case" if case else "add them to it, or change the text"
         return f"characters {unknown!r} are not in the vocabulary; {remedy}"
-    repeats = sum(first == second for first, second in pairwise(ids))  # a blank between them
+    repeats = sum(first == second for first, second in pairwise(ids))  # CTC needs a blank between
     if len(ids) + repeats > num_frames:
         return (
             f"{len(ids)} tokens ({repeats} repeated) need {len(ids) + repeats} frames or more, "

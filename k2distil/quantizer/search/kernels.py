@@ -118,7 +118,7 @@ def can_search(num_codebooks: int, codebook_size: int, beam: int) -> bool:
 
 
 def beam_search(unary: Tensor, interactions: Tensor, beam: int, num_sweeps: int) -> Tensor:
-    """search.beam_search, then search.refine; -> codes (B, N) int32.
+    """`additive.beam_search`, then `additive.refine`; -> codes (B, N) int32.
 
     unary: (B, N, K) float32, contiguous; interactions: (N, N * K, K).
     """

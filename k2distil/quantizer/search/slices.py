@@ -67,7 +67,7 @@ def pad_axes(axes: Sequence[Tensor]) -> Tensor:
 
 
 def sliced_scores(frames: Tensor, axes: Tensor, entries: Tensor, bias: Tensor) -> Tensor:
-    """`search.unary_scores`, codebook by codebook.
+    """`additive.unary_scores`, codebook by codebook.
 
     Args:
         frames: (B, D); axes: (N, d, D); entries: (N, d, K), along these axes; bias: (N, K).

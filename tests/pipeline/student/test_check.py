@@ -87,7 +87,7 @@ def test_all_characters_that_a_vocabulary_lacks_are_told_at_once(tmp_path, caplo
     assert told in caplog.text
 
 
-def test_blanks_between_chinese_characters_are_told(tmp_path, caplog):
+def test_spaces_between_chinese_characters_are_told(tmp_path, caplog):
     soundfile.write(tmp_path / "a.wav", 0.1 * np.ones(16000), 16000)
     texts = ["我 爱 你", "我爱 new york", "我爱你", "我 爱\u3000你", None]
     utterances = PackedUtterances(
@@ -97,7 +97,7 @@ def test_blanks_between_chinese_characters_are_told(tmp_path, caplog):
     student = make_student(STUDENT, make_tokenizer(characters_of(filter(None, texts))), 0)
     for is_training in (False, True):
         check_utterances(utterances, student, None, for_training=is_training)
-        assert ("2 texts have blanks between Chinese" in caplog.text) == is_training
+        assert ("2 texts have spaces between Chinese" in caplog.text) == is_training
 
 
 def test_a_warm_up_that_never_ends_is_told(tmp_path, caplog):
