@@ -15,7 +15,7 @@ UNKNOWN_WAV_SIZE = 0x7FFF_0000  # bytes
 UNKNOWN_FRAMES = 1 << 50  # `frames` are this or more where the header does not tell them
 FAR = 1 << 54  # bytes, where an MP3 of unknown length seems to end
 MAX_OGG_PAGE = 65_307  # bytes (RFC 3533, section 6)
-LOOKED_AT = 1 << 16  # bytes at a time, behind the samples of a wav
+LOOKED_AT = 1 << 16  # bytes at a time, after the samples of a wav
 TOLERANCE = 0.1  # seconds that a header may be off by: some writers count themselves in
 
 # What libsndfile calls the samples of a format in its log.
@@ -99,7 +99,7 @@ def fault_of_length(file: SoundFile, source: Source) -> str | None:
         length, a_second, announced, end = map(int, log.groups())
         if length - end > TOLERANCE * a_second and not _is_tag_or_padding(source, end):
             return (
-                f"{announced} bytes of samples announced, {length - end} more behind them: of a "
+                f"{announced} bytes of samples announced, {length - end} more after them: of a "
                 "header that was never finished (sox --ignore-length writes it anew), or of "
                 "something else, to be removed"
             )
@@ -107,7 +107,7 @@ def fault_of_length(file: SoundFile, source: Source) -> str | None:
 
 
 def _is_tag_or_padding(source: Source, place: int) -> bool:
-    """Whether what lies there to the end is no audio, as some programs add it behind a whole file.
+    """Whether what lies there to the end is no audio, as some programs add it after a whole file.
 
     Silence to the end may be of an unfinished header too; nobody misses it.
     """

@@ -50,7 +50,7 @@ class WeightOverSteps(TrainerCallback):
         self.model, self.start, self.end = model, model.weight, end
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """The first step has the first value, the one behind the last would have the other."""
+        """The first step has the first value, the one after the last would have the other."""
         self.model.weight = self.start + (self.end - self.start) * (
             state.global_step / state.max_steps
         )
@@ -158,7 +158,7 @@ class LogLines(TrainerCallback):
 
 
 class AtCheckpoints(TrainerCallback):
-    """Calls a function, on every process, behind each checkpoint."""
+    """Calls a function, on every process, after each checkpoint."""
 
     def __init__(self, function: Callable[[], object]) -> None:
         self.function = function

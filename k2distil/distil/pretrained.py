@@ -226,7 +226,7 @@ def _some(names: Iterable[str]) -> str:
 
 def _fault_of_outputs(config: Any, tokenizer: Any) -> str | None:
     """Why a tokenizer is not that of a model's head; None: it may be."""
-    # Special ones that nobody says, such as <s>, may well be added behind the outputs.
+    # Special ones that nobody says, such as <s>, may well be added after the outputs.
     said = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
     blank = tokenizer.pad_token_id
     if max(said, default=0) >= config.vocab_size:

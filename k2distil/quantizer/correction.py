@@ -1,4 +1,4 @@
-"""What a sum of entries cannot say: a small network behind it.
+"""What a sum of entries cannot say: a small network after it.
 
 Frames lie on a curved sheet, so the mean of all frames that share their codes is not the sum of
 their entries. A *correction* knows the difference:

@@ -1,7 +1,7 @@
 """Part files -> several h5, none of more than so many hours, and the h5 that lists them.
 
 The files are made in the folder of the parts, get their names when all of them are whole, and the
-list comes last. A merge that was killed goes on behind the last file it had finished.
+list comes last. A merge that was killed goes on after the last file it had finished.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def refuse_foreign(path: Path) -> None:
 
 
 def check_output(path: Path) -> None:
-    """Make indexes that are missing: a run was killed behind its merge.
+    """Make indexes that are missing: a run was killed after its merge.
 
     Raises:
         DataError: a file that it lists is missing or another one.

@@ -96,7 +96,7 @@ def find_unmerged(save_path: Path) -> Unmerged | None:
 
 
 def merged_already(save_path: Path) -> bool:
-    """Whether there are parts that a run left which was killed behind their merge.
+    """Whether there are parts that a run left which was killed after their merge.
 
     Raises:
         DataError: see `find_unmerged`.

@@ -57,7 +57,7 @@ class HubertWeights:
 class ZerosStay(nn.Module):
     """A batch norm that leaves frames of zeros alone: what the encoder zeroed is padding.
 
-    The convolution behind it reads the padding, and behind an utterance alone it finds zeros.
+    The convolution after it reads the padding, and after an utterance alone it finds zeros.
     """
 
     def __init__(self, norm: nn.Module):
@@ -125,7 +125,7 @@ def normalize(samples: Tensor, lengths: Sequence[int]) -> Tensor:
     """Each utterance to zero mean and unit variance: (B, S) float32 -> (B, S) float32.
 
     What is beyond an utterance is undefined. The two figures are numpy's, as transformers' are:
-    an ulp of difference here is twenty behind the convolutions.
+    an ulp of difference here is twenty after the convolutions.
     """
     audio = [row[:length].cpu().numpy() for row, length in zip(samples, lengths, strict=True)]
     means = torch.tensor([[float(wave.mean())] for wave in audio])

@@ -30,7 +30,7 @@ def mel_filters(num_mels: int) -> Tensor:
 
     Equal to librosa's, which openai-whisper and WeNet use, in every bit: librosa rounds to float32
     before it scales each filter to unit area, and again after. transformers rounds once, which is
-    2e-9 here and 3e-5 behind the last layer of the real Whisper tiny.en. Neither is imported: that
+    2e-9 here and 3e-5 after the last layer of the real Whisper tiny.en. Neither is imported: that
     takes longer than all else before the first utterance.
     """
     edges = _hertz(np.linspace(0.0, _mels(SAMPLE_RATE / 2), num_mels + 2))

@@ -76,7 +76,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each behind its layer norm and added to its input."""
+    """Attention and feed-forward, each after its layer norm and added to its input."""
 
     def __init__(self, dims: WhisperDims):
         super().__init__()
@@ -124,7 +124,7 @@ class WhisperEncoder(nn.Module):
         Args:
             log_mel: (B, num_mels, T), zeros beyond each utterance.
             lengths: mel frames of each.
-            wanted: how many of the T' encoder frames; behind audio padded to 30 s none is.
+            wanted: how many of the T' encoder frames; after audio padded to 30 s none is.
 
         Returns:
             (B, wanted, dim); what is beyond an utterance is undefined.

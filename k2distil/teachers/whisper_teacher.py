@@ -41,7 +41,7 @@ class WhisperWeights:
 
 @dataclass(frozen=True)
 class Padding:
-    """Zeros put behind the audio, which the encoder then attends to. Samples at 16 kHz."""
+    """Zeros put after the audio, which the encoder then attends to. Samples at 16 kHz."""
 
     extra: int = 0  # so many more
     total: int = 0  # and then up to this many
@@ -91,7 +91,7 @@ def whisper_teacher(
         mel_frames = [num_mel_frames(length) for length in padded]
         if not all_equal(padded):
             return log_mel(samples, padded, filters), mel_frames
-        # The windows behind the audio see nothing but zeros: one frame of that silence serves all.
+        # The windows after the audio see nothing but zeros: one frame of that silence serves all.
         heard = min(padded[0], HOP * math.ceil((max(lengths) + 2 * N_FFT) / HOP))
         log = log_mel(samples, [heard] * len(lengths), filters)
         return F.pad(log, (0, mel_frames[0] - log.shape[-1]), mode="replicate"), mel_frames

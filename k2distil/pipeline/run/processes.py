@@ -109,7 +109,7 @@ def joined(gpu: str | None) -> Iterator[Processes]:
     backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=PATIENCE)
     yield Processes(dist.get_rank(), dist.get_world_size(), device)
-    # torch 2.6 waits for ever where a group goes just behind its last work: another thread has that
+    # torch 2.6 waits for ever where a group goes just after its last work: another thread has that
     # work's tensors to free, for which it needs the interpreter, which is held meanwhile.
     time.sleep(REST)
     dist.destroy_process_group()  # after an error torchrun ends the others

@@ -30,7 +30,7 @@ class Progress:
         )
 
     def advance(self, count: int, note: str = "") -> None:
-        """`count` more are done; `note` stands behind the bar."""
+        """`count` more are done; `note` stands after the bar."""
         self.done += count
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(count)

@@ -101,7 +101,7 @@ def train(
     Args:
         trainer: of `make_trainer`.
         checkpoint: what to go on from.
-        at_checkpoints: called on every process, behind each of them.
+        at_checkpoints: called on every process, after each of them.
     """
     from transformers import PrinterCallback, ProgressCallback, set_seed
 
