@@ -55,7 +55,8 @@ def load_audio(utterance: Utterance, channel: int = 0, timeout: float = math.inf
             infinite samples, ends before the segment does, or lacks the channel; the command that
             should write it failed; or a decoder raised anything else. An mp3 without a Xing or
             Info header does not tell its length: it is read to its end, and truncation goes unseen;
-            so it does in a flac from a pipe where libsndfile is older than 1.2.2.
+            so it does in a flac from a pipe where libsndfile is older than 1.2.2, and in formats
+            other than wav, flac, mp3, ogg, AIFF, AU, CAF, SVX, W64, RF64 and NIST.
     """
     with _named(utterance):
         samples, rate = _decode(utterance, timeout)

@@ -22,6 +22,8 @@ from k2distil.stages import add_seconds
 from k2distil.workers import PATIENCE_STEP, Loader, mending, shut_down
 
 PREFETCH_FACTOR = 4  # utterances decoded ahead by each worker; bounds the memory
+CRASHES = {-each: each.name for each in (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE)}
+DYING = 1.0  # seconds from a connection that a dying worker closes to its end
 DECODE = "decode (in workers)"  # the stage
 
 Audio = Tensor | DataError
@@ -42,12 +44,15 @@ def decode_ahead(
         timeout: seconds after which an utterance that does not come is given up, and the worker
             that hangs in it with it; without workers, of commands alone.
 
+    Where a decoder crashes, the utterances that workers had begun are decoded again, one by one, so
+    that only the one that it crashes on is lost.
+
     Yields:
         (utterance, audio) in the given order; audio is (num_samples,) float32 at 16 kHz, or the
         DataError that says why there is none.
 
     Raises:
-        DataError: a worker was killed, or shared memory is full.
+        DataError: a worker was killed from outside, or shared memory is full.
     """
     decoder = _Decoder(channel, timeout)
     if num_workers == 0:
@@ -67,10 +72,21 @@ def decode_ahead(
             reason = f"not decoded in {timeout:g} s; look at the file or raise --decode_timeout"
             yield utterance, DataError(utterance.about(reason))
             left = itertools.chain(drawn, left)
+        except _CrashError as error:
+            if len(drawn) == 1:
+                reason = f"its decoder crashed ({error}); make the file anew or remove it"
+                yield drawn[0], DataError(drawn[0].about(reason))
+            else:
+                for each in drawn:
+                    yield from decode_ahead([each], 1, channel, timeout)
 
 
 class _HangingError(Exception):
     """A worker does not give the utterance that is next."""
+
+
+class _CrashError(Exception):
+    """A worker died of a fault in what it ran; says the signal. A kill from outside is none."""
 
 
 class _Decoder(Dataset):
@@ -100,7 +116,12 @@ def _decode_in_workers(
     num_workers: int,
     timeout: float,
 ) -> Generator[tuple[Utterance, Audio]]:
-    """Decode until all is done or a worker hangs; `drawn` is then what was begun and not given."""
+    """Decode until all is done; `drawn` is what was begun and not given.
+
+    Raises:
+        _HangingError, _CrashError: a worker does.
+        DataError: as `decode_ahead`.
+    """
 
     def draw() -> Iterator[Utterance]:
         for utterance in utterances:
@@ -130,8 +151,21 @@ def _decode_in_workers(
                 # A copy, since shared memory is two open files per utterance while it lives.
                 audio = samples if isinstance(samples, DataError) else samples.clone()
                 yield drawn.popleft(), audio
+    except DataError as error:
+        if (crash := _crash_of(decoded)) is None:
+            raise
+        raise _CrashError(crash) from error
     finally:
         shut_down(decoded)
+
+
+def _crash_of(decoded: Any) -> str | None:
+    """The signal of a fault that a loader's worker died of; None: none did."""
+    deadline = time.monotonic() + DYING
+    while not any(each.exitcode for each in decoded._workers) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    statuses = [each.exitcode for each in decoded._workers]
+    return next((CRASHES[each] for each in statuses if each in CRASHES), None)
 
 
 def _next(decoded: Iterator[Any], timeout: float) -> tuple[Audio, float] | None:

@@ -19,7 +19,7 @@ from k2distil.teachers.hf_whisper import read_hf_whisper
 from k2distil.teachers.hubert import hubert_teacher
 from k2distil.teachers.openai_whisper import read_openai_whisper
 from k2distil.teachers.pickle_file import load_pickle, unreadable
-from k2distil.teachers.tensors import refuse_lora, require_names
+from k2distil.teachers.tensors import refuse_lora, require_names, unwrapped
 from k2distil.teachers.wenet_whisper import read_wenet_config, read_wenet_whisper, wenet_padding
 from k2distil.teachers.whisper_teacher import PADDINGS, whisper_teacher
 
@@ -128,7 +128,7 @@ def _open(checkpoint: str, encoder_type: str) -> tuple[Format, Any]:
     except PermissionError as error:
         raise unreadable(path, error) from None
     if is_file and path.suffix != ".safetensors":
-        content = load_pickle(path)
+        content = unwrapped(require_names(load_pickle(path), checkpoint))
         return _format_of(content, checkpoint), content
     if is_file:
         raise CheckpointError(f"{checkpoint}: part of a Hugging Face model; give the folder")
@@ -150,11 +150,10 @@ def _open(checkpoint: str, encoder_type: str) -> tuple[Format, Any]:
     return HF_KINDS[model_type], source
 
 
-def _format_of(content: Any, checkpoint: str) -> Format:
-    names = require_names(content, checkpoint)
-    if "dims" in names:
+def _format_of(content: Mapping[str, Any], checkpoint: str) -> Format:
+    if "dims" in content:
         return OPENAI
-    model = names.get("model")
+    model = content.get("model")
     if isinstance(model, Mapping) and any(
         "feature_extractor.conv_layers." in name for name in require_names(model, checkpoint)
     ):
@@ -170,13 +169,23 @@ def _format_of(content: Any, checkpoint: str) -> Format:
             )
         return FAIRSEQ
     refuse_lora(content, checkpoint)
-    if any(name.startswith(("encoder.encoders.", "encoder.embed.")) for name in content):
+    if _is_wenet(content):
         return WENET
+    for key, inner in content.items():
+        if isinstance(inner, Mapping) and _is_wenet(inner):
+            raise CheckpointError(
+                f"{checkpoint}: a WeNet model, but under {key!r}; save it alone: "
+                f"torch.save(torch.load(...)[{key!r}], ...)"
+            )
     raise CheckpointError(
         f"{checkpoint}: not a checkpoint of openai-whisper, WeNet or fairseq's HuBERT "
         f"(it holds {', '.join(map(str, list(content)[:3])) or 'nothing'}); "
         "of a Hugging Face model give the folder"
     )
+
+
+def _is_wenet(names: Mapping[str, Any]) -> bool:
+    return any(name.startswith(("encoder.encoders.", "encoder.embed.")) for name in names)
 
 
 def _require_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:

@@ -5,19 +5,26 @@ github.com/facebookresearch/fairseq, fairseq/models/hubert/{hubert,hubert_asr}.p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
+from k2distil.batch import SAMPLE_RATE
 from k2distil.errors import CheckpointError
-from k2distil.teachers.hubert import CONV_KERNEL, HubertWeights, choose_do_normalize
+from k2distil.teachers.hubert import CONV_KERNEL, CONV_STRIDE, HubertWeights, choose_do_normalize
 from k2distil.teachers.pickle_file import Inert
-from k2distil.teachers.tensors import refuse_lora, select
+from k2distil.teachers.tensors import refuse_lora, select, unwrapped
 
 FINE_TUNED = r"w2v_encoder\.w2v_model\."
 TRAINING_ONLY = ("mask_emb", "label_embs_concat", "final_proj.")  # and all outside FINE_TUNED
-SETTINGS = ("encoder_attention_heads", "layer_norm_first", "normalize")
+NEEDED = ("encoder_attention_heads", "layer_norm_first")
+SETTINGS = {  # and their types; True is an int
+    **dict.fromkeys((*NEEDED, "normalize", "sample_rate"), int),
+    **dict.fromkeys(("activation_fn", "conv_feature_layers"), str),
+}
+CONVOLUTIONS = r"\[?\(\s*\d+\s*,\s*\d+\s*,\s*(\d+)\s*\)\]?(?:\s*\*\s*(\d+))?"  # "[(512, 3, 2)] * 4"
 NAMES = {  # transformers' -> fairseq's
     r"^feature_projection\.layer_norm": "layer_norm",
     r"^feature_projection\.projection": "post_extract_proj",
@@ -43,7 +50,7 @@ def read_fairseq_hubert(
         CheckpointError: no HuBERT in it, or one whose head count is not said.
         ConfigError: do_normalize is neither given nor in the checkpoint, or they contradict.
     """
-    tensors: Mapping[str, Tensor] = content["model"]
+    tensors: Mapping[str, Tensor] = unwrapped(content["model"])
     refuse_lora(tensors, checkpoint)
     found = select(tensors, FINE_TUNED) or dict(tensors)
     found = {name: t for name, t in found.items() if not name.startswith(TRAINING_ONLY)}
@@ -51,11 +58,16 @@ def read_fairseq_hubert(
     settings = dict(told)
     if len({value for name, value in told if name == "normalize"}) > 1:
         del settings["normalize"]  # of the two, nobody can know
-    missing = [name for name in SETTINGS[:2] if name not in settings]
+    missing = [name for name in NEEDED if name not in settings]
     if missing:
         raise CheckpointError(
             f"{checkpoint}: neither `cfg` nor `args` gives {', '.join(missing)}; "
             "use the original file, or a Hugging Face folder"
+        )
+    if (rate := settings.get("sample_rate", SAMPLE_RATE)) != SAMPLE_RATE:
+        raise CheckpointError(
+            f"{checkpoint}: trained on audio of {rate} Hz, by its settings; a teacher hears "
+            f"{SAMPLE_RATE}: choose one that was trained so"
         )
     config, conv_norm = _config(found, settings, checkpoint)
     normalizes = choose_do_normalize(settings.get("normalize"), do_normalize, checkpoint)
@@ -71,10 +83,10 @@ def _settings(value: object) -> Iterator[tuple[str, Any]]:
         value = vars(value)
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            if name in SETTINGS and isinstance(inner, int):  # bool too; not "${task.normalize}"
-                yield name, inner
-            else:
+            if not isinstance(inner, SETTINGS.get(name, ())):
                 yield from _settings(inner)
+            elif not str(inner).startswith("$"):  # "${task.normalize}" stands elsewhere
+                yield name, inner
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from _settings(inner)
@@ -102,6 +114,8 @@ def _config(
         "intermediate_size": fc1.shape[0],
         "conv_dim": [found[name].shape[0] for name in convs],
         "conv_kernel": [found[name].shape[2] for name in convs],
+        "conv_stride": _strides(settings.get("conv_feature_layers")),
+        "hidden_act": settings.get("activation_fn", "gelu"),
         "conv_bias": f"{FIRST_CONV}.0.bias" in found,
         "feat_extract_norm": "layer" if layer_norm else "group",
         "do_stable_layer_norm": bool(settings["layer_norm_first"]),
@@ -109,3 +123,11 @@ def _config(
         "num_conv_pos_embedding_groups": projection.shape[0] // position.shape[1],
     }
     return config, r"\1.2.1" if layer_norm else r"\1.2"
+
+
+def _strides(layers: str | None) -> list[int]:
+    """Of fairseq's "[(dim, kernel, stride)] * times + ..."; HuBERT's own where it is not given."""
+    if layers is None:
+        return list(CONV_STRIDE)
+    found = re.findall(CONVOLUTIONS, layers)
+    return [int(stride) for stride, times in found for _ in range(int(times or 1))]

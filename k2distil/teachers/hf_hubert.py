@@ -23,9 +23,7 @@ def read_hf_hubert(source: HfSource, do_normalize: bool | None) -> HubertWeights
     found = {
         translate(name, WEIGHT_NORM): tensor for name, tensor in select(tensors, PREFIX).items()
     }
-    extractor = source.json("preprocessor_config.json")
-    if "do_normalize" not in extractor:  # transformers 5 saves a whole processor in one file
-        extractor |= source.json("processor_config.json").get("feature_extractor", {})
+    extractor = source.feature_extractor()
     if (rate := extractor.get("sampling_rate", SAMPLE_RATE)) != SAMPLE_RATE:
         raise CheckpointError(
             f"{source.checkpoint}: trained on audio of {rate} Hz, by its preprocessor_config.json; "

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from k2distil.errors import CheckpointError
 from k2distil.teachers.pickle_file import load_pickle, unreadable
-from k2distil.teachers.tensors import require_names
+from k2distil.teachers.tensors import require_names, unwrapped
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first found is used
 FindFile = Callable[[str], Path | None]
@@ -51,15 +51,23 @@ class HfSource:
         path = self._find(name)
         return {} if path is None else _read_json(path)
 
+    def feature_extractor(self) -> dict[str, Any]:
+        """What the audio is made into, by preprocessor_config.json; {} where nothing says it."""
+        found = self.json("preprocessor_config.json")
+        if "feature_extractor_type" not in found and "do_normalize" not in found:
+            # transformers 5 saves a whole processor in one file.
+            found |= self.json("processor_config.json").get("feature_extractor", {})
+        return found
+
     def tensors(self) -> dict[str, Tensor]:
         """All tensors, under their names, mapped from disk where the format allows it."""
         for name in WEIGHTS:
             path = self._find(name)
             if path is not None:
-                return _read_weights(path)
+                return unwrapped(_read_weights(path))
             index = self.json(f"{name}.index.json")
             if index:
-                return self._read_shards(self._shards_of(index, f"{name}.index.json"))
+                return unwrapped(self._read_shards(self._shards_of(index, f"{name}.index.json")))
         self.refuse_unreachable([file for name in WEIGHTS for file in (name, f"{name}.index.json")])
         raise CheckpointError(
             f"{self.checkpoint}: none of {', '.join(WEIGHTS)} nor their shards are there; "

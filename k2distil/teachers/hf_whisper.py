@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from k2distil.batch import SAMPLE_RATE
 from k2distil.errors import CheckpointError
 from k2distil.teachers.hf_source import HfSource, read_config
+from k2distil.teachers.log_mel import HOP, N_FFT
 from k2distil.teachers.tensors import refuse_lora, select
 from k2distil.teachers.whisper_encoder import WhisperDims
 from k2distil.teachers.whisper_teacher import WhisperWeights
@@ -40,6 +42,19 @@ def read_hf_whisper(source: HfSource) -> WhisperWeights:
             f"{source.checkpoint}/config.json: activation_function {config.activation_function}; "
             "only gelu, Whisper's own, is supported"
         )
+    heard = {
+        "sampling_rate": SAMPLE_RATE,
+        "n_fft": N_FFT,
+        "hop_length": HOP,
+        "feature_size": config.num_mel_bins,
+    }
+    extractor = source.feature_extractor()
+    for name, value in heard.items():
+        if (found := extractor.get(name, value)) != value:
+            raise CheckpointError(
+                f"{source.checkpoint}: its preprocessor_config.json has {name} {found}, Whisper "
+                f"has {value}; correct it if it is wrong, else this model cannot be a teacher"
+            )
     tensors = source.tensors()
     refuse_lora(tensors, source.checkpoint)
     dims = WhisperDims(

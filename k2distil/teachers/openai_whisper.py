@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from k2distil.errors import CheckpointError
-from k2distil.teachers.tensors import refuse_lora, require_names, select
+from k2distil.teachers.tensors import refuse_lora, require_names, select, unwrapped
 from k2distil.teachers.whisper_encoder import WhisperDims
 from k2distil.teachers.whisper_teacher import WhisperWeights
 
@@ -22,7 +22,8 @@ def read_openai_whisper(content: Mapping[str, Any], checkpoint: str) -> WhisperW
     tensors = content.get("model_state_dict")
     if not isinstance(tensors, Mapping):
         raise CheckpointError(f"{checkpoint}: `dims` without `model_state_dict`; download it again")
-    refuse_lora(require_names(tensors, checkpoint), checkpoint)
+    tensors = unwrapped(require_names(tensors, checkpoint))
+    refuse_lora(tensors, checkpoint)
     try:
         given = {name: int(content["dims"][name]) for name in DIMS}
     except (KeyError, TypeError, ValueError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import pickletools
 import zipfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,21 @@ import torch
 
 from k2distil.errors import CheckpointError
 
-# fairseq pickles its own settings and dictionaries beside the weights. We read the settings.
-SETTINGS_MODULES = ("fairseq", "argparse")
+# fairseq pickles its own settings and dictionaries beside the weights, and figures as numpy has
+# them. We read the settings.
+SETTINGS_MODULES = ("fairseq", "argparse", "numpy", "pathlib")
 PICKLES_BEFORE_STORAGES = 4  # torch's magic number, its version, the machine, the content
 
 
 class Inert:
-    """Stands in for a settings class of a library that need not be installed: plain attributes."""
+    """Stands in for a class, or a function that makes one: plain attributes, nothing is run."""
 
     def __init__(self, *args: object):
         pass
+
+    def __setstate__(self, state: object) -> None:
+        if isinstance(state, Mapping):
+            vars(self).update(state)
 
 
 def load_pickle(path: Path) -> Any:

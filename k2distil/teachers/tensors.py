@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from k2distil.errors import CheckpointError
 
+WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 MAX_NAMES = 5  # of each kind in an error message
 
 
@@ -59,6 +61,16 @@ def require_names(content: Any, checkpoint: str) -> Mapping[str, Any]:
     return content
 
 
+def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same under the names of the model itself, where all of it was saved in a wrapper."""
+    tensors = dict(tensors)
+    for _ in WRAPPERS:
+        for prefix in WRAPPERS:
+            if tensors and all(name.startswith(prefix) for name in tensors):
+                tensors = {name.removeprefix(prefix): each for name, each in tensors.items()}
+    return tensors
+
+
 def select(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names match the regular expression `prefix`, without it."""
     return {
@@ -93,7 +105,7 @@ def fill(
         The encoder's names -> tensors, views of the checkpoint's.
 
     Raises:
-        CheckpointError: a tensor is missing, unexpected, or of another shape.
+        CheckpointError: a tensor is missing, unexpected, quantized, or of another shape.
     """
     needed = encoder.state_dict()
     theirs = {name: translate(name, rules) for name in needed}
@@ -104,6 +116,18 @@ def fill(
         for ours, name in theirs.items()
         if name in found and _shape_of(found[name]) != tuple(needed[ours].shape)
     ]
+    quantized = [
+        f"{name} is {found[name].dtype}"
+        for ours, name in theirs.items()
+        if isinstance(found.get(name), Tensor)
+        and needed[ours].is_floating_point()
+        and found[name].dtype not in FLOATS
+    ]
+    if quantized:
+        raise CheckpointError(
+            f"{checkpoint}: holds quantized weights ({quantized[0]}, {len(quantized)} in all); "
+            "give the checkpoint that they were made from"
+        )
     kinds = {"missing": missing, "unexpected": unexpected, "of the wrong shape": misshapen}
     problems = [
         f"{len(names)} {kind} ({'; '.join(names[:MAX_NAMES])})"

@@ -66,6 +66,28 @@ def test_nothing_is_decoded_of_an_empty_list() -> None:
     assert list(decode_ahead([], 2)) == []
 
 
+@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("signum", [signal.SIGSEGV, signal.SIGABRT])
+def test_a_decoder_that_crashes_costs_its_own_utterance(
+    listed: list[Utterance], num_workers: int, signum: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crashing(utterance: Utterance, channel: int, timeout: float) -> np.ndarray:
+        if utterance.key in ("u7", "u19"):
+            os.kill(os.getpid(), signum)
+        return load_audio(utterance, channel, timeout)
+
+    monkeypatch.setattr(decode, "load_audio", crashing)
+    monkeypatch.setattr(decode, "PATIENCE_STEP", 0.5)
+    decoded = list(decode_ahead(listed, num_workers))
+    assert [utterance for utterance, _ in decoded] == listed
+    failed = {each.key: str(audio) for each, audio in decoded if isinstance(audio, DataError)}
+    assert failed.keys() == {"u5", "u7", "u19"}
+    for key in ("u7", "u19"):
+        name = signal.Signals(signum).name
+        assert f"{key[1:]}.flac: utterance {key}: its decoder crashed ({name})" in failed[key]
+    assert not workers()
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_bug_in_decoding_is_not_hidden(
     listed: list[Utterance], num_workers: int, monkeypatch: pytest.MonkeyPatch

@@ -4,6 +4,7 @@ import json
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -228,6 +229,56 @@ def test_a_fairseq_checkpoint_that_contradicts_itself_is_asked_about(folder):
     with pytest.raises(ConfigError, match="--do_normalize true"):
         build_teacher("hubert", str(path))
     assert build_teacher("hubert", str(path), do_normalize=True).num_layers == 3
+
+
+@pytest.mark.parametrize(
+    ("where", "setting", "message"),
+    [
+        ("task", {"sample_rate": 8000}, "trained on audio of 8000 Hz"),
+        (
+            "model",
+            {"conv_feature_layers": "[(512,10,5)] + [(512, 3, 2)] * 4 + [(512,2,2)] + [(512,2,1)]"},
+            r"stride \[5, 2, 2, 2, 2, 2, 1\]; only HuBERT's own",
+        ),
+    ],
+)
+def test_a_fairseq_checkpoint_of_other_frames_is_refused(folder, where, setting, message):
+    cfg = fairseq_settings()
+    cfg[where] |= setting
+    torch.save({"cfg": cfg, "model": fairseq_tensors("group")}, folder / "frames.pt")
+    with pytest.raises(CheckpointError, match=message):
+        build_teacher("hubert", str(folder / "frames.pt"))
+
+
+def test_a_fairseq_checkpoint_says_its_activation(folder):
+    checkpoint = make_hf_hubert(folder / "relu")
+    cfg = fairseq_settings()
+    cfg["model"] |= {
+        "activation_fn": "relu",
+        "conv_feature_layers": "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2",
+    }
+    torch.save({"cfg": cfg, "model": fairseq_tensors("group")}, folder / "relu.pt")
+    teacher = build_teacher("hubert", str(folder / "relu.pt"))
+    assert teacher.digest != build_teacher("hubert", checkpoint).digest
+    with_config(checkpoint, hidden_act="relu")
+    assert teacher.digest == build_teacher("hubert", checkpoint).digest
+
+
+def test_a_fairseq_checkpoint_may_hold_numpys_figures_and_paths(folder):
+    others = {"best_loss": np.float64(3.2), "curve": np.arange(3), "from": Path("a")}
+    path = folder / "figures.pt"
+    torch.save(
+        {"cfg": fairseq_settings(), "model": fairseq_tensors("group"), "extra_state": others}, path
+    )
+    hf = build_teacher("hubert", make_hf_hubert(folder / "group"))
+    assert build_teacher("hubert", str(path)).digest == hf.digest
+
+
+def fairseq_settings() -> dict[str, dict[str, object]]:
+    return {
+        "model": {"encoder_attention_heads": 4, "layer_norm_first": False},
+        "task": {"normalize": False, "sample_rate": 16000},
+    }
 
 
 def test_a_wav2vec2_of_fairseq_is_told_as_such(folder):
