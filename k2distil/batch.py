@@ -45,6 +45,12 @@ def rejection(utterance: Utterance, reason: str) -> Rejection:
     return {"key": utterance.key, "wav": utterance.wav, "reason": reason}
 
 
+def in_words(row: Rejection) -> str:
+    """Why an utterance has no values, with its key and wav, once."""
+    is_named = row["reason"].startswith(row["wav"])
+    return row["reason"] if is_named else f"{row['key']} ({row['wav']}): {row['reason']}"
+
+
 @dataclass(frozen=True)
 class AudioBatch:
     """Audio of several utterances.

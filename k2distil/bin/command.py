@@ -32,7 +32,7 @@ from k2distil.config.options import (
     StudentOptions,
     TeacherOptions,
 )
-from k2distil.errors import EXIT_USER_ERROR, K2DistilError, nearest
+from k2distil.errors import EXIT_USER_ERROR, ConfigError, K2DistilError, nearest
 
 EXIT_OK, EXIT_SOME_FAILED = 0, 1
 EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
@@ -94,6 +94,11 @@ def run(kind: Any, target: str, argv: Sequence[str]) -> int:
         name, _, command = target.partition(":")
         if issubclass(kind, LaunchOptions):
             nodes = config.nnodes, config.rdzv_endpoint, config.max_restarts
+            if ":" in (config.nnodes or "") and not config.may_lose_nodes:
+                raise ConfigError(
+                    f"--nnodes {config.nnodes}: the number of processes decides the batches of "
+                    "this training, which cannot go on with fewer; give one number"
+                )
             if (status := launch("k2distil", [command, *argv], config.gpu, *nodes)) is not None:
                 return status
         module = importlib.import_module(name)

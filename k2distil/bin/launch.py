@@ -14,6 +14,9 @@ from k2distil.errors import ConfigError
 
 # Names the file where a process says that it is done, but for some utterances.
 STATUS_FILE = "K2DISTIL_STATUS_FILE"
+# Makes torchrun's processes meet in a store of their own at each start. In torchrun's own, those
+# started again would find the addresses of the dead (torch.distributed.rendezvous).
+OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 
 
 def launch(
@@ -63,6 +66,7 @@ def launch(
     with tempfile.TemporaryDirectory() as folder:
         status_file = Path(folder, "status")
         os.environ[STATUS_FILE] = str(status_file)
+        os.environ[OWN_STORE] = "1"
         status = _torchrun([*flags, "--no-python", sys.executable, "-u", "-c", code, *argv])
         return (
             int(status_file.read_text("ascii")) if not status and status_file.exists() else status

@@ -226,6 +226,7 @@ class TrainDistilConfig(StudentOptions, OptimizerOptions, ListOptions, LaunchOpt
         "error",
     )
 
+    may_lose_nodes = False
     required = ("train_data", "save_path")
     example = (
         "--config conf/train_distil.yaml --train_data data.list --cv_data dev.list "

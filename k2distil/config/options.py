@@ -162,6 +162,8 @@ class LaunchOptions:
         "torchrun's: how often to start all processes again when one dies", 0, minimum=0
     )
 
+    may_lose_nodes = True  # whether the work can go on with fewer of them
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceOptions:

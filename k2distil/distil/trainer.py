@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from k2distil.atomic import flush, replacing
-from k2distil.batch import Rejection
+from k2distil.batch import Rejection, in_words
 from k2distil.distil.callbacks import not_a_number
 from k2distil.distil.model import Batch, count_items
 from k2distil.torchaudio_guard import hide_broken_torchaudio
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"  # the Trainer writes it last
 TORCH_FILES = {".bin", ".pt", ".pth"}
+WEIGHTS = "model.safetensors"
+TO_GO_ON = ("optimizer.pt", "scheduler.pt", "rng_state*.pth")  # beside the weights
 NOT_WHOLE = (  # no other OSError: a disk that answers again may show it whole
     *(FileNotFoundError, NotADirectoryError, ValueError, KeyError),
     safetensors.SafetensorError,
@@ -93,7 +95,7 @@ class DistilTrainer(Trainer):
         parts = inputs["parts"]
         for row in (row for part in parts for row in part["failed"]):
             if row["key"] not in self.failed:
-                logger.warning("left out: %s", row["reason"])
+                logger.warning("left out: %s", in_words(row))
             self.failed[row["key"]] = row
         plain = {"keys", "failed"}
         tensors = [{name: part[name] for name in part if name not in plain} for part in parts]
@@ -109,8 +111,10 @@ class DistilTrainer(Trainer):
             parts = self.accelerator.reduce(self._parts, "sum") / self._num_steps.clamp(min=1)
             logs = {**logs, **dict(zip(PARTS.values(), parts.tolist(), strict=True))}
             self._parts, self._num_steps = torch.zeros(2, 3, device=parts.device)
-            weight = self.accelerator.unwrap_model(self.model).weight
-            logs = {**logs, "codebook_weight": weight}  # of the last step: `loss` falls with it
+            model = self.accelerator.unwrap_model(self.model)
+            logs["codebook_weight"] = model.weight  # of the last step: `loss` falls with it
+            if model.codebook_loss is None:
+                del logs["codebook_weight"], logs[PARTS["codebook"]]
         super().log(logs, start_time)
 
     def evaluate(
@@ -177,13 +181,13 @@ class DistilTrainer(Trainer):
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """(step, folder) of those that are whole, by step."""
+    """(step, folder) of those whose files are whole, the weights among them, by step."""
     found = []
     for each in folder.glob("checkpoint-*"):
         try:
             state = json.loads((each / STATE_FILE).read_text("utf-8"))
             step = int(state["global_step"])
-            for path in each.glob("[!.]*"):
+            for path in (each / WEIGHTS, *each.glob("[!.]*")):
                 _check_whole(path)
         except NOT_WHOLE as error:
             logger.warning("%s: not whole, not used (%s)", each, error)
@@ -206,6 +210,10 @@ def _check_whole(path: Path) -> None:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The latest checkpoint that is whole."""
-    found = checkpoints(folder)
-    return found[-1][1] if found else None
+    """The latest that is whole and has all that a training goes on with."""
+    for _, path in reversed(checkpoints(folder)):
+        missing = [name for name in TO_GO_ON if not any(path.glob(name))]
+        if not missing:
+            return path
+        logger.warning("%s: has no %s, not gone on from", path, " and no ".join(missing))
+    return None

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from k2distil.atomic import read_json, write_json
-from k2distil.batch import Utterance
+from k2distil.batch import Utterance, in_words
 from k2distil.config import EvaluateConfig
 from k2distil.data import PackedUtterances
 from k2distil.device import is_out_of_memory, keep_freed_memory, use_device
@@ -52,11 +52,12 @@ def evaluate(config: EvaluateConfig) -> Summary:
         utterances, student, None, for_training=False, decode_timeout=config.decode_timeout
     )
     if not len(checked.rows):
-        reason = (checked.unreadable + checked.unfit)[0]["reason"]
-        raise DataError(f"{names}: none of its audio can be used: {reason}")
+        why = in_words((checked.unreadable + checked.unfit)[0])
+        raise DataError(f"{names}: none of its audio can be used: {why}")
     scored = _transcribe(config, student, utterances.at(checked.rows), checked, device)
-    for row in checked.unreadable + checked.unfit + scored.failed:
-        logger.warning("left out: %s", row["reason"])
+    left_out = checked.unreadable + checked.unfit + scored.failed
+    for row in left_out:
+        logger.warning("left out: %s", in_words(row))
     compared = [each for each in scored.transcripts if each.reference]
     num_heard = len(scored.transcripts)
     rates = error_rates(compared) if compared or not num_heard else {}
@@ -69,7 +70,10 @@ def evaluate(config: EvaluateConfig) -> Summary:
     if config.save_path is not None:
         rows = [asdict(each) for each in scored.transcripts]
         try:
-            write_json(config.save_path, {**rates, "failed": failed, "utterances": rows})
+            write_json(
+                config.save_path,
+                {**rates, "failed": failed, "utterances": rows, "left_out": left_out},
+            )
         except DataError:
             logger.error("%s", report)  # all that is left of the work
             raise

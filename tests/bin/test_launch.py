@@ -32,9 +32,14 @@ sys.exit(launch("child", sys.argv[3:], sys.argv[2], max_restarts=1))
 
 
 def start(
-    folder: Path, *arguments: str, devices: str = "4", gpu: str = "1,3", visible: str | None = None
+    folder: Path,
+    *arguments: str,
+    devices: str = "4",
+    gpu: str = "1,3",
+    visible: str | None = None,
+    child: str = CHILD,
 ) -> subprocess.Popen:
-    (folder / "child.py").write_text(CHILD)
+    (folder / "child.py").write_text(child)
     path = os.pathsep.join([str(folder), str(ROOT)])
     environment = {key: value for key, value in os.environ.items() if "CUDA" not in key}
     if visible is not None:
@@ -127,6 +132,25 @@ def test_one_process_is_started_again_too(tmp_path):
     assert launch_without_gpu(tmp_path) == "None\n"
     assert launch_without_gpu(tmp_path, max_restarts=1) == "0\n"
     assert (tmp_path / "rank 0").exists()
+
+
+DYING = """\
+import datetime, os, pathlib, sys, torch, torch.distributed as dist
+dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
+total = torch.ones(1)
+dist.all_reduce(total)
+if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and os.environ["RANK"] == "1":
+    os.kill(os.getpid(), 9)
+dist.barrier()
+pathlib.Path(sys.argv[1], os.environ["RANK"]).write_text(str(float(total)))
+"""
+
+
+def test_processes_that_are_started_again_find_each_other(tmp_path):
+    process = start(tmp_path, child=DYING)
+    _, log = process.communicate(timeout=120)
+    assert process.returncode == 0, log
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["2.0", "2.0"]
 
 
 @pytest.mark.parametrize("gpu", [None, "cpu", "0", "0,1"])

@@ -101,6 +101,18 @@ def test_a_checkpoint_that_the_disk_does_not_show_just_now_counts_as_neither_who
         checkpoints(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", STATE_FILE]
+)
+def test_a_checkpoint_that_lacks_a_file_is_not_gone_on_from(name, tmp_path, caplog):
+    good, bad = write_checkpoint(tmp_path, 9), write_checkpoint(tmp_path, 10)
+    (bad / name).unlink()
+    assert last_checkpoint(tmp_path) == good
+    assert "checkpoint-10: " in caplog.text
+    still_has_weights = name not in ("model.safetensors", STATE_FILE)  # for `average`
+    assert [step for step, _ in checkpoints(tmp_path)] == [9, 10][: 1 + still_has_weights]
+
+
 def test_a_checkpoint_is_on_disk_before_older_ones_go(monkeypatch, tmp_path):
     trainer = DistilTrainer.__new__(DistilTrainer)
     trainer.model, trainer.keep_checkpoints = torch.nn.Linear(1, 1), 2
@@ -130,7 +142,7 @@ def test_a_step_without_text_does_not_count_in_the_mean_of_ctc(monkeypatch):
     trainer = DistilTrainer.__new__(DistilTrainer)
     trainer.args = SimpleNamespace(world_size=1)
     trainer._parts, trainer._num_steps = torch.zeros(2, 3)
-    trainer.model = SimpleNamespace(weight=5.0)
+    trainer.model = SimpleNamespace(weight=5.0, codebook_loss=object())
     trainer.accelerator = SimpleNamespace(
         reduce=lambda values, how: values, unwrap_model=lambda model: model
     )
@@ -147,6 +159,9 @@ def test_a_step_without_text_does_not_count_in_the_mean_of_ctc(monkeypatch):
     (line,) = logged
     assert (line["loss"], line["ctc_loss"], line["codebook_loss"]) == (4.0, 4.0, 2.0)
     assert float(trainer._num_steps.sum()) == 0
+    trainer.model.codebook_loss = None
+    trainer.log({"loss": 1.0})
+    assert logged[1].keys() == {"loss", "ctc_loss"}  # no codes that cost 0
 
 
 def test_a_checkpoint_goes_before_the_test_of_its_step_and_knows_of_it(monkeypatch, tmp_path):
@@ -182,7 +197,7 @@ def test_a_loss_that_was_no_number_once_is_one_again_in_the_next_line(monkeypatc
     trainer.accelerator = SimpleNamespace(
         reduce=lambda tensor, how: tensor, unwrap_model=lambda model: model
     )
-    trainer.model = SimpleNamespace(weight=4.5)
+    trainer.model = SimpleNamespace(weight=4.5, codebook_loss=object())
     trainer._parts, trainer._num_steps = torch.zeros(2, 3)
     for loss in (float("nan"), 6.0):
         trainer._parts += torch.tensor([loss, 1.0, 5.0])

@@ -269,6 +269,14 @@ def test_what_is_too_long_needs_no_codes_and_all_of_it_is_an_error(material, tmp
     assert "all of its audio is longer than --max_seconds 0.2" in capfd.readouterr().err
 
 
+def test_a_training_that_would_go_on_with_fewer_nodes_is_refused_before_it_starts(
+    material, tmp_path, capfd
+):
+    more = flags(material, "--nnodes", "1:2", "--rdzv_endpoint", "localhost:0")
+    assert main(["train_distil", *map(str, more)]) == 2
+    assert "--nnodes 1:2: the number of processes decides the batches" in capfd.readouterr().err
+
+
 def test_a_student_that_masks_itself_needs_audio_as_long_as_a_mask(material, tmp_path):
     masks = WAV2VEC2.replace("mask_time_prob: 0.0", "mask_time_prob: 0.5\n  mask_time_length: 10")
     (tmp_path / "conf.yaml").write_text(masks + YAML[YAML.index("max_steps") :])

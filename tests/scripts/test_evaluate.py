@@ -97,7 +97,7 @@ def test_evaluate_says_what_is_wrong_with_a_student(
     assert main(["evaluate", *student, *of_all]) == 0
     assert "data.list: 8 utterances (8 without text), 0 failed" in capsys.readouterr().out
     alone = json.loads(heard.read_text())
-    assert alone.keys() == {"failed", "utterances"}
+    assert alone.keys() == {"failed", "utterances", "left_out"}
     assert alone["utterances"] == [each for each in of_both["utterances"] if not each["reference"]]
     material.add("short", speech(0.0125))
     assert main(["evaluate", *student, "--train_data", str(material.path), *of_all[2:]]) == 1

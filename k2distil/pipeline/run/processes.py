@@ -16,10 +16,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from k2distil.device import use_device
-from k2distil.errors import EXIT_USER_ERROR, K2DistilError
+from k2distil.errors import EXIT_USER_ERROR, DataError, K2DistilError
 
 PATIENCE = timedelta(days=1)  # one process may have far more to read than another
 REST = 0.2  # seconds; far more than the last work takes to go
+
+PEER_GONE = (  # of gloo, and of NCCL
+    *("Connection closed by peer", "Connection reset by peer", "Broken pipe"),
+    "remote process exiting",
+)
 
 T = TypeVar("T")
 
@@ -92,6 +97,24 @@ class Processes:
 
 
 @contextmanager
+def without_peers() -> Iterator[None]:
+    """What the others' end makes of this process' work is told as such.
+
+    Raises:
+        DataError: in the place of what gloo or NCCL raises.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(words in str(error) for words in PEER_GONE):
+            raise
+        raise DataError(
+            "another process of this work has ended, as its own words above may tell; run the "
+            "same command again to resume"
+        ) from error
+
+
+@contextmanager
 def joined(gpu: str | None) -> Iterator[Processes]:
     """All processes that torchrun started, joined; one that it did not start is alone.
 
@@ -108,7 +131,8 @@ def joined(gpu: str | None) -> Iterator[Processes]:
     # Plain Python values go by way of the CPU.
     backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=PATIENCE)
-    yield Processes(dist.get_rank(), dist.get_world_size(), device)
+    with without_peers():
+        yield Processes(dist.get_rank(), dist.get_world_size(), device)
     # torch 2.6 waits for ever where a group goes just after its last work: another thread has that
     # work's tensors to free, for which it needs the interpreter, which is held meanwhile.
     time.sleep(REST)

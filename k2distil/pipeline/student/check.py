@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from k2distil.batch import SAMPLE_RATE, Rejection, Utterance, rejection
+from k2distil.batch import SAMPLE_RATE, Rejection, Utterance, in_words, rejection
 from k2distil.data import PackedUtterances, audio_seconds
 from k2distil.distil.student import Student
 from k2distil.errors import DataError
@@ -186,16 +186,10 @@ def refuse_unfit(names: str, unfit: Sequence[Rejection]) -> None:
         DataError: there is any.
     """
     if unfit:
-        lines = [f"  {_in_words(row)}" for row in unfit[:UNFIT_SHOWN]]
+        lines = [f"  {in_words(row)}" for row in unfit[:UNFIT_SHOWN]]
         if len(unfit) > UNFIT_SHOWN:
             lines.append(f"  and {len(unfit) - UNFIT_SHOWN} more")
         raise DataError(
             f"{names}: {len(unfit)} utterances whose audio, text or codes do not fit; correct "
             "them, or go on with what fits of them by --bad_utterances skip:\n" + "\n".join(lines)
         )
-
-
-def _in_words(row: Rejection) -> str:
-    """With key and wav, once."""
-    is_named = row["reason"].startswith(row["wav"])
-    return row["reason"] if is_named else f"{row['key']} ({row['wav']}): {row['reason']}"

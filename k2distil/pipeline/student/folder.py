@@ -13,7 +13,7 @@ from typing import Any
 from k2distil.atomic import make_folder, read_json, write_json
 from k2distil.distil.codebook_head import CodebookHead
 from k2distil.distil.student import Student, restore_replaced
-from k2distil.distil.trainer import last_checkpoint
+from k2distil.distil.trainer import checkpoints, last_checkpoint
 from k2distil.errors import ConfigError
 from k2distil.leases import held_alone
 from k2distil.pipeline.run.summary import Summary, read_summary, write_summary
@@ -157,7 +157,7 @@ class StudentFolder:
     def _has_results(self) -> bool:
         """Whether anything would be lost: an earlier run may have ended before its first step."""
         has_student = any(each.is_dir() for each in self._students())
-        return has_student or last_checkpoint(self.path) is not None
+        return has_student or bool(checkpoints(self.path))
 
     def _students(self) -> list[Path]:
         return [self.path / "last", self.path / "best"]

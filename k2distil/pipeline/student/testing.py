@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from k2distil.batch import Rejection
+from k2distil.batch import Rejection, in_words
 from k2distil.config import TrainDistilConfig
 from k2distil.data import PackedUtterances
 from k2distil.distil.model import DistilModel
@@ -75,5 +75,5 @@ class StudentTest:
         known = {row["key"] for row in self.failed}
         for row in rows:
             if row["key"] not in known:
-                logger.warning("left out of the test: %s", row["reason"])
+                logger.warning("left out of the test: %s", in_words(row))
                 self.failed.append(row)
