@@ -6,7 +6,7 @@ Where the learning rate is still high, the weights of single steps lie around a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -16,11 +16,14 @@ from k2distil.errors import DataError
 WEIGHTS = "model.safetensors"  # of a DistilModel, as the Trainer saves it
 
 
-def average_weights(checkpoints: Sequence[Path]) -> dict[str, Tensor]:
-    """A DistilModel's state, each tensor the mean over checkpoints; whole numbers of the last.
+def average_weights(checkpoints: Sequence[Path]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The mean over checkpoints of each tensor; of whole numbers those of the last.
 
     Args:
         checkpoints: folders of the Trainer, whole ones, the latest last.
+
+    Returns:
+        The states of a DistilModel's student and of its CodebookLoss.
 
     Raises:
         DataError: one is of another student than the last.
@@ -36,7 +39,14 @@ def average_weights(checkpoints: Sequence[Path]) -> dict[str, Tensor]:
         for name, total in sums.items():
             total += found[name].double()
     means = {name: (total / len(checkpoints)).to(last[name].dtype) for name, total in sums.items()}
-    return last | means
+    means = last | means
+    return _of("student.", means), _of("codebook_loss.", means)
+
+
+def _of(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)
+    }
 
 
 def _weights_of(folder: Path) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from k2distil.atomic import flush, replacing
 from k2distil.batch import Rejection, in_words
+from k2distil.distil.averaging import WEIGHTS
 from k2distil.distil.callbacks import not_a_number
 from k2distil.distil.model import Batch, count_items
 from k2distil.torchaudio_guard import hide_broken_torchaudio
@@ -28,7 +29,6 @@ logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"  # the Trainer writes it last
 TORCH_FILES = {".bin", ".pt", ".pth"}
-WEIGHTS = "model.safetensors"
 TO_GO_ON = ("optimizer.pt", "scheduler.pt", "rng_state*.pth")  # beside the weights
 NOT_WHOLE = (  # no other OSError: a disk that answers again may show it whole
     *(FileNotFoundError, NotADirectoryError, ValueError, KeyError),

@@ -13,7 +13,6 @@ from k2distil.distil.pretrained import load_student
 from k2distil.distil.trainer import checkpoints
 from k2distil.errors import CheckpointError, ConfigError, DataError
 from k2distil.pipeline.run.summary import Summary
-from k2distil.teachers.tensors import select
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +39,10 @@ def average(config: AverageConfig) -> Summary:
         )
     there = _student_in(folder)
     student = load_student(there)  # all but its weights
-    weights = average_weights([path for _, path in chosen])
-    student.model.load_state_dict(select(weights, r"student\."))
+    of_student, of_head = average_weights([path for _, path in chosen])
+    student.model.load_state_dict(of_student)
     make_folder(save_path.parent)
-    student.save(save_path, with_weights(there, select(weights, r"codebook_loss\.")))
+    student.save(save_path, with_weights(there, of_head))
     steps = ", ".join(str(step) for step, _ in chosen)
     logger.info("%s: the mean of the student at steps %s", save_path, steps)
     return Summary()

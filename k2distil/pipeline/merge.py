@@ -12,7 +12,7 @@ from k2distil.pipeline.extraction.earlier import Earlier
 from k2distil.pipeline.extraction.outcome import finish_output, outcome_of
 from k2distil.pipeline.run.summary import Summary
 from k2distil.storage import (
-    check_output,
+    complete_output,
     find_unmerged,
     output_lease,
     refuse_foreign,
@@ -38,7 +38,7 @@ def _merge(save_path: Path) -> Summary:
     if left is None and not save_path.exists():
         raise DataError(f"{save_path}: no parts of it to merge; correct --save_path")
     if left is None or left.is_merged():
-        check_output(save_path)
+        complete_output(save_path)
         remove_parts(save_path)
         return outcome_of(save_path, "merged already")
     parts = left.parts

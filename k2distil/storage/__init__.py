@@ -6,7 +6,7 @@ from k2distil.storage.fingerprint import describe_differences, refuse_other_sett
 from k2distil.storage.join_codes import join_codes
 from k2distil.storage.joined_reader import JoinedReader
 from k2distil.storage.merge import DamagedPartError
-from k2distil.storage.output import check_finished, check_output, output_lease, refuse_foreign
+from k2distil.storage.output import check_finished, complete_output, output_lease, refuse_foreign
 from k2distil.storage.parts import (
     PartFolder,
     refuse_others,
@@ -29,7 +29,7 @@ __all__ = [
     "attributes_of",
     "check_finished",
     "check_h5",
-    "check_output",
+    "complete_output",
     "describe_differences",
     "find_unmerged",
     "join_codes",

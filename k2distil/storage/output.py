@@ -63,7 +63,7 @@ def output_lease(path: Path) -> Path:
 
 
 def check_finished(path: Path, fingerprint: Mapping[str, Any]) -> None:
-    """Refuse an output of other settings; make the index that a killed run left to do.
+    """Refuse an output of other settings, and complete this one; see `complete_output`.
 
     Utterances that failed may be missing in it.
 
@@ -74,7 +74,7 @@ def check_finished(path: Path, fingerprint: Mapping[str, Any]) -> None:
     refuse_other_settings(
         path, json.loads(attributes_of(path).get("fingerprint", "{}")), fingerprint
     )
-    check_output(path)
+    complete_output(path)
 
 
 def refuse_foreign(path: Path) -> None:
@@ -93,7 +93,7 @@ def refuse_foreign(path: Path) -> None:
         raise DataError(f"{path}: not made by k2distil; give another --save_path")
 
 
-def check_output(path: Path) -> None:
+def complete_output(path: Path) -> None:
     """Make indexes that are missing: a run was killed after its merge.
 
     Raises:

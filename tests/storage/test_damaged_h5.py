@@ -11,7 +11,7 @@ from k2distil.errors import DataError
 from k2distil.interop.wenet import add_codes
 from k2distil.storage import CodebookReader
 from k2distil.storage.offsets import index_path
-from k2distil.storage.output import check_output
+from k2distil.storage.output import complete_output
 from tests.storage.arrays import make_h5, some_arrays
 
 
@@ -40,7 +40,7 @@ def test_a_changed_bit_is_read_past_or_named(codes: Path) -> None:
             for key in reader:
                 reader[key]
                 reader.num_frames(key)
-            check_output(path)
+            complete_output(path)
         except DataError as error:
             faults.append((path, str(error)))
         path.unlink()
