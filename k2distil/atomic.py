@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ _ERRNO_OF_HDF5 = re.compile(r"errno = (\d+), error message = '([^']*)'")
 
 
 @contextmanager
-def replacing(path: Path, *, tidy: bool = True) -> Iterator[Path]:
+def replacing(
+    path: Path, *, tidy: bool = True, at_last: Callable[[], None] = lambda: None
+) -> Iterator[Path]:
     """Write a file through a temporary one in the same folder, renamed to `path` at the end.
 
     Other processes see the old file, or none, until the new one is whole and on disk. An error in
@@ -33,6 +35,7 @@ def replacing(path: Path, *, tidy: bool = True) -> Iterator[Path]:
     Args:
         path: of the file.
         tidy: look for what was left, among all names of the folder; see `remove_leftovers`.
+        at_last: called when all is on disk; what it raises keeps the file from its name.
 
     Yields:
         The path to write to.
@@ -46,6 +49,7 @@ def replacing(path: Path, *, tidy: bool = True) -> Iterator[Path]:
     try:
         yield temporary
         flush(temporary)
+        at_last()
         os.replace(temporary, path)
         flush(path.parent)
     except BaseException as error:

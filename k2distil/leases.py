@@ -149,21 +149,31 @@ class Leases:
         return True
 
     def _remove_abandoned(self, path: Path) -> bool:
-        """Remove the lease of a dead process; False: it is in use, or another was faster."""
+        """Remove the lease of a dead process; False: it is in use, or another was faster.
+
+        Raises:
+            DataError: this user may not remove it.
+        """
         signature = _read(path)
         if signature is None:  # given back in the meantime
             return True
         if not self._is_abandoned(path, signature):
             return False
         aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        with suppress(OSError):
+        try:
             path.rename(aside)
             if _read(aside) != signature:  # taken by another since it was read
                 aside.rename(path)
                 return False
             aside.unlink()
             return True
-        return False
+        except PermissionError as error:
+            raise DataError(
+                f"{path}: left by a process that ended, and not to be removed by this user "
+                f"({error.strerror}); remove it, or have its owner do it"
+            ) from error
+        except OSError:  # another was faster
+            return False
 
     def _is_abandoned(self, path: Path, signature: tuple[str, int]) -> bool:
         words = signature[0]

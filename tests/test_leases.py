@@ -253,6 +253,21 @@ def test_a_folder_that_is_gone_is_a_clear_error(tmp_path):
         leases.claim(tmp_path / "gone" / "part.lease")
 
 
+def test_an_abandoned_lease_that_may_not_be_removed_is_an_error_and_no_waiting(lease, monkeypatch):
+    def refuse(path, target):
+        raise PermissionError(errno.EPERM, "Operation not permitted")  # as in a folder like /tmp
+
+    with Leases(60) as dead, Leases(60) as leases:
+        assert dead.claim(lease)
+        words = json.loads(lease.read_text())
+        lease.write_text(json.dumps({**words, "start": "1"}))
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", refuse)
+            with pytest.raises(DataError, match=r"part\.lease: left by a process that ended"):
+                leases.claim(lease)
+        assert leases.claim(lease)
+
+
 def test_many_abandoned_leases_of_another_machine_are_waited_for_together(tmp_path, caplog):
     caplog.set_level("INFO")
     paths = [tmp_path / f"part-{index}.lease" for index in range(8)]

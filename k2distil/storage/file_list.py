@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from k2distil.atomic import replacing
+from k2distil.atomic import replacing, write_text
 from k2distil.errors import DataError
 from k2distil.storage.offsets import index_path
 from k2distil.storage.utterance_h5 import attributes_of, create_h5, write_attributes
 
 FILES = "files"  # the root attribute with the list
+REPLACED = "replaced.json"  # in the folder of parts
 SHARD_HOURS = "shard_hours"  # that of an output in several files: how much one holds at most
 
 
@@ -89,6 +90,22 @@ def remove_files(path: Path, files: Iterable[ListedFile]) -> None:
         if fault_of(path, each) is None:
             index_path(path.with_name(each.name)).unlink(missing_ok=True)
             path.with_name(each.name).unlink()
+
+
+def note_replaced(folder: Path, files: Sequence[ListedFile]) -> None:
+    """Write down which files are about to be replaced, for who goes on after a kill."""
+    if files:
+        write_text(folder / REPLACED, json.dumps([asdict(each) for each in files]))
+
+
+def remove_replaced(path: Path, folder: Path) -> None:
+    """Remove what a merge that was killed had replaced: `path` does not list it any more."""
+    try:
+        noted = [ListedFile(**each) for each in json.loads((folder / REPLACED).read_text("utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return
+    listed = {each.name for each in files_of(path)} if path.exists() else set()
+    remove_files(path, [each for each in noted if path.exists() and each.name not in listed])
 
 
 def write_list(path: Path, files: Sequence[ListedFile], attributes: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import shutil
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,11 @@ class DamagedPartError(DataError):
 
 
 def merge_parts(
-    path: Path, written: Mapping[str, Written], keys: Sequence[str], attributes: Mapping[str, Any]
+    path: Path,
+    written: Mapping[str, Written],
+    keys: Sequence[str],
+    attributes: Mapping[str, Any],
+    at_last: Callable[[], None] = lambda: None,
 ) -> None:
     """Copy the arrays of all parts into one h5 and write its index.
 
@@ -52,6 +56,7 @@ def merge_parts(
         written: by key; the arrays share dtype and width.
         keys: the order; keys that were not written are passed over.
         attributes: of the root; `content_digest` is added.
+        at_last: see `replacing`.
 
     Raises:
         DamagedPartError: a part is not what its report says.
@@ -64,7 +69,7 @@ def merge_parts(
         logger.warning(
             "%s: left by a merge of another machine; remove it, if that is not at work", each
         )
-    with replacing(path) as temporary:
+    with replacing(path, at_last=at_last) as temporary:
         with create_h5(temporary) as target:
             write_attributes(target, {**attributes, "content_digest": digest})
             for part, part_keys in groupby(keys, key=lambda key: written[key].part):

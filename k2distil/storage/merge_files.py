@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ def merge_into_files(
     attributes: Mapping[str, Any],
     *,
     onto: bool,
+    at_last: Callable[[], None],
 ) -> None:
     """Copy the arrays of all parts into numbered files beside `path`, and list these in it.
 
@@ -69,6 +70,7 @@ def merge_into_files(
         keys: the order; keys that were not written are passed over.
         attributes: of every root, with shard_hours, frame_shift and fingerprint; digests are added.
         onto: keep the files that are there, and add others.
+        at_last: called when all files are made; what it raises keeps them from their names.
 
     Raises:
         DamagedPartError: a part is not what its report says.
@@ -90,6 +92,7 @@ def merge_into_files(
     for each in plan:
         if each not in done:
             merge_parts(each.made, written, each.keys, attributes)
+    at_last()
     if not onto:
         names = {each.listed.name for each in plan}
         remove_files(path, [each for each in before if each.name not in names])
@@ -98,8 +101,8 @@ def merge_into_files(
             os.replace(index_path(each.made), index_path(each.final))
             os.replace(each.made, each.final)
     files = [*kept, *(each.listed for each in plan)]
-    write_list(path, files, {**attributes, "content_digest": digest_of_files(files)})
     index_path(path).unlink(missing_ok=True)
+    write_list(path, files, {**attributes, "content_digest": digest_of_files(files)})
 
 
 def digest_of_files(files: Sequence[ListedFile]) -> str:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from k2distil.errors import DataError
-from k2distil.storage.file_list import SHARD_HOURS, fault_of, files_of, remove_files
+from k2distil.storage.file_list import (
+    SHARD_HOURS,
+    fault_of,
+    files_of,
+    note_replaced,
+    remove_files,
+)
 from k2distil.storage.fingerprint import refuse_other_settings
 from k2distil.storage.merge import checksum, content_digest, merge_parts
 from k2distil.storage.merge_files import merge_into_files
@@ -26,6 +32,7 @@ def write_output(
     attributes: Mapping[str, Any],
     *,
     onto: bool,
+    at_last: Callable[[], None],
 ) -> None:
     """Make one h5 of all parts, or several where the attributes have shard_hours.
 
@@ -39,13 +46,14 @@ def write_output(
         keys: the order of the h5, or of each of several.
         attributes: of the root.
         onto: keep what is there already.
+        at_last: called before anything gets its name; what it raises leaves all as it was.
 
     Raises:
         DamagedPartError: a part is not what its report says.
         DataError: a key is there already, the disk is full, or see `merge_into_files`.
     """
     if SHARD_HOURS in attributes:
-        merge_into_files(path, folder, written, keys, attributes, onto=onto)
+        merge_into_files(path, folder, written, keys, attributes, onto=onto, at_last=at_last)
         return
     if onto:
         everything = _written_before(path, written)
@@ -53,7 +61,8 @@ def write_output(
             everything.add(key, each)
         written = everything
     before = files_of(path) if path.exists() else []
-    merge_parts(path, written, keys, attributes)
+    note_replaced(folder, before)
+    merge_parts(path, written, keys, attributes, at_last)
     remove_files(path, before)
 
 

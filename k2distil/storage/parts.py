@@ -27,6 +27,7 @@ import numpy as np
 from k2distil.atomic import make_folder, remove_leftovers, replacing
 from k2distil.errors import DataError
 from k2distil.leases import Leases
+from k2distil.storage.file_list import remove_replaced
 from k2distil.storage.fingerprint import as_json, refuse_other_settings
 from k2distil.storage.merge import DamagedPartError, checksum
 from k2distil.storage.output import write_output
@@ -40,6 +41,7 @@ UNFINISHED = (  # the remedy of parts
     "give the same settings and list until the output is complete (then what failed may change in "
     "the list)"
 )
+PLAN = "plan"  # of a report: which parts it belongs to
 CHUNKING = ("utterances", "part_utterances")  # of a plan, beside the fingerprint
 _REPORT = re.compile(r"part-\d{6,}\.json")
 
@@ -50,8 +52,10 @@ def parts_folder(save_path: Path) -> Path:
 
 
 def remove_parts(save_path: Path) -> None:
-    """Remove the parts of an output, if there are any."""
-    _remove_folder(parts_folder(save_path))
+    """Remove the parts of an output, if there are any, and what their merge left to remove."""
+    folder = parts_folder(save_path)
+    remove_replaced(save_path, folder)
+    _remove_folder(folder)
 
 
 def refuse_others(save_path: Path, leases: Leases) -> None:
@@ -106,12 +110,18 @@ class PartFolder:
         self.folder = parts_folder(save_path)
         chunking = dict(zip(CHUNKING, (num_utterances, part_utterances), strict=True))
         self._plan = as_json({**self.fingerprint, **chunking})
+        self._plan_digest = zlib.crc32(self._plan.encode())
         self._plan_path = self.folder / "plan.json"
         if self._plan_path.exists():
             found = _read_plan(self._plan_path)
             refuse_other_settings(self.folder, found, json.loads(self._plan), UNFINISHED)
             remove_leftovers(self.folder)
             return
+        if self.folder.is_symlink():
+            raise DataError(
+                f"{self.folder}: a link; parts and output share a disk: remove it, or give a "
+                "--save_path on the disk that it leads to"
+            )
         make_folder(self.folder)
         with replacing(self._plan_path) as temporary:
             temporary.write_text(self._plan, encoding="utf-8")
@@ -122,6 +132,15 @@ class PartFolder:
             return self._plan_path.read_text(encoding="utf-8") == self._plan
         except OSError:
             return False
+
+    def refuse_gone(self) -> None:
+        """Refuse to go on where it is not.
+
+        Raises:
+            DataError: another process has merged and removed it, or started over.
+        """
+        if not self.exist():
+            raise DataError(f"{self.folder}: merged and removed; run the same command again")
 
     def done(self) -> set[int]:
         """The parts that have a report, by one look at the folder; all, where it is gone."""
@@ -195,18 +214,21 @@ class PartFolder:
             DataError: the disk is full, the folder cannot be written to, or it has become that of
                 other parts.
         """
-        if not self.exist():
-            raise DataError(f"{self.folder}: merged and removed; run the same command again")
+        self.refuse_gone()
         written = {key: [len(values), checksum(values)] for key, values in arrays.items()}
         complete = {**report, "written": written}
         self._report_path(index).unlink(missing_ok=True)  # while the h5 changes, it is not done
         h5_path, report_path = self._h5_path(index), self._report_path(index)
-        with replacing(h5_path, tidy=False) as temporary, create_h5(temporary) as file:
+        with (
+            replacing(h5_path, tidy=False, at_last=self.refuse_gone) as temporary,
+            create_h5(temporary) as file,
+        ):
             for key, values in arrays.items():
                 write_dataset(file, key, values)
-        with replacing(report_path, tidy=False) as temporary:
+        with replacing(report_path, tidy=False, at_last=self.refuse_gone) as temporary:
             # What is not UTF-8 in a path becomes its escape, which JSON reads as the same again.
-            temporary.write_text(_sealed(complete), "utf-8", "backslashreplace")
+            sealed = _sealed({**complete, PLAN: self._plan_digest})
+            temporary.write_text(sealed, "utf-8", "backslashreplace")
         return complete
 
     def reports(self) -> Iterator[dict[str, Any]]:
@@ -257,7 +279,11 @@ class PartFolder:
         own = {"format_version": FORMAT_VERSION, "fingerprint": as_json(self.fingerprint)}
         try:
             everything = {**attributes, **own}
-            write_output(self.save_path, self.folder, written, keys, everything, onto=onto)
+            write_output(
+                *(self.save_path, self.folder, written, keys, everything),
+                onto=onto,
+                at_last=self.refuse_gone,
+            )
         except DamagedPartError as error:
             if error.part.parent == self.folder:
                 error.part.with_suffix(".json").unlink(missing_ok=True)
@@ -284,7 +310,10 @@ class PartFolder:
         """
         path = self._report_path(index)
         try:
-            return _unsealed(path.read_text(encoding="utf-8"))
+            report = _unsealed(path.read_text(encoding="utf-8"))
+            if report.pop(PLAN) != self._plan_digest:
+                raise ValueError("of other settings")  # one who slept wrote it
+            return report
         except (OSError, ValueError, KeyError) as error:
             raise DamagedPartError(self._h5_path(index), f"its report: {error}") from error
 

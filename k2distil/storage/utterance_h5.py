@@ -166,7 +166,7 @@ def attributes_of(path: Path) -> dict[str, Any]:
 def _as_python(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="replace")
-    return value.item() if isinstance(value, np.generic) else value
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
 def _contiguous() -> h5p.PropDCID:

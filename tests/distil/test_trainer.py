@@ -1,14 +1,12 @@
 """What is ours in transformers' Trainer, without a training."""
 
 import errno
-import json
 import signal
 from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from k2distil.distil import callbacks
 from k2distil.distil import trainer as trainer_module
@@ -21,6 +19,7 @@ from k2distil.distil.trainer import (
     last_checkpoint,
 )
 from k2distil.errors import DataError
+from tests.distil.checkpoint import write_checkpoint
 
 
 def test_a_training_that_goes_on_tests_and_saves_as_often_as_asked_now():
@@ -60,17 +59,6 @@ def check_in_one_of_two(rank, folder):
 def test_two_processes_test_and_save_the_statistics_of_the_first(tmp_path):
     torch.multiprocessing.spawn(check_in_one_of_two, (tmp_path,), nprocs=2)
     assert [(tmp_path / rank).read_text() for rank in "01"] == ["0.0", "0.0"]
-
-
-def write_checkpoint(folder, step):
-    """Files of the kinds that the Trainer writes."""
-    new = folder / f"checkpoint-{step}"
-    new.mkdir()
-    save_file({"a": torch.ones(3)}, new / "model.safetensors")
-    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"):
-        torch.save({"step": step}, new / name)
-    (new / STATE_FILE).write_text(json.dumps({"global_step": step}))
-    return new
 
 
 @pytest.mark.parametrize("keep", ["nothing", "half"])

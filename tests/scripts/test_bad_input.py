@@ -284,6 +284,11 @@ def test_an_unknown_flag_and_an_unknown_yaml_key_name_the_nearest(embed, tmp_pat
 def test_a_folder_that_cannot_be_written_is_named_before_the_work(embed, tmp_path):
     (tmp_path / "file").touch()
     assert f"{tmp_path}/file" in embed("--save_path", tmp_path / "file" / "e.h5")
+    (tmp_path / "link.h5").symlink_to("big/e.h5")
+    assert (
+        "link.h5: a link, which the output would replace; give the path that it leads to: big/"
+        in (embed("--save_path", tmp_path / "link.h5"))
+    )
 
 
 def test_an_existing_output_of_other_settings_is_refused_by_name(corpus, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -83,6 +84,15 @@ def test_what_a_killed_process_leaves_another_does_at_once(make_job, alone):
     assert job.end() == [-signal.SIGKILL, 0], job.log()
     assert time.monotonic() - killed < 45, "less than --lease_seconds"
     assert_same(job, alone)
+
+
+def test_parts_that_are_removed_under_a_run_are_no_success(make_job):
+    job = make_job()
+    job.start("--num_workers", 0, seconds=0.2)
+    job.wait_until(job.at_work)
+    shutil.rmtree(job.parts)
+    assert job.end() == [2], job.log()
+    assert "e.h5: there is no such file, and the parts that were to become it" in job.log()
 
 
 def test_what_a_dead_host_leaves_is_done_after_lease_seconds(make_job, alone):

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
+from k2distil import storage
 from k2distil.errors import DataError
 from k2distil.storage import (
     CodebookReader,
@@ -30,6 +31,7 @@ from tests.storage.arrays import (
     some_arrays,
     write_all,
 )
+from tests.storage.several_files import HOUR, run
 
 
 @pytest.mark.parametrize(("dtype", "width"), [("uint8", 8), ("int16", 4), ("float16", 384)])
@@ -324,6 +326,67 @@ def test_an_index_of_an_older_output_does_not_survive_an_empty_one(tmp_path: Pat
     parts.write(0, {}, {})
     parts.merge([], ATTRIBUTES)
     assert os.listdir(tmp_path) == ["exp.h5"]
+
+
+@pytest.mark.parametrize("hours", [None, 50 / HOUR])
+@pytest.mark.parametrize("later", ["more", "other settings"])
+def test_a_merge_that_slept_leaves_what_came_after_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: str, hours: float | None
+) -> None:
+    path, arrays, verify = tmp_path / "exp.h5", some_arrays(20), storage.merge._verify
+    few = {key: arrays[key] for key in list(arrays)[:12]}
+
+    def sleep(*arguments: object) -> None:
+        """Till another process took over, and came again."""
+        monkeypatch.setattr("k2distil.storage.merge._verify", verify)
+        if (pid := os.fork()) == 0:
+            try:
+                run(path, few, hours)
+                other_hours = None if hours else 50 / HOUR
+                run(path, arrays, hours if later == "more" else other_hours)
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+
+    fingerprint = FINGERPRINT if hours is None else {**FINGERPRINT, "shard_hours": hours}
+    attributes = ATTRIBUTES if hours is None else {**ATTRIBUTES, "shard_hours": hours}
+    parts = PartFolder(path, fingerprint, len(few), 4)
+    for index, chunk in enumerate(in_chunks(few, 4)):
+        parts.write(index, chunk, {})
+    monkeypatch.setattr("k2distil.storage.merge._verify", sleep)
+    with pytest.raises(DataError, match=r"merged and removed|\(No such file"):
+        parts.merge(list(few), attributes)
+    found = CodebookReader(path)
+    assert {key: found[key].tolist() for key in found} == {
+        key: each.tolist() for key, each in arrays.items()
+    }
+    assert not parts.exist()
+
+
+def test_a_part_of_other_settings_that_a_sleeper_wrote_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, arrays = tmp_path / "exp.h5", some_arrays(4)
+    sleeper = PartFolder(path, FINGERPRINT, 4, 4)
+    sleeper.write(0, arrays, {})
+    left = {each.name: each.read_bytes() for each in sleeper.folder.glob("part-*")}
+    remove_parts(path)
+    parts = PartFolder(path, {**FINGERPRINT, "layer": 7}, 4, 4)
+    with pytest.raises(DataError, match="merged and removed"):
+        sleeper.write(0, arrays, {})
+    for name, content in left.items():  # as one writes that slept just before the last rename
+        (parts.folder / name).write_bytes(content)
+    assert parts.done() == {0}
+    with pytest.raises(DataError, match="of other settings"):
+        parts.merge(list(arrays), ATTRIBUTES)
+    assert missing(parts) == [0]
+
+
+def test_a_link_in_the_place_of_the_parts_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "exp.h5.parts").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"exp\.h5\.parts: a link"):
+        PartFolder(tmp_path / "exp.h5", FINGERPRINT, 4, 4)
 
 
 def test_what_a_run_killed_after_the_merge_left_is_removed(tmp_path: Path) -> None:

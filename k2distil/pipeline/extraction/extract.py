@@ -14,7 +14,7 @@ from k2distil.batch import Utterance
 from k2distil.config import SaveCodebookConfig, SaveEmbeddingConfig
 from k2distil.errors import DataError
 from k2distil.leases import Leases
-from k2distil.pipeline.extraction.earlier import Earlier, find_earlier
+from k2distil.pipeline.extraction.earlier import OF_THE_LIST, Earlier, find_earlier
 from k2distil.pipeline.extraction.embed import PendingChunk, ValuesOf, embed
 from k2distil.pipeline.extraction.make_parts import EmbedAll, make_parts
 from k2distil.pipeline.extraction.outcome import finish_output, outcome_of
@@ -28,6 +28,8 @@ from k2distil.storage import (
     SHARD_HOURS,
     DamagedPartError,
     PartFolder,
+    attributes_of,
+    describe_differences,
     merged_already,
     note_for_merge,
     output_lease,
@@ -39,8 +41,6 @@ from k2distil.storage import (
 from k2distil.teachers import Teacher
 
 logger = logging.getLogger(__name__)
-
-MERGED_BY_OTHERS = "merged by another process"
 
 ExtractConfig = SaveEmbeddingConfig | SaveCodebookConfig
 
@@ -176,7 +176,7 @@ def _carry_out(plan: Plan, embed_all: EmbedAll, leases: Leases) -> Summary:
         make_parts(plan.parts, plan.chunks, embed_all, leases)
         with leases.held(output_lease(save_path)):
             if not plan.parts.exist():
-                return outcome_of(save_path, MERGED_BY_OTHERS)
+                return _merged_by_others(plan)
             if len(plan.parts.done()) < len(plan.chunks):
                 continue  # another process has found one damaged
             try:
@@ -191,4 +191,24 @@ def _carry_out(plan: Plan, embed_all: EmbedAll, leases: Leases) -> Summary:
                 if plan.parts.exist():
                     raise
                 # We slept, were taken for dead, and succeeded.
-                return outcome_of(save_path, MERGED_BY_OTHERS)
+                return _merged_by_others(plan)
+
+
+def _merged_by_others(plan: Plan) -> Summary:
+    """What there is where the parts are gone.
+
+    Raises:
+        DataError: no output, or one of other settings.
+    """
+    path = plan.parts.save_path
+    wanted, found = plan.parts.fingerprint, None
+    if path.exists():
+        found = json.loads(attributes_of(path).get("fingerprint", "{}"))
+        found |= {name: wanted[name] for name in OF_THE_LIST}  # there may be more in it by now
+    if found is None or describe_differences(found, wanted):
+        what = "there is no such file" if found is None else "it has other settings"
+        raise DataError(
+            f"{path}: {what}, and the parts that were to become it are gone; run the same command "
+            "again"
+        )
+    return outcome_of(path, "merged by another process")

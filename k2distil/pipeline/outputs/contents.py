@@ -70,7 +70,8 @@ class Contents:
     @property
     def codebook_size(self) -> int:
         """K; 0: not known."""
-        return int(self.reader.meta.get("codebook_size", 0))
+        found = self.reader.meta.get("codebook_size")
+        return found if isinstance(found, int) else 0
 
     def facts(self) -> dict[str, Any]:
         """How much there is, by name."""

@@ -31,11 +31,16 @@ def prepare_output(save_path: Path, inputs: Iterable[str | Path | None]) -> None
     """Make the folder of an output, and refuse what cannot be one before any work is done.
 
     Raises:
-        ConfigError: the output is a folder, or one of the inputs.
+        ConfigError: the output is a folder, a link, or one of the inputs.
         DataError: its folder cannot be made, or written to.
     """
     if save_path.is_dir():
         raise ConfigError(f"--save_path {save_path}: a folder; give the name of a file in it")
+    if save_path.is_symlink():
+        raise ConfigError(
+            f"--save_path {save_path}: a link, which the output would replace; give the path that "
+            f"it leads to: {os.readlink(save_path)}"
+        )
     for each in inputs:
         if each is not None and save_path.resolve() == Path(each).resolve():
             raise ConfigError(f"--save_path {save_path}: an input of this command; give another")

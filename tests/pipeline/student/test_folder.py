@@ -9,6 +9,7 @@ import pytest
 from k2distil.errors import ConfigError, DataError
 from k2distil.leases import held_alone
 from k2distil.pipeline.student.folder import StudentFolder
+from tests.distil.checkpoint import write_checkpoint
 
 
 class Saved:
@@ -84,18 +85,15 @@ def test_it_goes_on_from_the_last_checkpoint_that_is_whole(tmp_path):
     folder = StudentFolder(tmp_path)
     assert folder.checkpoint() is None
     for step in (8, 12, 100):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        state = tmp_path / f"checkpoint-{step}" / "trainer_state.json"
-        state.write_text(json.dumps({"global_step": step}))
-    state.write_text('{"global_')
+        new = write_checkpoint(tmp_path, step)
+    (new / "trainer_state.json").write_text('{"global_')
     assert folder.checkpoint() == tmp_path / "checkpoint-12"
 
 
 def test_until_it_starts_nothing_is_removed_and_nothing_old_is_gone_on_with(tmp_path):
     old = begun(tmp_path, {"learning_rate": 1})
     old.offer(Saved("old"), None, "test", "wer", 1, {"wer": 0.5, "cer": 0.5})
-    (tmp_path / "checkpoint-8").mkdir()
-    (tmp_path / "checkpoint-8" / "trainer_state.json").write_text('{"global_step": 8}')
+    write_checkpoint(tmp_path, 8)
     before = sorted(each.name for each in tmp_path.iterdir())
     with StudentFolder(tmp_path) as folder:  # which ends before it starts: of a list that is bad
         assert folder.begin({"learning_rate": 2}, force=True) is None
