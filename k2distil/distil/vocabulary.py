@@ -23,8 +23,8 @@ WENET_UNUSED = ("<sos/eos>", "<sos>", "<eos>")
 
 # Han, kana, their punctuation and full-width forms. Not Hangul: Korean has spaces between words.
 _CHINESE = "[\u3001-\u30ff\u3400-\u9fff\uf900-\ufaff\uff01-\uff60\U00020000-\U0003ffff]"
-_BLANK_BESIDE = re.compile(f"(?<={_CHINESE}) | (?={_CHINESE})")
-_BLANK_BETWEEN = re.compile(rf"{_CHINESE}\s+{_CHINESE}")
+_SPACE_BESIDE = re.compile(f"(?<={_CHINESE}) | (?={_CHINESE})")
+_SPACE_BETWEEN = re.compile(rf"{_CHINESE}\s+{_CHINESE}")
 
 
 def normalize(text: str) -> str:
@@ -42,7 +42,7 @@ def without_chinese_spaces(text: str) -> str:
     >>> without_chinese_spaces("我 爱 new york 你")
     '我爱new york你'
     """
-    return _BLANK_BESIDE.sub("", text)
+    return _SPACE_BESIDE.sub("", text)
 
 
 def parts_chinese(text: str) -> bool:
@@ -51,7 +51,7 @@ def parts_chinese(text: str) -> bool:
     >>> parts_chinese("我 爱 你"), parts_chinese("我爱 new york")
     (True, False)
     """
-    return _BLANK_BETWEEN.search(text) is not None
+    return _SPACE_BETWEEN.search(text) is not None
 
 
 def make_tokenizer(tokens: Sequence[str]) -> Any:
