@@ -62,7 +62,7 @@ def load_config(
     errors += faults
     for key in getattr(kind, "required", ()):
         if values.get(key, (None, ""))[0] is None:
-            where = "the command" if key in (wenet or {}) else "the command or to the yaml"
+            where = "the command or to the yaml" if wenet is None else "the command"
             errors.append(f"--{key}: missing; add it to {where}")
     if errors:
         raise ConfigError("\n".join(errors))

@@ -139,8 +139,8 @@ def _prepare(samples: np.ndarray, rate: int, utterance: Utterance, channel: int)
         if start or end is not None:
             raise DataError(
                 f"the segment {start} to {'the end' if end is None else end} s is empty, or not "
-                f"within the audio, which has {len(samples) / rate:.2f} s of it; correct its times "
-                "in the list"
+                f"within the audio ({len(samples) / rate:.2f} s of the segment are); correct its "
+                "times in the list"
             )
         raise DataError("the audio has no samples; remove it from the list")
     if not 0 <= channel < samples.shape[1]:

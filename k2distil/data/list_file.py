@@ -44,7 +44,7 @@ def lines_of(path: Path) -> Lines:
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise DataError(f"{path}: not a whole gzip file ({error}); copy it again") from error
     except OSError as error:
-        several = "; several lists are separated by spaces" if "," in path.name else ""
+        several = "; several lists are separated by spaces" if "," in str(path) else ""
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); correct its path{several}"
         ) from error

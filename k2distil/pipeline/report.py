@@ -34,7 +34,7 @@ MEANINGS = {  # of a quantizer's held-out figures
     "flips_1": "share of codes that noise of 1 % changes",
     "flips_5": "share of codes that noise of 5 % changes",
     "usage": "perplexity of the codes / K; 1 is all entries equally often",
-    "dead_codes": "entries that no frame uses",
+    "dead_codes": "entries that no frame uses, held out or of the training",
     "num_frames": "held-out frames measured",
 }
 
@@ -112,12 +112,21 @@ def _describe_h5(page: Page, contents: Contents) -> None:
         _describe_codes(page, contents)
     else:
         page.facts(contents.moments())
-    failed = read_rejections(contents.path, "failed")
+    _list_rejected(page, contents.path)
+
+
+def _list_rejected(page: Page, path: Path) -> None:
+    """Which utterances an output lacks, and why."""
+    failed, dropped = (read_rejections(path, kind) for kind in ("failed", "dropped"))
     if failed:
         num_failed = counted(len(failed), "utterance")
         page.warning(f"{num_failed} failed; put this right and run it again.")
-        rows = [[row["key"], row["reason"]] for row in failed[:ROWS_SHOWN]]
-        page.table(["utterance", "reason"], rows)
+    if dropped:
+        page.text(f"{counted(len(dropped), 'utterance')} dropped, as the settings say.")
+    for rows in filter(None, (failed, dropped)):
+        page.table(
+            ["utterance", "reason"], [[row["key"], row["reason"]] for row in rows[:ROWS_SHOWN]]
+        )
 
 
 def _describe_codes(page: Page, contents: Contents) -> None:
@@ -156,6 +165,7 @@ def _describe_student(page: Page, folder: Path) -> None:
     ]
     if rates:
         page.table(["student", "WER", "CER", "step"], rates)
+    _list_rejected(page, stem)
     found = training_curves(folder / "runs")
     if not found:
         page.text("No curves: there is nothing in runs/ that TensorBoard can read.")

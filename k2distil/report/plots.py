@@ -36,7 +36,7 @@ def curves(
         axes.plot(across, up, color=colour, label=name, marker="." if len(points) < 30 else None)
     if level is not None:
         axes.axhline(level[1], color="#888888", linestyle="--", label=level[0])
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=0, top=axes.get_ylim()[1])  # which has a margin, for lines at the top
     if len(series) > 1 or level is not None:
         axes.legend(frameon=False)
     return finish()

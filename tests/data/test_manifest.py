@@ -151,6 +151,7 @@ def test_an_empty_list_is_an_error(tmp_path: Path, content: str, data_type: str)
 
 def test_lists_that_cannot_be_read_or_told_apart_are_errors(tmp_path: Path) -> None:
     assert "No such file" in problems_of(tmp_path / "absent.list")
+    assert "several lists are separated by spaces" in problems_of(tmp_path / "a,b" / "c.list")
     (tmp_path / "binary").write_bytes(b"{\xff\xfe\x00")
     assert "binary: line 1: not UTF-8 text; convert it" in problems_of(tmp_path / "binary")
     assert "--data_type" in problems_of(write_lines(tmp_path / "a.scp", "utt1 /a/b.wav"))

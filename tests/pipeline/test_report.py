@@ -96,7 +96,14 @@ def test_a_student_that_learns_nothing_of_the_codes_shows(tmp_path, nats, learnt
     figures = {"steps": 30, "best": {"step": 20, "wer": 0.5, "cer": 0.25}}
     figures["last"] = {"wer": 0.6, "cer": 0.3, "codebook_0_accuracy": 0.5}
     (student / "train_distil.summary.json").write_text(json.dumps(figures))
+    for kind in ("failed", "dropped"):
+        row = f"utt-{kind}\t{kind}.wav\ttoo {kind}\n"
+        (student / f"train_distil.{kind}.tsv").write_text(f"key\twav\treason\n{row}")
     page = page_of(tmp_path, student)
+    for kind in ("failed", "dropped"):
+        assert f"<td>utt-{kind}</td><td>too {kind}</td>" in page
+    assert "1 utterance failed; put this right" in page
+    assert "1 utterance dropped" in page
     assert "not complete" not in page
     assert "<td>best</td><td>50.00 %</td><td>25.00 %</td><td>20</td>" in page
     assert page.count("<svg") == 4

@@ -133,7 +133,7 @@ CODES = np.zeros((50, 2), np.uint8)
         (
             lambda c, p: change(c, 4, wav="no.wav"),
             [],
-            ["1 utterances whose audio", "utt04", "No such file", "--bad_utterances skip"],
+            ["1 utterance whose audio", "utt04", "No such file", "--bad_utterances skip"],
         ),
         (
             lambda c, p: (
@@ -143,7 +143,7 @@ CODES = np.zeros((50, 2), np.uint8)
                 and h5py.File(p / "codes.h5", "a").__delitem__("utt07")
             ),
             [],
-            ["no codes for 1 of 20", "(1 are in TMP/codes.h5.dropped.tsv)"],
+            ["no codes for 1 of 20", "(1 are in TMP/codes.h5.dropped.tsv); remove these from the"],
         ),
         (
             lambda c, p: [rewrite(p / "codes.h5", f"utt{n:02}", CODES[:10]) for n in range(20)],
@@ -152,6 +152,16 @@ CODES = np.zeros((50, 2), np.uint8)
         ),
         (lambda c, p: change(c, 3, txt="a <pad>"), [], ["utt03", "'<pad>' is CTC's blank"]),
         (lambda c, p: change(c, 3, txt="a | b"), [], ["utt03", "'|' stands for the space"]),
+        (
+            lambda c, p: change(c, 3, txt="a <unk>"),
+            [],
+            ["utt03", "'<unk>' is the token of what is"],
+        ),
+        (
+            lambda c, p: change(c, 3, start=100.0, end=101.0),
+            [],
+            ["utt03", "its segment is empty, or not within the audio; correct its times"],
+        ),
         (
             lambda c, p: [change(c, i, wav="no.wav") for i in range(20)],
             [],

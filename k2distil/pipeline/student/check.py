@@ -15,7 +15,7 @@ import torch
 from k2distil.batch import SAMPLE_RATE, Rejection, Utterance, in_words, rejection
 from k2distil.data import PackedUtterances, audio_seconds
 from k2distil.distil.student import Student
-from k2distil.errors import DataError
+from k2distil.errors import DataError, counted
 from k2distil.pipeline.run.durations import durations
 from k2distil.pipeline.student.checked import Checked
 from k2distil.pipeline.student.codes import Codes
@@ -69,7 +69,7 @@ def check_utterances(
     labelled, coded = (np.zeros(len(measured.rows), bool) for _ in range(2))
     for place, (row, size) in enumerate(measured):
         each = utterances[row]
-        fault = _fault_of_audio(size, least_frames)
+        fault = _fault_of_audio(each, size, least_frames)
         faults = {} if fault else _faults(each, size, student, codes, for_training)
         if not for_training and faults.pop("codes", None) is not None:
             num_of_other_audio += 1
@@ -156,10 +156,12 @@ def _without_long(
     return _Measured(*(column[~is_long] for column in vars(measured).values())), too_long
 
 
-def _fault_of_audio(size: _Size, least_frames: int) -> str | None:
+def _fault_of_audio(utterance: Utterance, size: _Size, least_frames: int) -> str | None:
     """Features of a single frame have no deviation to be scaled by."""
     if size.num_inputs >= LEAST_INPUTS and size.num_frames >= least_frames:
         return None
+    if size.seconds == 0 and (utterance.start is not None or utterance.end is not None):
+        return "its segment is empty, or not within the audio; correct its times in the list"
     return (
         f"{size.seconds:.3f} s are too short for the student: {size.num_inputs} inputs, "
         f"{size.num_frames} frames of at least {least_frames}; remove it from the list"
@@ -190,6 +192,7 @@ def refuse_unfit(names: str, unfit: Sequence[Rejection]) -> None:
         if len(unfit) > UNFIT_SHOWN:
             lines.append(f"  and {len(unfit) - UNFIT_SHOWN} more")
         raise DataError(
-            f"{names}: {len(unfit)} utterances whose audio, text or codes do not fit; correct "
-            "them, or go on with what fits of them by --bad_utterances skip:\n" + "\n".join(lines)
+            f"{names}: {counted(len(unfit), 'utterance')} whose audio, text or codes do not fit; "
+            "correct them, or go on with what fits of them by --bad_utterances skip:\n"
+            + "\n".join(lines)
         )

@@ -216,12 +216,13 @@ def check_coverage(
     shown = ", ".join(missing[:NUM_SHOWN]) + (", ..." if len(missing) > NUM_SHOWN else "")
     message = f"{codes.reader.names}: no codes for {len(missing)} of {len(utterances)} utterances "
     message += f"of {names}: {shown}"
+    remedy = "the save_codebook.sh that made it adds what is new where --train_data names all lists"
     if told := _told_of(missing, codes.reader):
         message += f" ({told})"
+        remedy = "remove these from the list, or put right what is said there; " + remedy
     if not ignore_missing:
         raise DataError(
-            f"{message}; the save_codebook.sh that made it adds what is new where --train_data "
-            "names all lists, or --missing_codes ignore trains them on their text alone"
+            f"{message}; {remedy}, or --missing_codes ignore trains them on their text alone"
         )
     logger.warning("%s", message)
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from k2distil.distil.student import Student
 from k2distil.distil.vocabulary import normalize, parts_chinese
+from k2distil.errors import counted
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +40,8 @@ class TextNotes:
         characters = "".join(sorted(set("".join(self._unknown))))
         if num_unknown and self._for_training:
             logger.warning(
-                "%d texts have characters that are not in the vocabulary, %d different ones: %s",
-                *(num_unknown, len(characters), characters[:MISSING_SHOWN]),
+                "%s with characters that are not in the vocabulary, %d different ones: %s",
+                *(counted(num_unknown, "text"), len(characters), characters[:MISSING_SHOWN]),
             )
         elif num_unknown:
             logger.warning(
@@ -52,9 +53,9 @@ class TextNotes:
             )
         if self._num_parted:
             logger.warning(
-                "%d texts have spaces between Chinese characters, which the student learns to "
-                "write: remove them from the list, unless it shall",
-                self._num_parted,
+                "%s with spaces between Chinese characters, which the student learns to write: "
+                "remove them from the list, unless it shall",
+                counted(self._num_parted, "text"),
             )
 
 
@@ -71,6 +72,8 @@ def fault_of_text(text: str, seconds: float, num_frames: int, student: Student) 
         return f"{boundary!r} stands for the space between words; leave it out of the text"
     if student.tokenizer.pad_token_id in ids:
         return f"{student.tokenizer.pad_token!r} is CTC's blank; leave it out of the text"
+    if (unknown := student.tokenizer.unk_token) and unknown in text:
+        return f"{unknown!r} is the token of what is not known; leave it out of the text"
     outputs = student.model.config.vocab_size
     if beyond := [each for each in ids if each is not None and each >= outputs]:
         token = student.tokenizer.convert_ids_to_tokens(beyond[0])

@@ -83,7 +83,7 @@ def test_all_characters_that_a_vocabulary_lacks_are_told_at_once(tmp_path, caplo
     )
     student = make_student(STUDENT, make_tokenizer(characters_of(["一二"])), 0)
     assert len(check_utterances(utterances, student, None).unfit) == 4
-    told = "3 texts have characters that are not in the vocabulary, 3 different ones: A灣臺"
+    told = "3 texts with characters that are not in the vocabulary, 3 different ones: A灣臺"
     assert told in caplog.text
 
 
@@ -97,7 +97,7 @@ def test_spaces_between_chinese_characters_are_told(tmp_path, caplog):
     student = make_student(STUDENT, make_tokenizer(characters_of(filter(None, texts))), 0)
     for is_training in (False, True):
         check_utterances(utterances, student, None, for_training=is_training)
-        assert ("2 texts have spaces between Chinese" in caplog.text) == is_training
+        assert ("2 texts with spaces between Chinese" in caplog.text) == is_training
 
 
 def test_a_warm_up_that_never_ends_is_told(tmp_path, caplog):
