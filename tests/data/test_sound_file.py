@@ -147,7 +147,7 @@ def test_a_wav_whose_header_was_never_finished_is_not_cut_short(
     data = bytearray(path.read_bytes())
     data[40:44] = announced.to_bytes(4, "little")
     path.write_bytes(data)
-    words = f"{announced} bytes of samples announced, {32_000 - announced} more behind them"
+    words = f"{announced} bytes of samples announced, {32_000 - announced} more after them"
     with pytest.raises(DataError, match=words):
         load(path)
     with pytest.raises(DataError, match=words):
@@ -232,5 +232,5 @@ def test_silence_behind_the_announced_samples_does_not_hide_what_comes_then(
     whole = int.from_bytes(data[place : place + 4], "little")
     data[place : place + 4] = (whole // 5).to_bytes(4, "little")
     path.write_bytes(data)
-    with pytest.raises(DataError, match="more behind them"):
+    with pytest.raises(DataError, match="more after them"):
         load(path)
