@@ -155,7 +155,8 @@ class LaunchOptions:
     """How torchrun starts the processes of `--gpu 0,1,...`."""
 
     nnodes: str | None = option(
-        "torchrun's: number of nodes, or MIN:MAX; run the same command on each", None
+        "torchrun's: number of nodes, or MIN:MAX (not for a student); run the same command on each",
+        None,
     )
     rdzv_endpoint: str | None = option("torchrun's: host:port of one of the nodes", None)
     max_restarts: int = option(

@@ -37,15 +37,15 @@ def decode_ahead(
 ) -> Generator[tuple[Utterance, Audio]]:
     """Decode utterances in worker processes, at most `PREFETCH_FACTOR` ahead in each.
 
+    Where a decoder crashes, the utterances that workers had begun are decoded again, one by one, so
+    that only the one that it crashes on is lost.
+
     Args:
         utterances: any number of them; drawn only as far ahead as workers decode.
         num_workers: 0 decodes in this process.
         channel: see `load_audio`.
         timeout: seconds after which an utterance that does not come is given up, and the worker
             that hangs in it with it; without workers, of commands alone.
-
-    Where a decoder crashes, the utterances that workers had begun are decoded again, one by one, so
-    that only the one that it crashes on is lost.
 
     Yields:
         (utterance, audio) in the given order; audio is (num_samples,) float32 at 16 kHz, or the

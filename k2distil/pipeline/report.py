@@ -117,16 +117,16 @@ def _describe_h5(page: Page, contents: Contents) -> None:
 
 def _list_rejected(page: Page, path: Path) -> None:
     """Which utterances an output lacks, and why."""
-    failed, dropped = (read_rejections(path, kind) for kind in ("failed", "dropped"))
-    if failed:
-        num_failed = counted(len(failed), "utterance")
-        page.warning(f"{num_failed} failed; put this right and run it again.")
-    if dropped:
-        page.text(f"{counted(len(dropped), 'utterance')} dropped, as the settings say.")
-    for rows in filter(None, (failed, dropped)):
-        page.table(
-            ["utterance", "reason"], [[row["key"], row["reason"]] for row in rows[:ROWS_SHOWN]]
-        )
+    words = {
+        "failed": (page.warning, "failed; put this right and run it again."),
+        "dropped": (page.text, "dropped, as the settings say."),
+    }
+    for kind, (tell, what) in words.items():
+        if rows := read_rejections(path, kind):
+            tell(f"{counted(len(rows), 'utterance')} {what}")
+            page.table(
+                ["utterance", "reason"], [[row["key"], row["reason"]] for row in rows[:ROWS_SHOWN]]
+            )
 
 
 def _describe_codes(page: Page, contents: Contents) -> None:

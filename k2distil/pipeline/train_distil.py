@@ -22,7 +22,7 @@ from k2distil.distil.vocabulary import normalize
 from k2distil.errors import DataError
 from k2distil.pipeline.run.digests import warn_of_other_entries
 from k2distil.pipeline.run.lists import names_of, read_lists
-from k2distil.pipeline.run.processes import without_peers
+from k2distil.pipeline.run.processes import telling_of_peers
 from k2distil.pipeline.run.summary import Summary, write_config
 from k2distil.pipeline.student.arguments import dtype_of
 from k2distil.pipeline.student.check import USED_IN_PART, check_utterances, refuse_unfit
@@ -67,7 +67,7 @@ def _train_distil(job: DistilJob, folder: StudentFolder, started: float) -> Summ
     _describe(job, train_on)
     trainer = make_trainer(job, folder, head, train_on, test)
     rejected.write(trainer)
-    with explaining(folder.path), without_peers():
+    with explaining(folder.path), telling_of_peers():
         train(trainer, checkpoint, lambda: rejected.write(trainer))
         if test is not None and trainer.tested_step != trainer.state.global_step:
             trainer.evaluate()

@@ -102,10 +102,10 @@ def remove_replaced(path: Path, folder: Path) -> None:
     """Remove what a merge that was killed had replaced: `path` does not list it any more."""
     try:
         noted = [ListedFile(**each) for each in json.loads((folder / REPLACED).read_text("utf-8"))]
-    except (OSError, ValueError, TypeError):
+        listed = {each.name for each in files_of(path)}
+    except (OSError, ValueError, TypeError, DataError):  # nothing was noted, or nothing is certain
         return
-    listed = {each.name for each in files_of(path)} if path.exists() else set()
-    remove_files(path, [each for each in noted if path.exists() and each.name not in listed])
+    remove_files(path, [each for each in noted if each.name not in listed])
 
 
 def write_list(path: Path, files: Sequence[ListedFile], attributes: Mapping[str, Any]) -> None:

@@ -112,16 +112,16 @@ class PartFolder:
         self._plan = as_json({**self.fingerprint, **chunking})
         self._plan_digest = zlib.crc32(self._plan.encode())
         self._plan_path = self.folder / "plan.json"
-        if self._plan_path.exists():
-            found = _read_plan(self._plan_path)
-            refuse_other_settings(self.folder, found, json.loads(self._plan), UNFINISHED)
-            remove_leftovers(self.folder)
-            return
         if self.folder.is_symlink():
             raise DataError(
                 f"{self.folder}: a link; parts and output share a disk: remove it, or give a "
                 "--save_path on the disk that it leads to"
             )
+        if self._plan_path.exists():
+            found = _read_plan(self._plan_path)
+            refuse_other_settings(self.folder, found, json.loads(self._plan), UNFINISHED)
+            remove_leftovers(self.folder)
+            return
         make_folder(self.folder)
         with replacing(self._plan_path) as temporary:
             temporary.write_text(self._plan, encoding="utf-8")

@@ -54,8 +54,7 @@ class HfSource:
     def feature_extractor(self) -> dict[str, Any]:
         """What the audio is made into, by preprocessor_config.json; {} where nothing says it."""
         found = self.json("preprocessor_config.json")
-        if "feature_extractor_type" not in found and "do_normalize" not in found:
-            # transformers 5 saves a whole processor in one file.
+        if "do_normalize" not in found:  # transformers 5 saves a whole processor in one file
             found |= self.json("processor_config.json").get("feature_extractor", {})
         return found
 

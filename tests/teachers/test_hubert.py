@@ -141,6 +141,8 @@ def test_do_normalize_is_never_guessed(folder):
     assert build_teacher("hubert", checkpoint, do_normalize=False).digest != given.digest
     processor = {"feature_extractor": {"do_normalize": True}}  # how transformers 5 saves it
     Path(checkpoint, "processor_config.json").write_text(json.dumps(processor))
+    half = {"feature_extractor_type": "Wav2Vec2FeatureExtractor"}
+    Path(checkpoint, "preprocessor_config.json").write_text(json.dumps(half))
     saved = build_teacher("hubert", checkpoint)
     assert difference(given.embed(AUDIO).embedding, saved.embed(AUDIO).embedding) == 0
     with pytest.raises(ConfigError, match=r"--do_normalize false: .* says true"):

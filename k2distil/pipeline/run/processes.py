@@ -20,7 +20,6 @@ from k2distil.errors import EXIT_USER_ERROR, DataError, K2DistilError
 
 PATIENCE = timedelta(days=1)  # one process may have far more to read than another
 REST = 0.2  # seconds; far more than the last work takes to go
-
 PEER_GONE = (  # of gloo, and of NCCL
     *("Connection closed by peer", "Connection reset by peer", "Broken pipe"),
     "remote process exiting",
@@ -97,7 +96,7 @@ class Processes:
 
 
 @contextmanager
-def without_peers() -> Iterator[None]:
+def telling_of_peers() -> Iterator[None]:
     """What the others' end makes of this process' work is told as such.
 
     Raises:
@@ -131,7 +130,7 @@ def joined(gpu: str | None) -> Iterator[Processes]:
     # Plain Python values go by way of the CPU.
     backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=PATIENCE)
-    with without_peers():
+    with telling_of_peers():
         yield Processes(dist.get_rank(), dist.get_world_size(), device)
     # torch 2.6 waits for ever where a group goes just after its last work: another thread has that
     # work's tensors to free, for which it needs the interpreter, which is held meanwhile.

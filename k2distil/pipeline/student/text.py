@@ -72,8 +72,8 @@ def fault_of_text(text: str, seconds: float, num_frames: int, student: Student) 
         return f"{boundary!r} stands for the space between words; leave it out of the text"
     if student.tokenizer.pad_token_id in ids:
         return f"{student.tokenizer.pad_token!r} is CTC's blank; leave it out of the text"
-    if (unknown := student.tokenizer.unk_token) and unknown in text:
-        return f"{unknown!r} is the token of what is not known; leave it out of the text"
+    if (token := student.tokenizer.unk_token) and token in text:
+        return f"{token!r} is the token of what is not known; leave it out of the text"
     outputs = student.model.config.vocab_size
     if beyond := [each for each in ids if each is not None and each >= outputs]:
         token = student.tokenizer.convert_ids_to_tokens(beyond[0])
